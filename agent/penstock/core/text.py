@@ -1,0 +1,16 @@
+"""Text that an attacker may have chosen: made safe before a terminal, a log or a file sees it."""
+
+from __future__ import annotations
+
+
+def printable(text: str, limit: int = 256) -> str:
+    """Return `text` with everything that is not plain printable text escaped, at most `limit` long.
+
+    Control characters, bidirectional marks and lone surrogates become `\\xNN` or `\\uNNNN`: a process
+    name or a DNS name must not move the cursor of whoever reads the log.
+    """
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
