@@ -1,0 +1,253 @@
+"""What a policy means: read this file from top to bottom, there is no other definition.
+
+The compiler shares no code with it (only `policy` and `names`, which decide nothing), so that a mistake
+in one shows against the other.  A verdict is about the packet that opens a connection; replies and ICMP
+errors belong to the connection they answer and are not judged here.
+
+* Rules only allow.  What no rule allows is denied; the first rule of the file that allows is named.
+* Going out, cloud metadata and link-local addresses are reached only when named literally: by the
+  address itself or by `metadata`.  No prefix, network, name or `any` opens them.  Coming in, a prefix
+  means every address in it.
+* An exception is taken out of its own rule, not out of others.
+* Only tcp, udp and echo can be allowed.
+* The mode `observe` changes nothing here: the verdict is what enforcing would do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import ip_network
+from typing import assert_never
+
+from penstock.core import names
+from penstock.core.connection import Connection, as_sent
+from penstock.core.nearest import describe, nearest, port_gap
+from penstock.core.policy import (
+    LINK_LOCAL,
+    METADATA,
+    Address,
+    AddressPeer,
+    AnyPeer,
+    Cidr,
+    CidrPeer,
+    Direction,
+    HostPeer,
+    MetadataPeer,
+    Mode,
+    NamePeer,
+    Network,
+    NetworkPeer,
+    Peer,
+    PlanePeer,
+    Policy,
+    Ports,
+    Rule,
+    WorkloadPeer,
+)
+
+__all__ = ["Connection", "Live", "Reason", "Verdict", "judge"]
+
+EVERYWHERE: tuple[Cidr, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+JUDGED_PROTOCOLS = ("tcp", "udp", "icmp")
+
+
+class Reason(StrEnum):
+    """Why: a code for programs.  The first two allow, the others deny."""
+
+    RULE = "rule"  # a rule allows it
+    SELF = "self"  # a workload may always talk to itself
+    UNKNOWN_WORKLOAD = "unknown-workload"  # the policy has no workload of that name
+    LOCKED = "locked"  # the workload's mode denies everything, itself included
+    EXPIRED = "expired"  # a rule allowed it until its `expires`
+    NOT_ENFORCED = "not-enforced"  # a rule allows it in a way that is not put into the kernel yet
+    EXCEPTED = "excepted"  # a rule would allow it but for its `except`
+    WRONG_PORT = "wrong-port"  # a rule has this peer, but not this protocol and port
+    METADATA = "metadata"  # cloud metadata, not named literally
+    LINK_LOCAL = "link-local"  # a link-local address, not named literally
+    NO_RULES = "no-rules"  # the workload allows nothing in this direction
+    NO_RULE = "no-rule"  # none of its rules is about this
+
+
+NEAR_MISSES = (Reason.EXPIRED, Reason.NOT_ENFORCED, Reason.EXCEPTED, Reason.WRONG_PORT)
+"""One rule fails on one point only: named before the general reasons, the most telling first."""
+
+TEXTS = {
+    Reason.SELF: "a workload may always talk to itself",
+    Reason.UNKNOWN_WORKLOAD: "the policy has no such workload",
+    Reason.LOCKED: "the workload is locked: everything is denied",
+    Reason.EXPIRED: "the rule that allowed it has expired",
+    Reason.NOT_ENFORCED: "the rule that allows it is of a kind not yet enforced",
+    Reason.EXCEPTED: "excepted from the rule that would allow it",
+    Reason.WRONG_PORT: "not in its rules",
+    Reason.METADATA: "cloud metadata is closed unless a rule names it literally",
+    Reason.LINK_LOCAL: "link-local addresses are closed unless a rule names them literally",
+    Reason.NO_RULES: "the workload allows nothing in this direction",
+    Reason.NO_RULE: "not in its rules",
+}
+OTHER_PROTOCOL = "only TCP, UDP and echo can be allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What besides the policy decides."""
+
+    now: datetime  # aware
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer; `rule` is the id of the rule that allows, `nearest` of the one that came closest."""
+
+    allow: bool
+    reason: Reason
+    text: str  # one phrase for people
+    rule: str | None = None
+    nearest: str | None = None
+
+
+def judge(policy: Policy, live: Live, connection: Connection, *, as_written: bool = False) -> Verdict:
+    """Say whether `connection` may be opened under `policy` at `live.now`.
+
+    Some kinds of peers are not in the kernel yet (`_enforced`); what only they allow is denied.  With
+    `as_written` they are judged by what they say: for `tests:`, which are about the language.
+    """
+    workload = policy.workloads.get(connection.workload)
+    if workload is None:
+        return _deny(Reason.UNKNOWN_WORKLOAD)
+    if workload.mode is Mode.LOCK:
+        return _deny(Reason.LOCKED)
+    if connection.own:
+        return Verdict(True, Reason.SELF, TEXTS[Reason.SELF])
+    if connection.protocol not in JUDGED_PROTOCOLS:
+        return Verdict(False, Reason.NO_RULE, OTHER_PROTOCOL)
+
+    connection = as_sent(connection)
+    rules = workload.egress if connection.direction is Direction.OUT else workload.ingress
+    missed: dict[Reason, list[Rule]] = {}
+    for rule in rules:
+        outcome = _consider(policy, live, rule, connection, as_written)
+        if outcome is Reason.RULE:
+            return Verdict(True, Reason.RULE, f"rule {rule.id} ({describe(rule)}) allows it", rule=rule.id)
+        missed.setdefault(outcome, []).append(rule)
+    for reason in NEAR_MISSES:
+        if reason in missed:
+            return _near_miss(reason, missed[reason], connection)
+    return _far_miss(policy, live, rules, connection)
+
+
+def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as_written: bool) -> Reason:
+    """Return RULE if `rule` allows, the one point on which it fails, or NO_RULE if it fails on more."""
+    peers = [peer for peer in rule.peers if _is_at(policy, peer, connection)]
+    if not peers:
+        return Reason.NO_RULE
+    port = _opens_port(rule.ports, connection)
+    excepted = _is_excepted(policy, rule, connection)
+    if rule.expires is not None and rule.expires <= live.now:
+        return Reason.EXPIRED if port and not excepted else Reason.NO_RULE
+    if not port:
+        return Reason.NO_RULE if excepted else Reason.WRONG_PORT
+    if excepted:
+        return Reason.EXCEPTED
+    # An exception that cannot be seen yet closes the whole rule: the other way round it would open.
+    visible = any(_enforced(policy, peer) for peer in peers) and all(
+        _enforced(policy, peer) for peer in rule.excepted
+    )
+    return Reason.RULE if as_written or visible else Reason.NOT_ENFORCED
+
+
+def _is_at(policy: Policy, peer: Peer, connection: Connection) -> bool:
+    """Whether `peer`, as written, is at the far end of `connection`."""
+    remote = connection.remote
+    if isinstance(peer, AddressPeer):
+        return remote == peer.address
+    if isinstance(peer, MetadataPeer):
+        return remote in METADATA
+    if connection.direction is Direction.OUT and _closed_unless_literal(remote) is not None:
+        return False
+    match peer:
+        case CidrPeer():
+            return _within(remote, (peer.cidr,))
+        case AnyPeer():
+            return _within(remote, EVERYWHERE)
+        case NetworkPeer():
+            return _in_network(policy.networks[peer.name], connection)
+        case PlanePeer():
+            planes = (network for network in policy.networks.values() if network.plane is peer.plane)
+            return any(_in_network(network, connection) for network in planes)
+        case NamePeer():
+            return connection.name != "" and names.matches(peer.pattern, connection.name)
+        case WorkloadPeer():
+            return connection.peer_workload == peer.name
+        case HostPeer():  # seen by loopback only: which other addresses are this host's, no policy says
+            return connection.peer_workload == "" and remote is not None and remote.is_loopback
+    assert_never(peer)
+
+
+def _enforced(policy: Policy, peer: Peer) -> bool:
+    """Whether the kernel can be told about `peer` today."""
+    if isinstance(peer, NetworkPeer):
+        return bool(policy.networks[peer.name].cidrs)
+    return isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer)
+
+
+def _closed_unless_literal(remote: Address | None) -> Reason | None:
+    """Return METADATA or LINK_LOCAL for an address that only a literal rule reaches, else None."""
+    if remote in METADATA:
+        return Reason.METADATA
+    return Reason.LINK_LOCAL if _within(remote, LINK_LOCAL) else None
+
+
+def _in_network(network: Network, connection: Connection) -> bool:
+    if network.cidrs:
+        return _within(connection.remote, network.cidrs)
+    return connection.interface == network.interface != ""
+
+
+def _within(remote: Address | None, cidrs: tuple[Cidr, ...]) -> bool:
+    return remote is not None and any(remote in cidr for cidr in cidrs)
+
+
+def _is_excepted(policy: Policy, rule: Rule, connection: Connection) -> bool:
+    return any(
+        _within(connection.remote, (peer.cidr,))
+        if isinstance(peer, CidrPeer)
+        else _in_network(policy.networks[peer.name], connection)
+        for peer in rule.excepted
+    )
+
+
+def _opens_port(ports: Ports, connection: Connection) -> bool:
+    if connection.protocol == "icmp":
+        return ports.icmp
+    port = connection.port
+    return port is not None and any(
+        opened.protocol == connection.protocol and opened.first <= port <= opened.last
+        for opened in ports.ranges
+    )
+
+
+def _deny(reason: Reason) -> Verdict:
+    return Verdict(False, reason, TEXTS[reason])
+
+
+def _near_miss(reason: Reason, rules: list[Rule], connection: Connection) -> Verdict:
+    """Deny, naming the one of `rules`, all of which fail on `reason`, whose ports come closest."""
+    rule = min(rules, key=lambda rule: port_gap(rule.ports, connection))
+    detail = f"nearest is rule {rule.id} ({describe(rule)})"
+    if reason is Reason.WRONG_PORT:
+        detail += ": other port"
+    return Verdict(False, reason, f"{TEXTS[reason]}; {detail}", nearest=rule.id)
+
+
+def _far_miss(policy: Policy, live: Live, rules: tuple[Rule, ...], connection: Connection) -> Verdict:
+    """Deny what no rule is about; rules that have expired are not there."""
+    reason = None
+    if connection.direction is Direction.OUT:
+        reason = _closed_unless_literal(connection.remote)
+    reason = reason or (Reason.NO_RULE if rules else Reason.NO_RULES)
+    near = nearest(policy, [r for r in rules if r.expires is None or r.expires > live.now], connection)
+    if near is None:
+        return _deny(reason)
+    return Verdict(False, reason, f"{TEXTS[reason]}; {near.text}", nearest=near.rule.id)

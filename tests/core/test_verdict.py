@@ -1,0 +1,477 @@
+"""What a policy means, as a table; and what must hold for every policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.core.policy import (
+    EVERY_PORT,
+    LINK_LOCAL,
+    METADATA,
+    AddressPeer,
+    AnyPeer,
+    CidrPeer,
+    Direction,
+    HostPeer,
+    MetadataPeer,
+    Mode,
+    NamePeer,
+    Network,
+    NetworkPeer,
+    Peer,
+    Plane,
+    PlanePeer,
+    Policy,
+    PortRange,
+    Ports,
+    Rule,
+    Workload,
+    WorkloadPeer,
+)
+from penstock.core.verdict import NEAR_MISSES, TEXTS, Connection, Live, Reason, Verdict, judge
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HTTPS = Ports((PortRange("tcp", 443, 443),))
+NETWORKS = {
+    "clients": Network(
+        "clients", (ip_network("10.30.0.0/16"), ip_network("fd00:30::/64")), plane=Plane.INFERENCE
+    ),
+    "admin": Network("admin", (ip_network("10.20.0.0/24"),), plane=Plane.ADMIN),
+    "gpu-lan": Network("gpu-lan", interface="eno2", plane=Plane.ADMIN),
+    "lure": Network("lure", (ip_network("169.254.169.254/32"), ip_network("fe80::/64"))),
+}
+
+
+def peer(text: str) -> Peer:
+    """The peer an operator would write as `text`; an address with `/` is a prefix whatever its length."""
+    words: dict[str, Peer] = {
+        "any": AnyPeer(),
+        "host": HostPeer(),
+        "metadata": MetadataPeer(),
+        "plane:admin": PlanePeer(Plane.ADMIN),
+        "plane:inference": PlanePeer(Plane.INFERENCE),
+        "workload:gateway": WorkloadPeer("gateway"),
+    }
+    if text in words:
+        return words[text]
+    if text in NETWORKS:
+        return NetworkPeer(text)
+    if "/" in text:
+        return CidrPeer(ip_network(text))
+    if text[-1].isalpha() and ":" not in text:
+        return NamePeer(text)
+    return AddressPeer(ip_address(text))
+
+
+def rule(direction: Direction, number: int, peers: str, ports: Ports = HTTPS, **more: Any) -> Rule:
+    return Rule(
+        f"{direction}-{number}", direction, tuple(peer(word) for word in peers.split()), ports, **more
+    )
+
+
+def policy(*, out: tuple[Rule, ...] = (), in_: tuple[Rule, ...] = (), mode: Mode = Mode.ENFORCE) -> Policy:
+    return Policy(networks=NETWORKS, workloads={"w": Workload("w", mode, out, in_)})
+
+
+def out(remote: str | None, port: int | None = 443, protocol: str = "tcp", **more: Any) -> Connection:
+    address = None if remote is None else ip_address(remote)
+    return Connection("w", Direction.OUT, protocol, address, port, **more)
+
+
+def into(remote: str | None, port: int | None = 443, protocol: str = "tcp", **more: Any) -> Connection:
+    return replace(out(remote, port, protocol, **more), direction=Direction.IN)
+
+
+def ask(rules: tuple[Rule, ...], connection: Connection, *, as_written: bool = False) -> Verdict:
+    """Judge `connection` by `rules`, put on the side of the connection's direction."""
+    going_out = connection.direction is Direction.OUT
+    asked = policy(out=rules) if going_out else policy(in_=rules)
+    return judge(asked, Live(NOW), connection, as_written=as_written)
+
+
+# --- one rule, tcp/443 unless said otherwise: who is allowed, and why not ---
+
+RANGE = Ports((PortRange("tcp", 8000, 8100), PortRange("udp", 443, 443)))
+ECHO = Ports(icmp=True)
+ANY_PORT = Ports(EVERY_PORT)
+
+EGRESS = [
+    # peers, ports, connection, expected
+    ("10.30.1.5", HTTPS, out("10.30.1.5"), Reason.RULE),
+    ("10.30.1.5", HTTPS, out("10.30.1.6"), Reason.NO_RULE),
+    ("10.30.1.5", HTTPS, out("10.30.1.5", 444), Reason.WRONG_PORT),
+    ("10.30.1.5", HTTPS, out("10.30.1.5", protocol="udp"), Reason.WRONG_PORT),
+    ("10.30.1.5", HTTPS, out("10.30.1.5", None), Reason.WRONG_PORT),
+    ("10.30.1.5", HTTPS, out("10.30.1.5", None, "icmp"), Reason.WRONG_PORT),
+    ("10.30.1.5", HTTPS, out(None), Reason.NO_RULE),
+    ("2001:db8::5", HTTPS, out("2001:db8::5"), Reason.RULE),
+    ("2001:db8::5", HTTPS, out("2001:db8::6"), Reason.NO_RULE),
+    # the far end as the packet carries it
+    ("10.30.1.5", HTTPS, out("::ffff:10.30.1.5"), Reason.RULE),
+    ("::/0", HTTPS, out("::ffff:10.30.1.5"), Reason.NO_RULE),
+    ("any", HTTPS, out("::ffff:169.254.169.254"), Reason.METADATA),
+    ("fe80::5", HTTPS, out("fe80::5%eth0"), Reason.RULE),
+    # edges of ranges
+    ("10.30.1.5", RANGE, out("10.30.1.5", 7999), Reason.WRONG_PORT),
+    ("10.30.1.5", RANGE, out("10.30.1.5", 8000), Reason.RULE),
+    ("10.30.1.5", RANGE, out("10.30.1.5", 8100), Reason.RULE),
+    ("10.30.1.5", RANGE, out("10.30.1.5", 8101), Reason.WRONG_PORT),
+    ("10.30.1.5", RANGE, out("10.30.1.5", 443, "udp"), Reason.RULE),
+    ("10.30.1.5", RANGE, out("10.30.1.5", 8000, "udp"), Reason.WRONG_PORT),
+    ("any", ANY_PORT, out("192.0.2.1", 0), Reason.RULE),
+    ("any", ANY_PORT, out("192.0.2.1", 65535, "udp"), Reason.RULE),
+    # echo, and protocols that nothing can allow
+    ("any", ECHO, out("192.0.2.1", None, "icmp"), Reason.RULE),
+    ("any", ECHO, out("2001:db8::1", None, "icmp"), Reason.RULE),
+    ("any", ECHO, out("192.0.2.1", 443), Reason.WRONG_PORT),
+    ("any", ANY_PORT, out("192.0.2.1", None, "icmp"), Reason.WRONG_PORT),
+    ("any", ANY_PORT, out("192.0.2.1", 443, "132"), Reason.NO_RULE),
+    ("any", ANY_PORT, out("192.0.2.1", 443, "6"), Reason.NO_RULE),
+    # edges of prefixes
+    ("10.30.1.0/30", HTTPS, out("10.30.0.255"), Reason.NO_RULE),
+    ("10.30.1.0/30", HTTPS, out("10.30.1.0"), Reason.RULE),
+    ("10.30.1.0/30", HTTPS, out("10.30.1.3"), Reason.RULE),
+    ("10.30.1.0/30", HTTPS, out("10.30.1.4"), Reason.NO_RULE),
+    ("fd00:1::/64", HTTPS, out("fd00:0:ffff:ffff:ffff:ffff:ffff:ffff"), Reason.NO_RULE),
+    ("fd00:1::/64", HTTPS, out("fd00:1::"), Reason.RULE),
+    ("fd00:1::/64", HTTPS, out("fd00:1::ffff:ffff:ffff:ffff"), Reason.RULE),
+    ("fd00:1::/64", HTTPS, out("fd00:1:0:1::"), Reason.NO_RULE),
+    ("0.0.0.0/0", HTTPS, out("2001:db8::1"), Reason.NO_RULE),
+    ("::/0", HTTPS, out("192.0.2.1"), Reason.NO_RULE),
+    # networks, any
+    ("clients", HTTPS, out("10.30.255.255"), Reason.RULE),
+    ("clients", HTTPS, out("fd00:30::9"), Reason.RULE),
+    ("clients", HTTPS, out("10.31.0.0"), Reason.NO_RULE),
+    ("any", HTTPS, out("2001:db8::1"), Reason.RULE),
+    ("any", HTTPS, out(None, name="example.org"), Reason.NO_RULE),
+    ("10.0.0.1 admin", HTTPS, out("10.20.0.9"), Reason.RULE),
+    ("", HTTPS, out("10.20.0.9"), Reason.NO_RULE),
+    # metadata and link-local: literally or not at all
+    ("169.254.169.254", HTTPS, out("169.254.169.254"), Reason.RULE),
+    ("metadata", HTTPS, out("169.254.169.254"), Reason.RULE),
+    ("metadata", HTTPS, out("fd00:ec2::254"), Reason.RULE),
+    ("metadata", HTTPS, out("fd00:ec2::254", 80), Reason.WRONG_PORT),
+    ("metadata", HTTPS, out("169.254.1.1"), Reason.LINK_LOCAL),
+    ("any", HTTPS, out("169.254.169.254"), Reason.METADATA),
+    ("169.254.169.254/32", HTTPS, out("169.254.169.254"), Reason.METADATA),
+    ("lure", HTTPS, out("169.254.169.254"), Reason.METADATA),
+    ("100.64.0.0/10", HTTPS, out("100.100.100.200"), Reason.METADATA),
+    ("100.64.0.0/10", HTTPS, out("100.100.100.201"), Reason.RULE),
+    ("fd00::/8", HTTPS, out("fd00:ec2::254"), Reason.METADATA),
+    ("169.254.1.1", HTTPS, out("169.254.1.1"), Reason.RULE),
+    ("169.254.0.0/16", HTTPS, out("169.254.1.1"), Reason.LINK_LOCAL),
+    ("any", HTTPS, out("169.253.255.255"), Reason.RULE),
+    ("any", HTTPS, out("169.254.0.0"), Reason.LINK_LOCAL),
+    ("any", HTTPS, out("169.254.255.255"), Reason.LINK_LOCAL),
+    ("any", HTTPS, out("169.255.0.0"), Reason.RULE),
+    ("lure", HTTPS, out("fe80::1"), Reason.LINK_LOCAL),
+    ("any", HTTPS, out("febf:ffff::1"), Reason.LINK_LOCAL),
+    ("any", HTTPS, out("fec0::1"), Reason.RULE),
+    # what the kernel is not told yet
+    ("*.hf.co", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.NOT_ENFORCED),
+    ("*.hf.co", HTTPS, out("192.0.2.1", 80, name="cdn.hf.co"), Reason.WRONG_PORT),
+    ("workload:gateway", HTTPS, out("127.0.0.1", peer_workload="gateway"), Reason.NOT_ENFORCED),
+    ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2"), Reason.NOT_ENFORCED),
+    ("*.hf.co 192.0.2.1", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
+    # the far end is ourselves
+    ("", HTTPS, out("127.0.0.1", 9, own=True), Reason.SELF),
+]
+
+INGRESS = [
+    ("clients", HTTPS, into("10.30.0.0"), Reason.RULE),
+    ("clients", HTTPS, into("10.29.255.255"), Reason.NO_RULE),
+    ("clients", HTTPS, into("fd00:30::1", 80), Reason.WRONG_PORT),
+    ("any", HTTPS, into("127.0.0.1", peer_workload="gateway"), Reason.RULE),
+    ("any", ECHO, into("2001:db8::1", None, "icmp"), Reason.RULE),
+    # the closed addresses are closed going out only
+    ("any", HTTPS, into("fe80::1"), Reason.RULE),
+    ("fe80::/10", HTTPS, into("fe80::1"), Reason.RULE),
+    ("169.254.0.0/16", HTTPS, into("169.254.169.254"), Reason.RULE),
+    ("clients", HTTPS, into("169.254.169.254"), Reason.NO_RULE),
+    # what the kernel is not told yet
+    ("plane:inference", HTTPS, into("10.30.0.1"), Reason.NOT_ENFORCED),
+    ("host", HTTPS, into("127.0.0.1"), Reason.NOT_ENFORCED),
+    ("workload:gateway", HTTPS, into("::1", peer_workload="gateway"), Reason.NOT_ENFORCED),
+    ("", HTTPS, into("127.0.0.1", own=True), Reason.SELF),
+]
+
+
+@pytest.mark.parametrize(("peers", "ports", "connection", "expected"), EGRESS + INGRESS)
+def test_one_rule(peers: str, ports: Ports, connection: Connection, expected: Reason) -> None:
+    only = rule(connection.direction, 1, peers, ports)
+    verdict = ask((only,), connection)
+    assert verdict.reason is expected
+    assert verdict.allow is (expected in (Reason.RULE, Reason.SELF))
+    assert verdict.rule == (only.id if expected is Reason.RULE else None)
+    if expected in NEAR_MISSES:
+        assert verdict.nearest == only.id
+        assert f"rule {only.id} (" in verdict.text
+
+
+AS_WRITTEN = [
+    ("*.hf.co", out(None, name="cdn.hf.co"), True),
+    ("*.hf.co", out(None, name="hf.co"), False),
+    ("*.hf.co", out("192.0.2.1"), False),
+    ("*.hf.co", out("192.0.2.1", name="cdn.hf.co"), True),
+    ("*.hf.co", out("169.254.169.254", name="cdn.hf.co"), False),  # rebinding
+    ("workload:gateway", out("127.0.0.1", peer_workload="gateway"), True),
+    ("workload:gateway", out("127.0.0.1", peer_workload="other"), False),
+    ("workload:gateway", into("127.0.0.1"), False),
+    ("host", into("127.8.8.8"), True),
+    ("host", into("::1"), True),
+    ("host", into("127.0.0.1", peer_workload="gateway"), False),
+    ("host", into("10.20.0.1"), False),
+    ("host", into(None), False),
+    ("plane:admin", into("10.20.0.255"), True),
+    ("plane:admin", into("10.30.0.1"), False),
+    ("plane:admin", into("192.0.2.1", interface="eno2"), True),
+    ("plane:inference", into("fd00:30::1"), True),
+    ("gpu-lan", into("192.0.2.1", interface="eno2"), True),
+    ("gpu-lan", into("192.0.2.1", interface="eno1"), False),
+    ("gpu-lan", into("192.0.2.1"), False),
+    ("clients", into("10.30.0.1"), True),
+]
+
+
+@pytest.mark.parametrize(("peers", "connection", "expected"), AS_WRITTEN)
+def test_as_written(peers: str, connection: Connection, expected: bool) -> None:
+    assert ask((rule(connection.direction, 1, peers),), connection, as_written=True).allow is expected
+
+
+def test_not_enforced_is_denied_unless_judged_as_written() -> None:
+    rules = (rule(Direction.OUT, 1, "cdn.hf.co"),)
+    connection = out("192.0.2.1", name="cdn.hf.co")
+    assert not ask(rules, connection).allow
+    assert ask(rules, connection, as_written=True).rule == "out-1"
+
+
+# --- exceptions ---
+
+
+def test_an_exception_is_taken_out_of_its_own_rule_only() -> None:
+    wide = rule(
+        Direction.OUT, 1, "10.0.0.0/8", excepted=(CidrPeer(ip_network("10.30.0.0/30")), NetworkPeer("admin"))
+    )
+    assert ask((wide,), out("10.29.255.255")).allow
+    assert ask((wide,), out("10.30.0.0")).reason is Reason.EXCEPTED
+    assert ask((wide,), out("10.30.0.3")).nearest == "out-1"
+    assert ask((wide,), out("10.30.0.4")).allow
+    assert ask((wide,), out("10.20.0.7")).reason is Reason.EXCEPTED
+    assert ask((wide,), out("10.30.0.3", 80)).reason is Reason.NO_RULE  # two points, not one
+    assert ask((wide, rule(Direction.OUT, 2, "10.30.0.3")), out("10.30.0.3")).rule == "out-2"
+
+
+def test_an_exception_closes_even_what_is_named_literally() -> None:
+    cut = (CidrPeer(ip_network("169.254.0.0/16")),)
+    verdict = ask((rule(Direction.OUT, 1, "metadata", excepted=cut),), out("169.254.169.254"))
+    assert verdict.reason is Reason.EXCEPTED
+
+
+def test_an_exception_that_cannot_be_seen_yet_closes_the_rule() -> None:
+    rules = (rule(Direction.IN, 1, "any", excepted=(NetworkPeer("gpu-lan"),)),)
+    assert ask(rules, into("192.0.2.1", interface="eno1")).reason is Reason.NOT_ENFORCED
+    assert ask(rules, into("192.0.2.1", interface="eno1"), as_written=True).allow
+    assert ask(rules, into("192.0.2.1", interface="eno2"), as_written=True).reason is Reason.EXCEPTED
+
+
+# --- time ---
+
+
+def test_a_rule_ends_at_the_very_moment() -> None:
+    def ending(seconds: int, **more: Any) -> tuple[Rule, ...]:
+        return (rule(Direction.OUT, 1, "10.30.1.5", expires=NOW + timedelta(seconds=seconds), **more),)
+
+    assert ask(ending(1), out("10.30.1.5")).allow
+    assert ask(ending(0), out("10.30.1.5")).reason is Reason.EXPIRED
+    assert ask(ending(-1), out("10.30.1.5")).nearest == "out-1"
+    # an expired rule that would not have allowed either is not there at all
+    assert ask(ending(0), out("10.30.1.5", 80)) == ask(ending(0), out("10.30.1.5", 81))
+    assert ask(ending(0), out("10.30.1.5", 80)).nearest is None
+    cut = (CidrPeer(ip_network("10.30.1.5/32")),)
+    assert ask(ending(0, excepted=cut), out("10.30.1.5")).reason is Reason.NO_RULE
+
+
+# --- which rule, which reason ---
+
+
+def test_the_first_rule_that_allows_is_named() -> None:
+    rules = (
+        rule(Direction.OUT, 1, "10.0.0.1"),
+        rule(Direction.OUT, 2, "any"),
+        rule(Direction.OUT, 3, "10.0.0.2"),
+    )
+    assert ask(rules, out("10.0.0.2")).rule == "out-2"
+
+
+def test_directions_do_not_mix() -> None:
+    one_way = policy(out=(rule(Direction.OUT, 1, "any"),))
+    assert judge(one_way, Live(NOW), out("192.0.2.1")).allow
+    verdict = judge(one_way, Live(NOW), into("192.0.2.1"))
+    assert (verdict.reason, verdict.nearest) == (Reason.NO_RULES, None)
+
+
+def test_a_near_miss_is_told_before_a_general_reason() -> None:
+    at = "10.30.1.5"
+    misses = {
+        Reason.EXPIRED: rule(Direction.OUT, 1, at, expires=NOW),
+        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "a.example"),
+        Reason.EXCEPTED: rule(Direction.OUT, 3, at, excepted=(CidrPeer(ip_network(f"{at}/32")),)),
+        Reason.WRONG_PORT: rule(Direction.OUT, 4, at, Ports((PortRange("tcp", 80, 80),))),
+        Reason.NO_RULE: rule(Direction.OUT, 5, "10.30.1.4"),
+    }
+    rules = tuple(reversed(misses.values()))
+    for reason in misses:
+        verdict = ask(rules, out(at, name="a.example"))
+        assert (verdict.reason, verdict.nearest) == (reason, misses[reason].id)
+        rules = rules[:-1]
+
+
+def test_of_several_wrong_ports_the_closest_is_named() -> None:
+    rules = tuple(
+        rule(Direction.OUT, number, "10.0.0.1", Ports((PortRange(protocol, port, port),)))
+        for number, protocol, port in ((1, "udp", 443), (2, "tcp", 80), (3, "tcp", 440), (4, "tcp", 440))
+    )
+    assert ask(rules, out("10.0.0.1")).nearest == "out-3"
+
+
+def test_nothing_is_opened_by_no_rules() -> None:
+    assert ask((), out("192.0.2.1")).reason is Reason.NO_RULES
+    assert ask((), out("169.254.169.254")).reason is Reason.METADATA  # a wide rule would not help
+    assert ask((), out("fe80::1")).reason is Reason.LINK_LOCAL
+    assert ask((), into("fe80::1")).reason is Reason.NO_RULES
+
+
+def test_modes() -> None:
+    opened = (rule(Direction.OUT, 1, "any"),)
+    for mode in (Mode.OBSERVE, Mode.ENFORCE):
+        assert judge(policy(out=opened, mode=mode), Live(NOW), out("192.0.2.1")).allow
+        assert not judge(policy(out=opened, mode=mode), Live(NOW), out("192.0.2.1", 80)).allow
+    for connection in (out("192.0.2.1"), into("192.0.2.1"), out("127.0.0.1", own=True)):
+        verdict = judge(policy(out=opened, mode=Mode.LOCK), Live(NOW), connection)
+        assert (verdict.allow, verdict.reason) == (False, Reason.LOCKED)
+
+
+def test_an_unknown_workload_gets_nothing() -> None:
+    verdict = judge(Policy(), Live(NOW), out("127.0.0.1", own=True))
+    assert (verdict.allow, verdict.reason) == (False, Reason.UNKNOWN_WORKLOAD)
+
+
+def test_a_kind_of_peer_that_nobody_defined_is_an_error_and_no_verdict() -> None:
+    strange: Any = Ports()
+    with pytest.raises(AssertionError):
+        ask((Rule("out-1", Direction.OUT, (strange,), HTTPS),), out("192.0.2.1"))
+
+
+def test_texts() -> None:
+    rules = (rule(Direction.OUT, 1, "10.30.1.5", Ports((PortRange("tcp", 5432, 5432),))),)
+    expected = "not in its rules; nearest is rule out-1 (10.30.1.5:5432): "
+    assert ask(rules, out("10.30.1.5", 5433)).text == expected + "other port"
+    assert ask(rules, out("10.30.1.9", 5432)).text == expected + "other destination"
+    assert ask(rules, out("10.30.1.5", 5432)).text == "rule out-1 (10.30.1.5:5432) allows it"
+    assert "only TCP, UDP and echo" in ask(rules, out("10.30.1.5", protocol="47")).text
+
+
+def test_every_reason_has_a_text_and_a_case_here() -> None:
+    assert set(TEXTS) == set(Reason) - {Reason.RULE}
+    reached = {expected for *_, expected in EGRESS + INGRESS}
+    others = {Reason.UNKNOWN_WORKLOAD, Reason.LOCKED, Reason.EXPIRED, Reason.EXCEPTED, Reason.NO_RULES}
+    assert reached | others == set(Reason)
+    assert all("\n" not in text and len(text) < 100 for text in TEXTS.values())
+
+
+# --- what holds for every policy ---
+
+addresses = st.one_of(
+    st.sampled_from(METADATA),
+    st.integers(0, 7).map(lambda low: IPv4Address(0x0A1E0000 + low)),
+    st.integers(0, 7).map(lambda low: IPv6Address((0xFD00 << 112) + low)),
+    st.sampled_from([cidr[1] for cidr in LINK_LOCAL]),
+)
+cidrs = st.one_of(
+    st.tuples(addresses, st.integers(0, 128)).map(
+        lambda pair: ip_network((pair[0], min(pair[1], pair[0].max_prefixlen)), strict=False)
+    ),
+)
+wide_peers: st.SearchStrategy[Peer] = st.one_of(
+    cidrs.map(CidrPeer),
+    st.sampled_from([AnyPeer(), NamePeer("a.example"), WorkloadPeer("gateway"), HostPeer()]),
+    st.sampled_from([*map(NetworkPeer, NETWORKS), PlanePeer(Plane.ADMIN), PlanePeer(Plane.INFERENCE)]),
+)
+literal_peers: st.SearchStrategy[Peer] = st.one_of(addresses.map(AddressPeer), st.just(MetadataPeer()))
+port_sets = st.builds(
+    Ports,
+    st.lists(
+        st.builds(PortRange, st.sampled_from(["tcp", "udp"]), st.just(442), st.integers(442, 444)), max_size=2
+    ).map(tuple),
+    st.booleans(),
+)
+
+
+def rules_of(peers: st.SearchStrategy[Peer]) -> st.SearchStrategy[Rule]:
+    return st.builds(
+        Rule,
+        st.uuids().map(str),
+        st.just(Direction.OUT),
+        st.lists(peers, max_size=3).map(tuple),
+        port_sets,
+        st.lists(st.one_of(cidrs.map(CidrPeer), st.just(NetworkPeer("gpu-lan"))), max_size=1).map(tuple),
+        expires=st.sampled_from([None, NOW, NOW + timedelta(seconds=1)]),
+    )
+
+
+rule_lists = st.lists(rules_of(wide_peers | literal_peers), max_size=4).map(tuple)
+connections = st.builds(
+    Connection,
+    st.just("w"),
+    st.sampled_from(Direction),
+    st.sampled_from(["tcp", "udp", "icmp", "47"]),
+    st.none() | addresses,
+    st.none() | st.integers(441, 445),
+    st.sampled_from(["", "a.example"]),
+    st.sampled_from(["", "gateway"]),
+    st.sampled_from(["", "eno2"]),
+)
+
+
+@given(rule_lists, rules_of(wide_peers | literal_peers), st.integers(0, 4), connections, st.booleans())
+def test_a_rule_more_never_denies_and_a_rule_less_never_allows(
+    rules: tuple[Rule, ...], extra: Rule, at: int, connection: Connection, as_written: bool
+) -> None:
+    without = ask(rules, connection, as_written=as_written)
+    with_it = ask((*rules[:at], extra, *rules[at:]), connection, as_written=as_written)
+    assert with_it.allow >= without.allow
+
+
+@given(rule_lists, connections, st.booleans())
+def test_lock_denies_everything(rules: tuple[Rule, ...], connection: Connection, own: bool) -> None:
+    locked = policy(out=rules, in_=rules, mode=Mode.LOCK)
+    assert not judge(locked, Live(NOW), replace(connection, own=own), as_written=True).allow
+
+
+@given(st.lists(rules_of(wide_peers), max_size=4).map(tuple), st.sampled_from(METADATA), connections)
+def test_metadata_is_reached_by_literal_rules_only(
+    rules: tuple[Rule, ...], remote: IPv4Address | IPv6Address, connection: Connection
+) -> None:
+    assert not ask(rules, replace(connection, direction=Direction.OUT, remote=remote), as_written=True).allow
+
+
+@given(rule_lists, connections)
+def test_what_is_enforced_is_never_wider_than_what_is_written(
+    rules: tuple[Rule, ...], connection: Connection
+) -> None:
+    assert ask(rules, connection).allow <= ask(rules, connection, as_written=True).allow
+
+
+@given(rule_lists, connections)
+def test_a_verdict_names_what_it_speaks_of(rules: tuple[Rule, ...], connection: Connection) -> None:
+    verdict = ask(rules, connection)
+    ids = {r.id for r in rules}
+    assert (verdict.rule in ids) is verdict.allow
+    assert verdict.nearest is None or (verdict.nearest in ids and not verdict.allow)
