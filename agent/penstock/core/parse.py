@@ -1,0 +1,108 @@
+"""YAML files -> Policy, or every mistake of all files at once.
+
+`parse_file` reads one file and knows nothing of the others, so that its result can be kept as long as the
+content stays the same.  `assemble` puts the results together: names that must exist, things that must be
+there once, presets.  What a file is, its content says: `workload:` is a workload, `preset:` is a preset, the
+rest is about the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from penstock.core.assemble import Assembly
+from penstock.core.parse_host import HostPart, read_host
+from penstock.core.parse_workload import PresetPart, WorkloadPart, read_preset, read_workload
+from penstock.core.policy import Place, Policy
+from penstock.core.problems import Problem, any_error, in_order
+from penstock.core.reading import Reader, Reference
+from penstock.core.yaml_nodes import Node, Pairs, read
+
+_OF_A_WORKLOAD = frozenset({"workload", "mode", "match", "egress", "ingress", "tests"})
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """One file, read.  `part` is None when the file was unreadable, or too wrong to say what it is about."""
+
+    path: str
+    digest: str  # sha256 of the content, hexadecimal
+    part: HostPart | WorkloadPart | PresetPart | None
+    references: tuple[Reference, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """`policy` is None when one of the problems is an error."""
+
+    policy: Policy | None
+    problems: tuple[Problem, ...]
+
+
+def parse_file(path: str, data: bytes) -> FileResult:
+    """Read one file.  `path`, relative to the directory, is what problems say.  Content is never too bad."""
+    digest = hashlib.sha256(data).hexdigest()
+    document = read(path, data)
+    if document.root is None:
+        problems = document.problems or (_empty(path),)
+        return FileResult(path, digest, None, (), problems)
+    reader = Reader(path)
+    part = _read_part(reader, path, document.root)
+    return FileResult(path, digest, part, tuple(reader.references), (*document.problems, *reader.problems))
+
+
+def _read_part(reader: Reader, path: str, root: Node) -> HostPart | WorkloadPart | PresetPart | None:
+    keys = {key.text for key in root.pairs} if isinstance(root, Pairs) else set()
+    if "preset" in keys and "workload" not in keys:
+        return read_preset(reader, root)
+    if keys & _OF_A_WORKLOAD and ("workload" in keys or not keys & {"networks", "host", "dns"}):
+        return read_workload(reader, root)
+    if path.startswith("rules.d/"):
+        return read_workload(reader, root)
+    return read_host(reader, root)
+
+
+def _empty(path: str) -> Problem:
+    return Problem(
+        Place(path, 1, 1), "error", "empty", "the file is empty", "write `version: 1`, or remove the file"
+    )
+
+
+def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -> Parsed:
+    """Put files together.  `presets` by any key: a preset is known by the name in its file.
+
+    Problems of a preset file count only when a workload uses it.
+    """
+    assembly = Assembly()
+    for result in sorted(results, key=lambda result: result.path):
+        assembly.problems.extend(result.problems)
+        assembly.add(result.part, result.path)
+    known = {r.part.name: r for r in presets.values() if isinstance(r.part, PresetPart)}
+    used = assembly.expand(
+        {name: result.part for name, result in known.items() if isinstance(result.part, PresetPart)}
+    )
+    for name in used:
+        assembly.problems.extend(known[name].problems)
+    assembly.check_references([reference for result in results for reference in result.references])
+    problems = in_order(assembly.problems)
+    if any_error(problems):
+        return Parsed(None, problems)
+    contents = [(result.path, result.digest) for result in results]
+    contents += [(f"preset:{name}", known[name].digest) for name in used]
+    return Parsed(assembly.policy(_hash(contents)), problems)
+
+
+def _hash(contents: list[tuple[str, str]]) -> str:
+    total = hashlib.sha256()
+    for path, digest in sorted(contents):
+        total.update(f"{path}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()[:12]
+
+
+def parse(files: Mapping[str, bytes], presets: Mapping[str, bytes] | None = None) -> Parsed:
+    """Read and assemble: `files` and `presets` are contents by relative path."""
+    results = [parse_file(path, data) for path, data in files.items()]
+    return assemble(results, {path: parse_file(path, data) for path, data in (presets or {}).items()})
