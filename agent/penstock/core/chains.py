@@ -1,0 +1,313 @@
+"""The chains: in which order what is asked of a packet.  The same for every workload but for its names.
+
+Read this with three facts about Linux in mind.
+
+* In the output hook `socket cgroupv2` is the sender's cgroup; in the input hook it is the cgroup of the
+  socket that will receive.  TIME_WAIT and half-open sockets have none.
+* A refusal is a packet: it comes back over loopback as RELATED and must reach the one who is refused.
+* Conntrack entries of UDP are inherited by whoever binds the same source port within half a minute.  Those of
+  TCP are not: a new SYN makes a new entry.
+
+On loopback the sender cannot know who listens, and the receiver cannot see who sends, so they meet in the
+connection's label: the sending workload sets its bit, and UNPROVEN when no rule of its own allows the
+destination.  UNPROVEN packets are delivered only to a socket of the workload whose bit they carry: a workload
+may always talk to itself.  Whoever else sends in an inherited UDP connection marks it STALE: from then on its
+bits prove nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.core.log_prefix import format_prefix
+from penstock.core.policy import Direction, Mode
+from penstock.core.ruleset import (
+    Action,
+    Chain,
+    Condition,
+    Count,
+    Dispatch,
+    Echo,
+    End,
+    Final,
+    ForeignSource,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    InSet,
+    Jump,
+    Log,
+    Loopback,
+    Original,
+    Protocol,
+    Reply,
+    Rule,
+    SetLabel,
+    TcpReset,
+    Tracked,
+)
+
+UNPROVEN, WORKLOAD, STALE = 0, 1, 2
+FIRST_LABEL, LABELS = 3, 128
+"""Label bits: three of our own meaning, then one a workload (the kernel has 128)."""
+
+OUT_SLICE, OUT, IN_SLICE, IN, OWN = "out_slice", "out_cgroups", "in_slice", "in_cgroups", "own_cgroups"
+MAPS = (OUT_SLICE, OUT, IN_SLICE, IN, OWN)
+UNBOUND_OUT, UNBOUND_IN, PROOF = "unbound_out", "unbound_in", "proof"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the chains of one workload depend on."""
+
+    name: str
+    mode: Mode
+    label: int
+    echo: bool  # some egress rule allows echo requests
+
+
+def set_name(direction: Direction, family: int, workload: str) -> str:
+    """The set of what `workload` may call (out) or be called by (in)."""
+    return f"{direction}{family}_{workload}"
+
+
+def counter_name(direction: Direction, workload: str) -> str:
+    """The counter of packets denied (observe: that would have been denied)."""
+    return f"denied_{direction}_{workload}"
+
+
+def bindings(workload: str) -> tuple[tuple[str, str, str], ...]:
+    """How a workload's cgroup is bound: (map, verdict, chain) for each map it goes into."""
+    return (
+        (OUT, "goto", f"out_{workload}"),
+        (IN, "goto", f"in_{workload}"),
+        (OWN, "jump", f"own_{workload}"),
+    )
+
+
+SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
+PROOF_BINDINGS = ((OUT, "goto", PROOF),)
+
+
+def counters(plans: Sequence[Plan]) -> tuple[str, ...]:
+    """Names of all counters."""
+    own = [counter_name(direction, plan.name) for plan in plans for direction in Direction]
+    return (UNBOUND_OUT, UNBOUND_IN, PROOF, *own)
+
+
+def build(plans: Sequence[Plan], depth: int) -> tuple[Chain, ...]:
+    """Return all chains, those that are called before those that call.  `depth`: level of the slice."""
+    workload_chains = [chain for plan in plans for chain in _workload(plan)]
+    return (*_refusals(), *workload_chains, *_shared(plans, depth))
+
+
+def _rule(*parts: Condition | Action) -> Rule:
+    conditions = tuple(part for part in parts if isinstance(part, Condition))
+    return Rule(conditions, tuple(part for part in parts if not isinstance(part, Condition)))
+
+
+def _in_set(direction: Direction, workload: str, peer: End, port: End) -> list[Rule]:
+    return [
+        _rule(InSet(set_name(direction, family, workload), family, peer, port), Final.ACCEPT)
+        for family in (4, 6)
+    ]
+
+
+ICMP, TCP, UDP = Protocol("icmp"), Protocol("tcp"), Protocol("udp")
+ON_LOOPBACK_OUT, ON_LOOPBACK_IN = Loopback(Hook.OUTPUT), Loopback(Hook.INPUT)
+
+
+def _refusals() -> list[Chain]:
+    told = [_rule(TCP, Final.RESET), _rule(Final.PROHIBIT)]
+    return [
+        # With a foreign source address the refusal itself would carry data to a stranger.
+        Chain("refuse_out", (_rule(ForeignSource(), Final.DROP), *told)),
+        Chain("refuse_in", tuple(told)),
+        Chain("told", (_rule(ICMP, Final.ACCEPT), _rule(TcpReset(), Final.ACCEPT))),
+    ]
+
+
+def _workload(plan: Plan) -> list[Chain]:
+    lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
+    return [*_denials(plan), *lists[plan.mode](plan)]
+
+
+def _denials(plan: Plan) -> list[Chain]:
+    """Count, log, then refuse; in observe mode let it go."""
+    verdict = "would-deny" if plan.mode is Mode.OBSERVE else "deny"
+
+    def log(direction: Direction, kind: str) -> Rule:
+        return _rule(Log(format_prefix(direction, verdict, plan.mode, kind, plan.name)))
+
+    def end(action: Action) -> Rule:
+        return _rule(Final.ACCEPT if plan.mode is Mode.OBSERVE else action)
+
+    name, out, in_ = plan.name, Direction.OUT, Direction.IN
+    count_out = _rule(Count(counter_name(out, name)))
+    count_in = _rule(Count(counter_name(in_, name)))
+    # Only where packets are really denied does the sender of an unproven one end here; else others judge.
+    loopback_end = _rule(Final.RETURN if plan.mode is Mode.OBSERVE else Goto("refuse_in"))
+    return [
+        Chain(f"foreign_{name}", (log(out, "source"), end(Final.DROP))),
+        Chain(
+            f"deny_out_{name}",
+            (
+                count_out,
+                _rule(ForeignSource(), Goto(f"foreign_{name}")),
+                log(out, "rules"),
+                end(Goto("refuse_out")),
+            ),
+        ),
+        Chain(f"deny_reply_{name}", (count_in, log(in_, "reply"), end(Goto("refuse_out")))),
+        Chain(
+            f"deny_in_{name}",
+            (_rule(Tracked.RELATED, Jump("told")), count_in, log(in_, "rules"), end(Goto("refuse_in"))),
+        ),
+        Chain(f"deny_loopback_{name}", (count_out, log(out, "loopback"), loopback_end)),
+        Chain(
+            f"own_{name}",
+            (_rule(HasLabel(STALE), Final.RETURN), _rule(HasLabel(plan.label), Final.ACCEPT)),
+        ),
+    ]
+
+
+def _locked(plan: Plan) -> list[Chain]:
+    return [
+        Chain(f"out_{plan.name}", (_rule(Goto(f"deny_out_{plan.name}")),)),
+        Chain(f"in_{plan.name}", (_rule(Goto(f"deny_in_{plan.name}")),)),
+    ]
+
+
+def _enforcing(plan: Plan) -> list[Chain]:
+    name = plan.name
+    reply = Chain(
+        f"reply_{name}",
+        (
+            *_in_set(Direction.IN, name, End.DESTINATION, End.SOURCE),
+            _rule(ON_LOOPBACK_OUT, Jump(f"own_{name}")),
+            _rule(Goto(f"deny_reply_{name}")),
+        ),
+    )
+    answer = Chain(
+        f"answer_{name}",
+        (
+            *_in_set(Direction.OUT, name, End.SOURCE, End.SOURCE),
+            _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
+            _rule(Goto(f"deny_in_{name}")),
+        ),
+    )
+    return [reply, answer, *_open(plan, to_replies=_rule(Reply(), Goto(reply.name)))]
+
+
+def _observing(plan: Plan) -> list[Chain]:
+    # Whoever called was recorded when he called; his answers are not recorded again.
+    return _open(plan, to_replies=_rule(Reply(), Final.ACCEPT))
+
+
+def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
+    """The chains that look up what is allowed."""
+    name, label = plan.name, plan.label
+    allowed = _in_set(Direction.OUT, name, End.DESTINATION, End.DESTINATION)
+    echo = [_rule(ICMP, Goto(f"echo_{name}"))] if plan.echo else []
+    deny = _rule(Goto(f"deny_out_{name}"))
+    answers = (
+        _rule(Reply(), Goto(f"answer_{name}")) if plan.mode is Mode.ENFORCE else _rule(Reply(), Final.ACCEPT)
+    )
+    result = [
+        Chain(
+            f"stale_{name}",
+            (_rule(HasLabel(label), Final.RETURN), _rule(SetLabel(STALE))),
+        ),
+        Chain(
+            f"loopback_{name}",
+            (
+                to_replies,
+                _rule(UDP, HasLabel(WORKLOAD), Jump(f"stale_{name}")),
+                _rule(Tracked.NEW, SetLabel(WORKLOAD), SetLabel(label)),
+                _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
+                *echo,
+                *allowed,
+                _rule(HasLabel(STALE), *deny.do),
+                _rule(TCP, Tracked.NEW, SetLabel(UNPROVEN), Final.ACCEPT),
+                _rule(UDP, Tracked.NEW, SetLabel(UNPROVEN), Final.ACCEPT),
+                deny,
+            ),
+        ),
+        Chain(
+            f"out_{name}",
+            (_rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")), to_replies, *echo, *allowed, deny),
+        ),
+        Chain(
+            f"in_{name}",
+            (
+                _rule(TCP, Reply(), Final.ACCEPT),
+                *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
+                _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
+                answers,
+                _rule(Goto(f"deny_in_{name}")),
+            ),
+        ),
+    ]
+    return [_echo(name), *result] if plan.echo else result
+
+
+def _echo(name: str) -> Chain:
+    """Of all ICMP only echo requests are ever allowed; in the sets they have every "port"."""
+    rules = [
+        _rule(
+            Echo(family),
+            InSet(set_name(Direction.OUT, family, name), family, End.DESTINATION, End.DESTINATION),
+            Final.ACCEPT,
+        )
+        for family in (4, 6)
+    ]
+    return Chain(f"echo_{name}", (*rules, _rule(Goto(f"deny_out_{name}"))))
+
+
+def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
+    def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
+        prefix = format_prefix(direction, "deny", "enforce", "unbound", "-")
+        return (
+            _rule(Dispatch(cgroups, depth + 1)),
+            *([_rule(Tracked.RELATED, Jump("told"))] if direction is Direction.IN else []),
+            _rule(Count(counter)),
+            _rule(Log(prefix)),
+            _rule(Goto(refuse)),
+        )
+
+    unproven = (
+        _rule(HasLabel(STALE), Final.RETURN),
+        _rule(Reply(), Final.RETURN),
+        _rule(ICMP, Final.RETURN),
+        _rule(Dispatch(OWN, depth + 1)),
+        _rule(FullSocket(), Goto("not_own")),
+        # What has no full socket here and is not new is the end of a handshake, or of a connection.
+        _rule(Tracked.NEW, Goto("not_own")),
+    )
+    not_own = tuple(_rule(HasLabel(plan.label), Goto(f"deny_loopback_{plan.name}")) for plan in plans)
+    return [
+        Chain(PROOF, (_rule(Count(PROOF)), _rule(Final.DROP))),
+        Chain("not_own", not_own),
+        Chain("unproven", unproven),
+        Chain("governed_out", unbound(Direction.OUT, "refuse_out", UNBOUND_OUT, OUT)),
+        Chain("governed_in", unbound(Direction.IN, "refuse_in", UNBOUND_IN, IN)),
+        Chain(
+            "output",
+            (
+                _rule(Dispatch(OUT_SLICE, depth)),
+                # A bystander on a workload's old source port: what the labels said is over.
+                _rule(UDP, ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Original(), SetLabel(STALE)),
+            ),
+            Hook.OUTPUT,
+        ),
+        Chain(
+            "input",
+            (
+                _rule(ON_LOOPBACK_IN, HasLabel(UNPROVEN), Jump("unproven")),
+                _rule(Dispatch(IN_SLICE, depth)),
+            ),
+            Hook.INPUT,
+        ),
+    ]

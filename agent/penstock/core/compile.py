@@ -1,0 +1,163 @@
+"""Policy -> Ruleset: what the kernel must hold so that it answers as the policy means.
+
+Pure.  The sets say what each workload is allowed (`allowances`); the chains, in `chains`, are the same for
+every workload but for their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_network
+
+from penstock.core import chains
+from penstock.core.policy import (
+    LINK_LOCAL,
+    METADATA,
+    Address,
+    AddressPeer,
+    AnyPeer,
+    Cidr,
+    CidrPeer,
+    Direction,
+    MetadataPeer,
+    NetworkPeer,
+    Policy,
+    Ports,
+    Rule,
+    Workload,
+)
+from penstock.core.regions import Allowance, Interval, disjoint, merge, subtract
+from penstock.core.ruleset import MARKER, AddressSet, Element, Ruleset
+
+NUMBERS = {"tcp": 6, "udp": 17}
+ECHO = {4: 1, 6: 58}
+"""Protocol numbers (IANA); echo stands in the sets as its protocol with every "port"."""
+
+WHOLE = {4: (0, 2**32 - 1), 6: (0, 2**128 - 1)}
+
+
+def _interval(cidr: Cidr) -> Interval:
+    return int(cidr.network_address), int(cidr.broadcast_address)
+
+
+NEVER: Mapping[int, tuple[Interval, ...]] = {
+    family: merge(
+        _interval(cidr)
+        for cidr in (*LINK_LOCAL, *(ip_network(address) for address in METADATA))
+        if cidr.version == family
+    )
+    for family in (4, 6)
+}
+"""What leaves only when it is named literally: taken out of every wider egress rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the kernel's content depends on besides the policy."""
+
+    now: datetime
+    labels: Mapping[str, int]  # workload -> its bit in connection labels
+    depth: int  # level of penstock.slice, as the kernel counts for the process that loads
+
+
+def compile_policy(policy: Policy, live: Live) -> Ruleset:
+    """Return the whole table for `policy`.  Rules that are over, or not enforceable yet, allow nothing."""
+    workloads = [policy.workloads[name] for name in sorted(policy.workloads)]
+    plans = [
+        chains.Plan(
+            name=workload.name,
+            mode=workload.mode,
+            label=live.labels[workload.name],
+            echo=any(rule.ports.icmp for rule in workload.egress),
+        )
+        for workload in workloads
+    ]
+    return Ruleset(
+        counters=(MARKER, *chains.counters(plans)),
+        maps=chains.MAPS,
+        sets=tuple(
+            address_set
+            for workload in workloads
+            for address_set in _sets(policy, workload, live.now)
+        ),
+        chains=chains.build(plans, live.depth),
+    )
+
+
+def _sets(policy: Policy, workload: Workload, now: datetime) -> Iterable[AddressSet]:
+    for direction, rules in ((Direction.OUT, workload.egress), (Direction.IN, workload.ingress)):
+        current = [rule for rule in rules if rule.expires is None or rule.expires > now]
+        for family in (4, 6):
+            owners = disjoint(
+                allowance
+                for order, rule in enumerate(current)
+                for allowance in allowances(policy, rule, order, family)
+            )
+            yield AddressSet(
+                name=chains.set_name(direction, family, workload.name),
+                family=family,
+                elements={element: owner.rule for element, owner in owners.items()},
+                expires={e: owner.expires for e, owner in owners.items() if owner.expires is not None},
+            )
+
+
+def allowances(policy: Policy, rule: Rule, order: int, family: int) -> Iterable[Allowance]:
+    """What `rule` allows in `family`, one item a protocol.  `order` is its place among the rules."""
+    addresses = _addresses(policy, rule, family)
+    if not addresses:
+        return
+    for protocol, ports in _ports(rule.ports, family, rule.direction):
+        yield Allowance(order, rule.id, protocol, addresses, ports, rule.expires)
+
+
+def _addresses(policy: Policy, rule: Rule, family: int) -> tuple[Interval, ...]:
+    literal: list[Address] = []
+    wide: list[Interval] = []
+    for peer in rule.peers:
+        match peer:
+            case AddressPeer(address):
+                literal.append(address)
+            case MetadataPeer():
+                literal.extend(METADATA)
+            case CidrPeer(cidr):
+                wide.extend(_intervals((cidr,), family))
+            case NetworkPeer(name):
+                wide.extend(_intervals(policy.networks[name].cidrs, family))
+            case AnyPeer():
+                wide.append(WHOLE[family])
+            case _:
+                pass  # understood and not enforced yet: allows nothing
+    exact = [(int(address), int(address)) for address in literal if address.version == family]
+    never = NEVER[family] if rule.direction is Direction.OUT else ()
+    return subtract(merge([*subtract(merge(wide), never), *exact]), _excepted(policy, rule, family))
+
+
+def _excepted(policy: Policy, rule: Rule, family: int) -> tuple[Interval, ...]:
+    holes: list[Interval] = []
+    for peer in rule.excepted:
+        cidrs = (peer.cidr,) if isinstance(peer, CidrPeer) else policy.networks[peer.name].cidrs
+        holes.extend(_intervals(cidrs, family))
+    return merge(holes)
+
+
+def _intervals(cidrs: Iterable[Cidr], family: int) -> list[Interval]:
+    return [_interval(cidr) for cidr in cidrs if cidr.version == family]
+
+
+def _ports(
+    ports: Ports, family: int, direction: Direction
+) -> Iterable[tuple[int, tuple[Interval, ...]]]:
+    for name, number in NUMBERS.items():
+        ranges = merge((r.first, r.last) for r in ports.ranges if r.protocol == name)
+        if ranges:
+            yield number, ranges
+    if ports.icmp and direction is Direction.OUT:
+        # No listener answers an echo request: the kernel does.  In an ingress rule it has no effect.
+        yield ECHO[family], ((0, 65535),)
+
+
+def rule_of(ruleset: Ruleset, set_name: str, element: Element) -> str:
+    """Return the id of the rule that an element's hits belong to; KeyError if there is no such element."""
+    return next(s.elements[element] for s in ruleset.sets if s.name == set_name)

@@ -1,0 +1,239 @@
+"""Ruleset -> nft script (nft(8)).  Pure text; every name in it was validated by the parser.
+
+A script is one transaction: packets meet the old rules or the new ones, never none.  What the kernel already
+holds (`Present`) stays declared; single elements change, chains are flushed and refilled.  So counters, and
+the cgroups bound in the maps, survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+from math import ceil
+
+from penstock.core.log_prefix import LOG_GROUP
+from penstock.core.ruleset import (
+    LOG_BURST,
+    LOG_RATE,
+    SNAPLEN,
+    TABLE,
+    Action,
+    AddressSet,
+    Chain,
+    Condition,
+    Count,
+    Dispatch,
+    Echo,
+    Element,
+    End,
+    Final,
+    ForeignSource,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    InSet,
+    Jump,
+    Log,
+    Loopback,
+    Original,
+    Protocol,
+    Reply,
+    Rule,
+    Ruleset,
+    SetLabel,
+    TcpReset,
+    Tracked,
+)
+
+PRIORITY = 0
+"""Of both base chains: after destination NAT (-100).  Among filters the order does not matter."""
+
+BATCH = 2000
+"""Elements a command: a line of several megabytes would be slow in nft's scanner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What the kernel holds of our table."""
+
+    chains: frozenset[str] = frozenset()
+    counters: frozenset[str] = frozenset()
+    maps: frozenset[str] = frozenset()
+    sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ruleset: Ruleset, now: datetime) -> Present:
+        """What the kernel holds when `ruleset` was loaded and nobody touched it: all but expired elements."""
+        return cls(
+            chains=frozenset(chain.name for chain in ruleset.chains),
+            counters=frozenset(ruleset.counters),
+            maps=frozenset(ruleset.maps),
+            sets={s.name: frozenset(unexpired(s, now)) for s in ruleset.sets},
+        )
+
+
+def unexpired(address_set: AddressSet, now: datetime) -> Iterator[Element]:
+    """Elements of the set that are still in the kernel at `now`."""
+    if not address_set.expires:
+        return iter(address_set.elements)
+    expires = address_set.expires
+    return (e for e in address_set.elements if e not in expires or expires[e] > now)
+
+
+def script(
+    ruleset: Ruleset,
+    present: Present,
+    now: datetime,
+) -> str:
+    """Return the transaction that turns `present` into `ruleset`; without a table, Present() is empty.
+
+    A workload that is not in `ruleset` any more must have been unbound: its chains cannot go before.
+    """
+    lines = [f"add table inet {TABLE}"]
+    lines += [f"flush chain inet {TABLE} {name}" for name in sorted(present.chains)]
+    lines += _declarations(ruleset, present)
+    lines += _elements(ruleset, present, now)
+    lines += [_chain(chain) for chain in ruleset.chains]
+    lines += _fill(ruleset.chains)
+    lines += _removals(ruleset, present)
+    return "\n".join(lines) + "\n"
+
+
+def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
+    for counter in ruleset.counters:
+        if counter not in present.counters:
+            yield f"add counter inet {TABLE} {counter}"
+    for name in ruleset.maps:
+        if name not in present.maps:
+            yield f"add map inet {TABLE} {name} {{ type cgroupsv2 : verdict ; }}"
+    for address_set in ruleset.sets:
+        if address_set.name not in present.sets:
+            yield (
+                f"add set inet {TABLE} {address_set.name} {{ type ipv{address_set.family}_addr . inet_proto"
+                " . inet_service ; flags interval, timeout ; counter ; }"
+            )
+
+
+def _elements(ruleset: Ruleset, present: Present, now: datetime) -> Iterator[str]:
+    for address_set in ruleset.sets:
+        held = present.sets.get(address_set.name, frozenset())
+        wanted = set(unexpired(address_set, now))
+        gone = sorted(held - wanted)
+        new = sorted(wanted - held)
+        yield from _batches("delete", address_set.name, (_key(e, address_set.family) for e in gone))
+        yield from _batches("add", address_set.name, (_element(e, address_set, now) for e in new))
+
+
+def _batches(verb: str, set_name: str, elements: Iterable[str]) -> Iterator[str]:
+    batch: list[str] = []
+    for element in elements:
+        batch.append(element)
+        if len(batch) == BATCH:
+            yield f"{verb} element inet {TABLE} {set_name} {{ {', '.join(batch)} }}"
+            batch = []
+    if batch:
+        yield f"{verb} element inet {TABLE} {set_name} {{ {', '.join(batch)} }}"
+
+
+def _key(element: Element, family: int) -> str:
+    address = IPv4Address if family == 4 else IPv6Address
+    low, high, protocol, first, last = element
+    addresses = str(address(low)) if low == high else f"{address(low)}-{address(high)}"
+    ports = str(first) if first == last else f"{first}-{last}"
+    return f"{addresses} . {protocol} . {ports}"
+
+
+def _element(element: Element, address_set: AddressSet, now: datetime) -> str:
+    key = _key(element, address_set.family)
+    expires = address_set.expires.get(element)
+    if expires is None:
+        return key
+    return f"{key} timeout {max(1, ceil((expires - now).total_seconds()))}s"
+
+
+def _chain(chain: Chain) -> str:
+    if chain.hook is None:
+        return f"add chain inet {TABLE} {chain.name}"
+    base = f"type filter hook {chain.hook} priority {PRIORITY} ; policy accept ;"
+    return f"add chain inet {TABLE} {chain.name} {{ {base} }}"
+
+
+def _fill(chains: Sequence[Chain]) -> Iterator[str]:
+    for chain in chains:
+        for rule in chain.rules:
+            yield f"add rule inet {TABLE} {chain.name} {rule_text(rule)}"
+
+
+def _removals(ruleset: Ruleset, present: Present) -> Iterator[str]:
+    kinds = (
+        ("chain", present.chains, {chain.name for chain in ruleset.chains}),
+        ("set", frozenset(present.sets), {s.name for s in ruleset.sets}),
+        ("counter", present.counters, set(ruleset.counters)),
+    )
+    for kind, held, wanted in kinds:
+        yield from (f"delete {kind} inet {TABLE} {name}" for name in sorted(held - wanted))
+
+
+def rule_text(rule: Rule) -> str:
+    """Return one rule as nft would take it."""
+    return " ".join([*(_condition(c) for c in rule.when), *(_action(a) for a in rule.do)])
+
+
+ENDS = {End.SOURCE: "s", End.DESTINATION: "d"}
+INTERFACES = {Hook.OUTPUT: "oif lo", Hook.INPUT: "iif lo"}
+ECHO = {4: "icmp type echo-request", 6: "icmpv6 type echo-request"}
+PROTOCOLS = {"icmp": "{ icmp, icmpv6 }", "tcp": "tcp", "udp": "udp"}
+
+
+def _condition(condition: Condition) -> str:
+    match condition:
+        case Reply():
+            return "ct direction reply"
+        case Original():
+            return "ct direction original"
+        case Tracked():
+            return f"ct state {condition}"
+        case Loopback(hook):
+            return INTERFACES[hook]
+        case Protocol(name):
+            return f"meta l4proto {PROTOCOLS[name]}"
+        case Echo(family):
+            return ECHO[family]
+        case TcpReset():
+            return "tcp flags & rst == rst"
+        case HasLabel(bit):
+            return f"ct label {bit}"
+        case ForeignSource():
+            return "fib saddr type != local"
+        case FullSocket():
+            # `socket mark` loads only from full sockets; every mark passes the comparison.
+            return "socket mark & 0x0 == 0x0"
+        case InSet(name, family, peer, port):
+            header, protocol = ("ip", "ip protocol") if family == 4 else ("ip6", "meta l4proto")
+            return f"{header} {ENDS[peer]}addr . {protocol} . th {ENDS[port]}port @{name}"
+
+
+def _action(action: Action) -> str:
+    match action:
+        case Final.RESET:
+            return "reject with tcp reset"
+        case Final.PROHIBIT:
+            return "reject with icmpx admin-prohibited"
+        case Final():
+            return str(action)
+        case Goto(chain):
+            return f"goto {chain}"
+        case Jump(chain):
+            return f"jump {chain}"
+        case Count(counter):
+            return f"counter name {counter}"
+        case Log(prefix):
+            rate = f"limit rate {LOG_RATE}/second burst {LOG_BURST} packets"
+            return f'{rate} log prefix "{prefix}" group {LOG_GROUP} snaplen {SNAPLEN}'
+        case SetLabel(bit):
+            return f"ct label set {bit}"
+        case Dispatch(name, level):
+            return f"socket cgroupv2 level {level} vmap @{name}"

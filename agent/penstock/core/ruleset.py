@@ -1,0 +1,238 @@
+"""The ruleset as a value: what the kernel shall hold, said without any firewall's syntax.
+
+`compile` makes it, a renderer turns it into text, `kernel` loads that text.  Whoever audits what penstock
+can ask of a kernel reads this file: there is no condition and no action besides these.
+
+A rule is conditions that must all hold, then actions in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+TABLE = "penstock"
+MARKER = "penstock-agent-1"
+"""A counter of this name in the table says that the table is ours."""
+
+LOG_RATE = 50
+LOG_BURST = 100
+"""Log records per second, and at once, of one workload and kind; the counter before it counts all."""
+
+SNAPLEN = 128
+"""Bytes of a denied packet that are logged: headers, and no more of the payload than that leaves room for."""
+
+
+class End(StrEnum):
+    """One end of a packet."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class Hook(StrEnum):
+    """Where a base chain sits: packets of local sockets leaving, packets for local sockets arriving."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+
+
+# --- conditions ---
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The packet goes from the one who was called to the one who called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The packet goes from the one who called to the one who was called."""
+
+
+class Tracked(StrEnum):
+    """What connection tracking says of the packet."""
+
+    NEW = "new"  # nobody has answered yet
+    ESTABLISHED = "established"
+    RELATED = "related"  # an error about, or a refusal of, a packet of a tracked connection
+
+
+@dataclass(frozen=True, slots=True)
+class Loopback:
+    """The packet travels over the loopback interface: both ends are on this host."""
+
+    hook: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """tcp, udp, or icmp (which means ICMP for IPv4 and ICMPv6)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """An echo request of that family (4 or 6)."""
+
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
+class TcpReset:
+    """A TCP segment with the RST flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class HasLabel:
+    """The connection carries that label bit (0 to 127)."""
+
+    bit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignSource:
+    """The packet's source address is none of this host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullSocket:
+    """The packet has a socket that is not half-open and not in TIME_WAIT."""
+
+
+@dataclass(frozen=True, slots=True)
+class InSet:
+    """(address at that end, protocol, port at that end) is in the set; packets of the other family are not.
+
+    `peer` and `port` name the ends, because the same set is asked in both directions.
+    """
+
+    set: str
+    family: int
+    peer: End
+    port: End
+
+
+Condition = (
+    Reply
+    | Original
+    | Tracked
+    | Loopback
+    | Protocol
+    | Echo
+    | TcpReset
+    | HasLabel
+    | ForeignSource
+    | FullSocket
+    | InSet
+)
+
+
+# --- actions ---
+
+
+class Final(StrEnum):
+    """The end of the packet's way through our table, or back to the calling chain."""
+
+    ACCEPT = "accept"
+    DROP = "drop"
+    RESET = "reset"  # tell the sender, by a TCP reset
+    PROHIBIT = "prohibit"  # tell the sender, by ICMP "administratively prohibited"
+    RETURN = "return"
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    """Go on in that chain and do not come back here."""
+
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Go through that chain and come back unless it decides."""
+
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Add the packet to a named counter."""
+
+    counter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Send a record to the log group, at most LOG_RATE a second; the limit stops only this rule."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetLabel:
+    """Set that bit on the connection; others stay as they are."""
+
+    bit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Look up the cgroup of the packet's socket, cut to that level, and do as the map says; miss: go on."""
+
+    map: str
+    level: int
+
+
+Action = Final | Goto | Jump | Count | Log | SetLabel | Dispatch
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """All of `when`, then `do` in order."""
+
+    when: tuple[Condition, ...]
+    do: tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Rules in order; with a hook it is a base chain, whose packets are accepted when no rule decides."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    hook: Hook | None = None
+
+
+class Element(NamedTuple):
+    """Addresses `low` to `high` (as integers) . protocol number . ports `first` to `last`, all included."""
+
+    low: int
+    high: int
+    protocol: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """Disjoint elements of one family, each with the id of the rule whose hits its counter counts."""
+
+    name: str
+    family: int
+    elements: Mapping[Element, str] = field(default_factory=dict)
+    expires: Mapping[Element, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """The whole table.  `maps` are declared empty: cgroups are bound and unbound while it is in force."""
+
+    counters: tuple[str, ...]
+    maps: tuple[str, ...]
+    sets: tuple[AddressSet, ...]
+    chains: tuple[Chain, ...]
