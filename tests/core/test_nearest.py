@@ -76,7 +76,7 @@ OTHER, BOTH = "other destination", "other destination and port"
         (out("10.30.1.9"), [(address("10.30.1.8"), tcp(80)), (address("203.0.113.1"), tcp(443))], (1, OTHER)),
         # a short prefix shares no more than its length
         (out("10.30.1.9"), [(cidr("10.30.2.0/24"), tcp(443)), (cidr("10.28.0.0/15"), tcp(443))], (0, OTHER)),
-        (out("11.0.0.1"), [(cidr("8.0.0.0/6"), tcp(443)), (address("11.0.0.0"), tcp(443))], (1, OTHER)),
+        (out("10.0.0.1"), [(cidr("10.0.0.0/8"), tcp(443)), (address("10.0.0.9"), tcp(443))], (1, OTHER)),
         (
             out("10.30.1.9"),
             [(NetworkPeer("gpu-lan"), tcp(443)), (NetworkPeer("clients"), tcp(443))],

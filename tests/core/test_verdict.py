@@ -252,6 +252,16 @@ def test_not_enforced_is_denied_unless_judged_as_written() -> None:
     assert ask(rules, connection, as_written=True).rule == "out-1"
 
 
+def test_a_network_without_addresses_and_interface_is_nowhere() -> None:
+    nowhere = Policy(
+        networks={"n": Network("n")},
+        workloads={
+            "w": Workload("w", Mode.ENFORCE, (), (Rule("in-1", Direction.IN, (NetworkPeer("n"),), HTTPS),))
+        },
+    )
+    assert not judge(nowhere, Live(NOW), into("192.0.2.1"), as_written=True).allow
+
+
 # --- exceptions ---
 
 

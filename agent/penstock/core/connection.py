@@ -21,7 +21,7 @@ class Connection:
     protocol: str  # "tcp", "udp", "icmp" (an echo request of either family), else a number as text
     remote: Address | None
     port: int | None = None  # None for everything but tcp and udp
-    name: str = ""  # the domain name that was asked for `remote`
+    name: str = ""  # the domain name that was asked for `remote`, as `names.normalise` returns it
     peer_workload: str = ""  # who is at the far end, if it is a workload of this host
     interface: str = ""  # where the packet leaves or enters
     own: bool = False  # the far end is a socket of the same workload

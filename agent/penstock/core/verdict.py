@@ -177,7 +177,7 @@ def _is_at(policy: Policy, peer: Peer, connection: Connection) -> bool:
             planes = (network for network in policy.networks.values() if network.plane is peer.plane)
             return any(_in_network(network, connection) for network in planes)
         case NamePeer():
-            return connection.name != "" and names.matches(peer.pattern, connection.name)
+            return names.matches(peer.pattern, connection.name)
         case WorkloadPeer():
             return connection.peer_workload == peer.name
         case HostPeer():  # seen by loopback only: which other addresses are this host's, no policy says
