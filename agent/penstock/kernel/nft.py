@@ -1,0 +1,272 @@
+"""Our table in nf_tables, of the network namespace of the thread that makes an `Nft`.
+
+Text is for loading, by libnftables: it knows every release of nft.  Reading back and binding cgroups are raw
+netlink: a listing as text walks the whole cgroup tree for each map element (85 s with 1,100 cgroups and 1,000
+workloads), and an element of a cgroup that is gone can be named by number only there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from penstock.core.render_nft import Present
+from penstock.core.ruleset import MARKER, TABLE, Element
+from penstock.errors import PenstockError
+from penstock.kernel import nfnetlink as nl
+from penstock.kernel.libnftables import Libnftables
+
+INET = 1  # NFPROTO_INET
+GET_TABLE, GET_CHAIN, GET_RULE, GET_SET = 1, 4, 7, 10
+NEW_ELEMENT, GET_ELEMENT, DEL_ELEMENT = 12, 13, 14
+GET_GENERATION, GET_OBJECT = 16, 19
+DORMANT = 1  # NFT_TABLE_F_DORMANT: all there, and none of it in force
+MAP = 0x8  # NFT_SET_MAP
+ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
+VERDICTS = {"jump": -3, "goto": -4}
+VERDICT_NAMES = {number: name for name, number in VERDICTS.items()}
+
+Verdict = tuple[str, str]  # jump or goto, chain
+Bindings = Mapping[str, Mapping[int, Verdict]]  # map -> cgroup id -> verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the kernel holds of our table at one generation of its ruleset.
+
+    `chains` maps a chain to the number of its rules; `digest` covers base chain hooks and every rule's
+    expressions, as the kernel lists them, so it is comparable within one kernel only.
+    """
+
+    generation: int
+    exists: bool = False
+    ours: bool = False  # it carries the marker
+    dormant: bool = False
+    chains: Mapping[str, int] = field(default_factory=dict)
+    digest: str = ""
+    counters: frozenset[str] = frozenset()
+    bindings: Bindings = field(default_factory=dict)
+    sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
+
+    @property
+    def present(self) -> Present:
+        """As the renderer wants it."""
+        return Present(frozenset(self.chains), self.counters, frozenset(self.bindings), self.sets)
+
+
+class Nft:
+    """Blocking; one thread uses it, in the namespace where it was made."""
+
+    def __init__(self) -> None:
+        self._library = Libnftables()
+        self._channel = nl.Channel()
+
+    def close(self) -> None:
+        self._library.close()
+        self._channel.close()
+
+    def load(self, script: str) -> None:
+        """One transaction; PenstockError with nft's first complaint."""
+        self._library.run(script)
+
+    def generation(self) -> int:
+        """The ruleset generation: grows by one with each transaction of anybody in this namespace."""
+        body = self._request(GET_GENERATION, family=0)
+        return int(struct.unpack(">I", nl.attribute_map(body)[1])[0])
+
+    def bind(self, wanted: Bindings) -> None:
+        """Make the maps hold exactly `wanted`.  Repeating it changes nothing."""
+        parts: list[tuple[int, int, int, bytes]] = []
+        for name, elements in wanted.items():
+            held = self._map(name)
+            parts += [
+                (_code(DEL_ELEMENT), 0, INET, _map_element(name, cgroup, None))
+                for cgroup, verdict in held.items()
+                if elements.get(cgroup) != verdict
+            ]
+            parts += [
+                (_code(NEW_ELEMENT), nl.F_CREATE, INET, _map_element(name, cgroup, verdict))
+                for cgroup, verdict in elements.items()
+                if held.get(cgroup) != verdict
+            ]
+        if not parts:
+            return
+        try:
+            self._channel.batch(parts)
+        except OSError as e:
+            raise PenstockError(f"the kernel refused to bind cgroups: {e.strerror}", where=TABLE) from e
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Named counters of our table: packets and bytes; empty without a table."""
+        result = {}
+        for body in self._dump(GET_OBJECT, nl.text(1, TABLE)):
+            values = nl.attribute_map(body)
+            data = nl.attribute_map(values[4])
+            packets, size = struct.unpack(">QQ", data[2] + data[1])
+            result[nl.string(values[2])] = (packets, size)
+        return result
+
+    def hits(self, set_name: str, family: int) -> dict[Element, int]:
+        """Packets that each element of the set let through."""
+        body = nl.text(1, TABLE) + nl.text(2, set_name)
+        return {
+            element: packets
+            for part in self._dump(GET_ELEMENT, body)
+            for element, packets in _elements(part, family)
+        }
+
+    def has(self, set_name: str, address: bytes, protocol: int, port: int) -> bool:
+        """Whether the set holds (address in network order, protocol, port) now, by asking the kernel."""
+        key = address + bytes([protocol, 0, 0, 0]) + struct.pack(">HH", port, 0)
+        element = nl.nested(1, nl.nested(1, nl.attribute(1, key)), nl.nested(10, nl.attribute(1, key)))
+        body = nl.text(1, TABLE) + nl.text(2, set_name) + nl.nested(3, element)
+        try:
+            self._channel.get(_code(GET_ELEMENT), INET, body)
+        except OSError as e:
+            if e.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def snapshot(self, *, elements: bool = True) -> Snapshot:
+        """Read the table back, all of it at one generation.  Without `elements` the sets come out empty."""
+        for _ in range(5):
+            before = self.generation()
+            try:
+                snapshot = self._read(before, elements)
+            except nl.Interrupted:
+                continue
+            if self.generation() == before:
+                return snapshot
+        raise PenstockError(
+            "the ruleset changes faster than it can be read", hint="find out who changes it: nft monitor"
+        )
+
+    def _read(self, generation: int, elements: bool) -> Snapshot:
+        tables = [nl.attribute_map(body) for body in self._dump(GET_TABLE)]
+        table = next((t for t in tables if nl.string(t[1]) == TABLE), None)
+        if table is None:
+            return Snapshot(generation)
+        digest = hashlib.sha256()
+        chains: dict[str, int] = {}
+        for body in self._dump(GET_CHAIN):
+            values = nl.attribute_map(body)
+            if nl.string(values[1]) == TABLE:
+                chains[nl.string(values[3])] = 0
+                digest.update(values[3] + values.get(4, b"") + values.get(5, b"") + values.get(7, b""))
+        for body in self._dump(GET_RULE, nl.text(1, TABLE)):
+            values = nl.attribute_map(body)
+            chains[nl.string(values[2])] = chains.get(nl.string(values[2]), 0) + 1
+            digest.update(values[2] + values.get(4, b""))
+        counters = frozenset(self.counters())
+        sets, bindings = self._sets(elements)
+        flags = struct.unpack(">I", table.get(2, bytes(4)))[0]
+        return Snapshot(
+            generation=generation,
+            exists=True,
+            ours=MARKER in counters,
+            dormant=bool(flags & DORMANT),
+            chains=chains,
+            digest=digest.hexdigest(),
+            counters=counters,
+            bindings=bindings,
+            sets=sets,
+        )
+
+    def _sets(self, elements: bool) -> tuple[dict[str, frozenset[Element]], dict[str, dict[int, Verdict]]]:
+        sets: dict[str, frozenset[Element]] = {}
+        bindings: dict[str, dict[int, Verdict]] = {}
+        for body in list(self._dump(GET_SET, nl.text(1, TABLE))):
+            values = nl.attribute_map(body)
+            name = nl.string(values[2])
+            flags, key_size = (struct.unpack(">I", values.get(kind, bytes(4)))[0] for kind in (3, 5))
+            if flags & ANONYMOUS:
+                continue
+            if flags & MAP:
+                bindings[name] = self._map(name)
+            elif elements:
+                sets[name] = frozenset(self.hits(name, 4 if key_size == 12 else 6))
+            else:
+                sets[name] = frozenset()
+        return sets, bindings
+
+    def _map(self, name: str) -> dict[int, Verdict]:
+        result: dict[int, Verdict] = {}
+        for body in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, name)):
+            for element in _each(body):
+                values = nl.attribute_map(element)
+                (cgroup,) = struct.unpack("=Q", nl.attribute_map(values[1])[1])
+                verdict = nl.attribute_map(nl.attribute_map(values[2])[2])
+                (number,) = struct.unpack(">i", verdict[1])
+                chain = nl.string(verdict.get(2, b""))
+                result[cgroup] = (VERDICT_NAMES.get(number, str(number)), chain)
+        return result
+
+    def _dump(self, kind: int, body: bytes = b"") -> Iterable[bytes]:
+        try:
+            yield from self._channel.dump(_code(kind), INET, body)
+        except OSError as e:
+            if e.errno != errno.ENOENT:
+                raise self._error(e) from e
+
+    def _request(self, kind: int, family: int) -> bytes:
+        try:
+            return self._channel.get(_code(kind), family, b"")
+        except OSError as e:
+            raise self._error(e) from e
+
+    @staticmethod
+    def _error(e: OSError) -> PenstockError:
+        hint = "run it as root" if e.errno == errno.EPERM else "load it with: modprobe nf_tables"
+        return PenstockError(f"nf_tables does not answer: {e.strerror}", hint=hint)
+
+
+def _code(kind: int) -> int:
+    return nl.SUBSYS_NFTABLES << 8 | kind
+
+
+def _map_element(name: str, cgroup: int, verdict: Verdict | None) -> bytes:
+    parts = [nl.nested(1, nl.attribute(1, struct.pack("=Q", cgroup)))]
+    if verdict is not None:
+        code = nl.attribute(1, struct.pack(">i", VERDICTS[verdict[0]]))
+        parts.append(nl.nested(2, nl.nested(2, code, nl.text(2, verdict[1]))))
+    return nl.text(1, TABLE) + nl.text(2, name) + nl.nested(3, nl.nested(1, *parts))
+
+
+def _each(body: bytes) -> Iterable[bytes]:
+    """Each element of one part of a dumped set, as attributes."""
+    for kind, start, end in nl.attributes(body):
+        if kind == 3:
+            for _, low, high in nl.attributes(body, start, end):
+                yield body[low:high]
+
+
+def _elements(body: bytes, family: int) -> Iterable[tuple[Element, int]]:
+    """Each address element of one part of a dumped set, with its packet count."""
+    size = 4 if family == 4 else 16
+    protocol, port = size, size + 4
+    for element in _each(body):
+        values = nl.attribute_map(element)
+        key = values[1][4:]
+        last = values[10][4:] if 10 in values else key
+        yield (
+            Element(
+                int.from_bytes(key[:size]),
+                int.from_bytes(last[:size]),
+                key[protocol],
+                int.from_bytes(key[port : port + 2]),
+                int.from_bytes(last[port : port + 2]),
+            ),
+            _packets(values.get(7)),
+        )
+
+
+def _packets(expression: bytes | None) -> int:
+    """Packets of an element's counter expression (NFTA_EXPR_DATA = 2 of NFTA_SET_ELEM_EXPR = 7)."""
+    if expression is None:
+        return 0
+    data = nl.attribute_map(nl.attribute_map(expression)[2])
+    return int.from_bytes(data[2])
