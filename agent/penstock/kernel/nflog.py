@@ -166,8 +166,8 @@ class NflogReader:
 
 
 def _may_administer() -> bool:
-    for line in Path("/proc/thread-self/status").read_text("ascii", "replace").splitlines():
-        if line.startswith("CapEff:"):
+    for line in Path("/proc/thread-self/status").read_bytes().splitlines():
+        if line.startswith(b"CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)
     return False
 
