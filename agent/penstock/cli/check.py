@@ -1,0 +1,117 @@
+"""`penstock check`: every mistake of the rule files, before they are applied.  No root, no daemon."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from penstock.cli.files import read_config, read_file, read_presets
+from penstock.core.lint import lint
+from penstock.core.parse import parse, parse_file
+from penstock.core.parse_workload import WorkloadPart
+from penstock.core.policy import Place
+from penstock.core.problems import Problem, any_error, in_order
+from penstock.core.sentences import failures
+from penstock.core.text import printable
+from penstock.core.unenforced import unenforced
+from penstock.errors import PenstockError
+
+DEFAULT = Path("/etc/penstock")
+
+_STAND_IN = "{{version: 1, workload: {}, mode: enforce, egress: [], ingress: []}}"
+
+
+@click.command()
+@click.argument("target", metavar="[DIR|FILE]", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of all problems.")
+@click.pass_context
+def check(context: click.Context, target: Path | None, as_json: bool) -> None:
+    """Find the mistakes in a directory of rule files, or in one of them.
+
+    Exits 1 when there is an error; warnings alone are 0.
+    """
+    target = target or DEFAULT
+    try:
+        problems, count = check_path(target, datetime.now(UTC))
+    except PenstockError as error:
+        problems, count = (_of_error(error, target),), 0
+    if as_json:
+        click.echo(json.dumps([problem.as_json() for problem in problems], indent=2))
+    else:
+        for problem in problems:
+            click.echo(problem.line())
+    click.echo(_summary(problems, count), err=True)
+    context.exit(1 if any_error(problems) else 0)
+
+
+def check_path(target: Path, now: datetime) -> tuple[tuple[Problem, ...], int]:
+    """All problems of a directory or file, with places as the user would write them, and the number of files.
+
+    Raises PenstockError for a file or directory that cannot be read.
+    """
+    if target.is_dir() or not target.exists():
+        unreadable: list[PenstockError] = []
+        files = read_config(target, unreadable)
+        if not files and not unreadable:
+            hint = "write penstock.yaml and a file for each workload in rules.d"
+            raise PenstockError("holds no rule files", where=str(target), hint=hint)
+        problems = [_below(problem, target) for problem in check_files(files, read_presets(target), now)]
+        problems += [_of_error(error, target) for error in unreadable]
+        return in_order(problems), len(files) + len(unreadable)
+    return _check_file(target, now), 1
+
+
+def check_files(
+    files: Mapping[str, bytes], presets: Mapping[str, bytes], now: datetime
+) -> tuple[Problem, ...]:
+    """What `parse` says, and where that is no error also lint, what is not yet enforced, and failing tests."""
+    parsed = parse(files, presets)
+    if parsed.policy is None:
+        return parsed.problems
+    policy = parsed.policy
+    return in_order((*parsed.problems, *lint(policy, now), *unenforced(policy), *failures(policy, now)))
+
+
+def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
+    """One file alone, with the networks of `penstock.yaml` beside it or one directory up, if there is one.
+
+    Workloads that it names are taken to exist: whether they do is no mistake of this file.
+    """
+    own = str(path)
+    data = read_file(path)
+    files = {own: data}
+    beside, above = (directory / "penstock.yaml" for directory in path.resolve().parents[:2])
+    around = beside if beside.is_file() else above
+    if path.name != "penstock.yaml" and around.is_file():
+        files[str(around)] = read_file(around)
+    result = parse_file(own, data)
+    defined = result.part.name if isinstance(result.part, WorkloadPart) else ""
+    for reference in result.references:
+        if reference.kind == "workload" and reference.name != defined:
+            files[f"?{reference.name}"] = _STAND_IN.format(reference.name).encode()
+    problems = check_files(files, read_presets(around.parent), now)
+    return tuple(p for p in problems if p.place.file == own and p.code != "one-sided")
+
+
+def _below(problem: Problem, directory: Path) -> Problem:
+    place = problem.place
+    return replace(
+        problem, place=Place(printable(str(directory / place.file), 4096), place.line, place.column)
+    )
+
+
+def _of_error(error: PenstockError, target: Path) -> Problem:
+    place = Place(printable(error.where or str(target), 4096), 1, 1)
+    return Problem(place, "error", "unreadable", error.message, error.hint)
+
+
+def _summary(problems: tuple[Problem, ...], files: int) -> str:
+    counted = Counter(problem.severity for problem in problems)
+    parts = (("file", files), ("error", counted["error"]), ("warning", counted["warning"]))
+    return ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in parts)

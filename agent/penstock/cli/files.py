@@ -1,0 +1,94 @@
+"""Reading configuration directories: regular files of bounded size, and nothing else.
+
+A device, a pipe or a directory under a rule file's name must not hang or fill a program that runs as root, so
+every file is opened without waiting and looked at before it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import penstock
+from penstock.core.yaml_nodes import MAX_BYTES
+from penstock.errors import PenstockError
+
+MAX_FILES = 1000
+
+_PACKAGE = Path(penstock.__file__).parent
+_PRESETS = (
+    _PACKAGE.parent.parent / "rules" / "presets",  # a checkout
+    _PACKAGE / "rules" / "presets",
+    Path("/usr/lib/penstock/presets"),
+)
+
+
+def read_config(directory: Path, unreadable: list[PenstockError] | None = None) -> dict[str, bytes]:
+    """`penstock.yaml`, `penstock.d/*.yaml` and `rules.d/*.yaml` of a directory, by path relative to it.
+
+    A missing `penstock.yaml` is fine.  Raises PenstockError for a missing directory and for the first file that
+    cannot be read, or collects the latter in `unreadable`.  Of a file that is too big one byte more than the
+    limit is returned: `parse` says it.
+    """
+    if not directory.is_dir():
+        what = "is not a directory" if directory.exists() else "there is no such directory"
+        raise PenstockError(
+            what, where=str(directory), hint="name the directory that holds penstock.yaml and rules.d"
+        )
+    paths = [directory / "penstock.yaml"] if os.path.lexists(directory / "penstock.yaml") else []
+    paths += [*_yaml_files(directory / "penstock.d"), *_yaml_files(directory / "rules.d")]
+    found: dict[str, bytes] = {}
+    for path in paths:
+        try:
+            found[str(path.relative_to(directory))] = read_file(path)
+        except PenstockError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+    return found
+
+
+def read_presets(directory: Path | None = None) -> dict[str, bytes]:
+    """Presets by file name: those of the configuration directory win over the shipped ones."""
+    found: dict[str, bytes] = {}
+    for place in (*_PRESETS, *((directory / "presets",) if directory else ())):
+        found.update((path.name, read_file(path)) for path in _yaml_files(place))
+    return found
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file, at most one byte over the limit.  Raises PenstockError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise PenstockError(
+                    "is not a regular file", where=str(path), hint="remove it, or replace it by a file"
+                )
+            return file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> PenstockError:
+    hint = "run it as a user who may read it" if isinstance(error, PermissionError) else "check the file"
+    return PenstockError(f"cannot be read: {error.strerror}", where=str(path), hint=hint)
+
+
+def _yaml_files(directory: Path) -> Iterator[Path]:
+    """The `*.yaml` of one directory, sorted, hidden ones left out."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if name.endswith(".yaml") and name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    if len(names) > MAX_FILES:
+        raise PenstockError(f"more than {MAX_FILES} files", where=str(directory), hint="join some of them")
+    for name in names:
+        yield directory / name

@@ -1,0 +1,338 @@
+"""What is legal and yet unwise.  A table of checks, each a function from the policy to problems.
+
+No check compares each rule with each or each address with each: policies hold 100,000 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from ipaddress import ip_address
+
+from penstock.core import names
+from penstock.core.coverage import LOOPBACK, Cover, is_everything, networks_of_plane
+from penstock.core.policy import (
+    METADATA,
+    AddressPeer,
+    AnyPeer,
+    CidrPeer,
+    Direction,
+    HostPeer,
+    MetadataPeer,
+    NamePeer,
+    NetworkPeer,
+    Peer,
+    Plane,
+    PlanePeer,
+    Policy,
+    PortRange,
+    Ports,
+    Rule,
+    Workload,
+    WorkloadPeer,
+)
+from penstock.core.problems import Problem, Severity, in_order
+from penstock.core.reading import shown
+from penstock.core.rule_ids import peer_text
+
+_DOH_ADDRESSES = frozenset(
+    ip_address(text)
+    for text in (
+        "1.1.1.1", "1.0.0.1", "1.1.1.2", "1.1.1.3", "8.8.8.8", "8.8.4.4", "9.9.9.9", "9.9.9.10",
+        "149.112.112.112",
+        "208.67.222.222", "208.67.220.220", "94.140.14.14", "94.140.15.15", "2606:4700:4700::1111",
+        "2606:4700:4700::1001", "2001:4860:4860::8888", "2001:4860:4860::8844", "2620:fe::fe", "2620:fe::9",
+    )
+)  # fmt: skip
+_DOH_NAMES = (
+    "dns.google", "dns.google.com", "cloudflare-dns.com", "one.one.one.one", "dns.quad9.net",
+    "doh.opendns.com", "mozilla.cloudflare-dns.com", "chrome.cloudflare-dns.com", "dns.adguard-dns.com",
+    "dns.nextdns.io", "doh.cleanbrowsing.org",
+)  # fmt: skip
+
+_ADMIN_PORTS = {
+    8265: "Ray's dashboard runs any command",
+    10001: "Ray's client port runs any code",
+    6379: "Ray's control store and Redis take any command",
+    8888: "Jupyter runs any code",
+    2375: "the Docker API is root on this host",
+    2376: "the Docker API is root on this host",
+    9100: "node_exporter tells all about this host",
+    8002: "Triton's metrics tell who uses which model",
+}
+_ONE_PORT_TWO_PLANES = {
+    "ollama": (11434, "/api/pull, /api/create and /api/delete"),
+    "vllm": (8000, "what lies outside /v1, such as /pause and /update_weights"),
+    "sglang": (30000, "/update_weights and /flush_cache"),
+    "llama-server": (8080, "/slots, /props and /lora-adapters"),
+}
+_PROXY_PORTS = {1080: "SOCKS", 3128: "forward"}
+
+
+def lint(policy: Policy, now: datetime | None = None) -> list[Problem]:
+    """Warnings and errors, in order of place.  `now` (aware): also tell rules that have ended by then."""
+    problems = [problem for check in CHECKS for problem in check(policy)]
+    if now is not None:
+        problems.extend(_ended(policy, now))
+    return list(in_order(problems))
+
+
+def _say(rule: Rule, code: str, message: str, hint: str, severity: Severity = "warning") -> Problem:
+    return Problem(rule.place, severity, code, message, hint)
+
+
+def _rules(policy: Policy) -> Iterator[tuple[Workload, Rule]]:
+    for workload in policy.workloads.values():
+        for rule in workload.rules:
+            yield workload, rule
+
+
+def _has(ports: Ports, port: int, protocol: str = "tcp") -> bool:
+    return any(r.protocol == protocol and r.first <= port <= r.last for r in ports.ranges)
+
+
+def _ended(policy: Policy, now: datetime) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        if rule.expires is not None and rule.expires <= now:
+            yield _say(
+                rule,
+                "expired",
+                "the rule has expired and opens nothing",
+                "renew `expires`, or remove the rule",
+            )
+
+
+def _emptied(policy: Policy) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        if rule.excepted and rule.peers:
+            gone = Cover(policy, rule.excepted)
+            if all(gone.holds(peer) for peer in rule.peers):
+                yield _say(
+                    rule,
+                    "empty-rule",
+                    "`except` takes out everything, so the rule opens nothing",
+                    "remove the rule",
+                )
+
+
+def _shadowed(policy: Policy) -> Iterator[Problem]:
+    for workload in policy.workloads.values():
+        for rules in (workload.egress, workload.ingress):
+            yield from _shadowed_in(policy, rules)
+
+
+def _shadowed_in(policy: Policy, rules: tuple[Rule, ...]) -> Iterator[Problem]:
+    """A rule inside one earlier rule; tried are the first ones with the same ports, and those open to all."""
+    covers: dict[str, Cover] = {}
+    everything = [rule for rule in rules if any(is_everything(peer) for peer in rule.peers)][:4]
+    by_ports: dict[Ports, list[Rule]] = {}
+    for rule in rules:
+        if rule.peers:
+            for other in (*by_ports.get(rule.ports, ())[:4], *everything):
+                if other.place >= rule.place or not _no_narrower(other, rule):
+                    continue
+                cover = covers.setdefault(other.id, Cover(policy, other.peers))
+                if all(cover.holds(peer) for peer in rule.peers):
+                    text = f"the rule takes no effect: the one in line {other.place.line} opens all of it"
+                    yield _say(rule, "no-effect", text, "remove one of them")
+                    break
+        by_ports.setdefault(rule.ports, []).append(rule)
+
+
+def _no_narrower(wide: Rule, narrow: Rule) -> bool:
+    """Whether `wide` has all ports of `narrow`, takes nothing out and does not end before it."""
+    if wide.excepted or wide.expires is not None or (narrow.private and not wide.private):
+        return False
+    if narrow.ports.icmp and not wide.ports.icmp:
+        return False
+    return all(any(_inside(r, w) for w in wide.ports.ranges) for r in narrow.ports.ranges)
+
+
+def _inside(narrow: PortRange, wide: PortRange) -> bool:
+    return narrow.protocol == wide.protocol and wide.first <= narrow.first and narrow.last <= wide.last
+
+
+def _wide_open(policy: Policy) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        wide = next((peer for peer in rule.peers if is_everything(peer)), None)
+        if wide is None:
+            continue
+        what = peer_text(wide)
+        if rule.direction is Direction.OUT:
+            text = (
+                f"`{what}` opens every address, this host's loopback with the other services on it included"
+            )
+            hint = (
+                'name the destinations, or write `except: [127.0.0.0/8, "::1/128"]` and your private networks'
+            )
+        else:
+            text = f"`{what}` lets everybody in, from every network this host is in"
+            hint = "name the networks of the clients"
+        yield _say(rule, "wide-open", text, hint)
+    for network in policy.networks.values():
+        if any(cidr.prefixlen == 0 for cidr in network.cidrs):
+            text = f"network `{network.name}` is every address"
+            yield Problem(network.place, "warning", "wide-open", text, "name its prefixes")
+
+
+def _doh(policy: Policy) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        if rule.direction is Direction.IN or not (_has(rule.ports, 443) or _has(rule.ports, 853)):
+            continue
+        for peer in rule.peers:
+            by_address = isinstance(peer, AddressPeer) and peer.address in _DOH_ADDRESSES
+            by_name = isinstance(peer, NamePeer) and any(
+                names.matches(peer.pattern, name) for name in _DOH_NAMES
+            )
+            if by_address or by_name:
+                what = shown(peer_text(peer))
+                text = f"`{what}` is a public resolver: encrypted DNS carries any data out unseen"
+                yield _say(rule, "public-resolver", text, "use the host's own resolver, and leave this out")
+
+
+def _shared_suffix(policy: Policy) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        for peer in rule.peers:
+            if isinstance(peer, NamePeer) and peer.pattern.startswith("*."):
+                base = peer.pattern[2:]
+                if names.is_shared_suffix(base):
+                    text = f"anybody can get a name under `{shown(base)}`"
+                    yield _say(rule, "shared-suffix", text, "write the whole name of the service")
+
+
+def _metadata(policy: Policy) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        opened = [
+            p for p in rule.peers
+            if isinstance(p, MetadataPeer) or (isinstance(p, AddressPeer) and p.address in METADATA)
+        ]  # fmt: skip
+        if opened:
+            text = f"`{peer_text(opened[0])}` hands out the credentials of this machine"
+            yield _say(rule, "metadata", text, "give the workload credentials of its own, if you can")
+
+
+def _admin_port(policy: Policy) -> Iterator[Problem]:
+    trusted = Cover(policy, (*networks_of_plane(policy, Plane.ADMIN), *LOOPBACK))
+    for workload in policy.workloads.values():
+        for rule in workload.ingress:
+            found = next((port for port in _ADMIN_PORTS if _has(rule.ports, port)), None)
+            why = _ADMIN_PORTS.get(found or 0, "it is one of the host's `admin_ports`")
+            if found is None:
+                found = _first_shared(rule.ports, policy.admin_ports)
+            if found is None:
+                continue
+            stranger = next((peer for peer in rule.peers if not _is_trusted(policy, trusted, peer)), None)
+            if stranger is not None:
+                who = shown(peer_text(stranger))
+                text = f"admin port {found} is opened to `{who}`, which is no admin network: {why}"
+                hint = "open it to a network with `plane: admin`, or take the port out of the rule"
+                yield _say(rule, "admin-port", text, hint, "error")
+
+
+def _first_shared(ports: Ports, others: Ports) -> int | None:
+    for mine in ports.ranges:
+        for other in others.ranges:
+            first = max(mine.first, other.first)
+            if mine.protocol == other.protocol and first <= min(mine.last, other.last):
+                return first
+    return None
+
+
+def _is_trusted(policy: Policy, trusted: Cover, peer: Peer) -> bool:
+    if isinstance(peer, NetworkPeer) and policy.networks[peer.name].plane is not None:
+        return policy.networks[peer.name].plane is Plane.ADMIN
+    if isinstance(peer, WorkloadPeer | HostPeer) or peer == PlanePeer(Plane.ADMIN):
+        return True
+    return trusted.holds(peer)
+
+
+def _two_planes(policy: Policy) -> Iterator[Problem]:
+    for workload in policy.workloads.values():
+        told = _known_server(workload)
+        for rule in workload.ingress:
+            planes = {plane for peer in rule.peers for plane in _planes(policy, peer)}
+            if told and Plane.INFERENCE in planes and _has(rule.ports, told[0]):
+                text = f"port {told[0]} carries both planes: its clients also reach {told[1]}"
+                hint = "let them in through a gateway that knows paths, with `from: workload:GATEWAY`"
+                yield _say(rule, "two-planes", text, hint)
+            elif planes == set(Plane):
+                text = "one port for clients and for administrators"
+                yield _say(
+                    rule, "two-planes", text, "write a rule for each, if the service has a port for each"
+                )
+
+
+def _known_server(workload: Workload) -> tuple[int, str] | None:
+    words = (workload.name, *(text for m in workload.match for text in (m.unit, m.container, m.exe)))
+    return next((what for name, what in _ONE_PORT_TWO_PLANES.items() if any(name in w for w in words)), None)
+
+
+def _planes(policy: Policy, peer: Peer) -> tuple[Plane, ...]:
+    if isinstance(peer, PlanePeer):
+        return (peer.plane,)
+    if isinstance(peer, NetworkPeer):
+        plane = policy.networks[peer.name].plane
+        return () if plane is None else (plane,)
+    return tuple(Plane) if isinstance(peer, AnyPeer) else ()
+
+
+def _one_sided(policy: Policy) -> Iterator[Problem]:
+    for workload, rule in _rules(policy):
+        for peer in rule.peers:
+            if not isinstance(peer, WorkloadPeer):
+                continue
+            other = policy.workloads[peer.name]
+            if other is workload:
+                yield _say(rule, "self", "a workload may always talk to itself", "leave it out")
+            elif rule.direction is Direction.OUT:
+                if not _names(other.ingress, WorkloadPeer(workload.name), AnyPeer()):
+                    text = f"`{other.name}` does not let `{workload.name}` in"
+                    hint = f"write `from: workload:{workload.name}` in its ingress too"
+                    yield _say(rule, "one-sided", text, hint)
+            elif not _names(other.egress, WorkloadPeer(workload.name), AnyPeer()) and not _reaches_host(
+                other
+            ):
+                text = f"`{other.name}` may not connect to `{workload.name}`"
+                yield _say(rule, "one-sided", text, f"write `to: workload:{workload.name}` in its egress too")
+
+
+def _names(rules: tuple[Rule, ...], *peers: Peer) -> bool:
+    return any(peer in rule.peers for rule in rules for peer in peers)
+
+
+def _reaches_host(workload: Workload) -> bool:
+    """Whether it may connect to loopback; which other addresses are this host's own is not known here."""
+    return any(
+        (isinstance(peer, AddressPeer) and peer.address.is_loopback)
+        or (isinstance(peer, CidrPeer) and peer.cidr.is_loopback)
+        for rule in workload.egress
+        for peer in rule.peers
+    )
+
+
+def _proxy(policy: Policy) -> Iterator[Problem]:
+    for workload in policy.workloads.values():
+        for rule in workload.egress:
+            found = next(
+                (port for port in _PROXY_PORTS if PortRange("tcp", port, port) in rule.ports.ranges), None
+            )
+            if found is not None:
+                kind = _PROXY_PORTS[found]
+                text = f"port {found} is that of a {kind} proxy: what it reaches, the workload reaches"
+                yield _say(
+                    rule, "proxy", text, "restrict the proxy for this host, or name the destinations here"
+                )
+
+
+CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
+    _emptied,
+    _shadowed,
+    _wide_open,
+    _doh,
+    _shared_suffix,
+    _metadata,
+    _admin_port,
+    _two_planes,
+    _one_sided,
+    _proxy,
+)

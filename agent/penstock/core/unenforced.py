@@ -1,0 +1,81 @@
+"""What is understood and not yet enforced: said plainly, because until then it is denied.
+
+Each entry goes away with the work that enforces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from penstock.core.policy import (
+    HostPeer,
+    Match,
+    NamePeer,
+    NetworkPeer,
+    Peer,
+    Place,
+    PlanePeer,
+    Policy,
+    Rule,
+    WorkloadPeer,
+)
+from penstock.core.problems import Problem
+from penstock.core.reading import shown
+from penstock.core.rule_ids import peer_text
+
+CODE = "not-yet-enforced"
+
+
+def unenforced(policy: Policy) -> list[Problem]:
+    """One warning for each rule, each `match` and the host's admin ports that the kernel does not see yet."""
+    problems = []
+    if policy.admin_ports.ranges:
+        text = "`admin_ports` is understood, not yet enforced"
+        problems.append(_warning(policy.admin_ports_place, text, "until then they are as open as without it"))
+    for workload in policy.workloads.values():
+        if workload.match:
+            what = ", ".join(shown(_match_text(match)) for match in workload.match[:3])
+            text = f"recognising {what} is not yet built"
+            hint = f"put processes in with `penstock run {workload.name} -- COMMAND`"
+            problems.append(_warning(workload.place, text, hint))
+        for rule in workload.rules:
+            problems.extend(_of_rule(policy, rule))
+    return problems
+
+
+def _of_rule(policy: Policy, rule: Rule) -> Iterator[Problem]:
+    # The same words for the rules of one preset: it stands in one line of the file.
+    parts = [peer for peer in rule.peers if _is_later(policy, peer)]
+    taken_out = [peer for peer in rule.excepted if _is_later(policy, peer)]
+    if taken_out:
+        what = ", ".join(shown(peer_text(peer)) for peer in taken_out[:3])
+        text = f"`except` of {what} is understood, not yet enforced"
+        yield _warning(rule.place, text, "until then the whole rule is denied")
+    elif parts:
+        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+        what = ", ".join(f"`{shown(peer_text(peer))}`" for peer in parts[:3])
+        text = f"{what}{more}: understood, not yet enforced"
+        hint = "until then it is denied"
+        if len(parts) < len(rule.peers):
+            hint += "; the rest of the rule is enforced"
+        yield _warning(rule.place, text, hint)
+
+
+def _is_later(policy: Policy, peer: Peer) -> bool:
+    if isinstance(peer, NetworkPeer):
+        return bool(policy.networks[peer.name].interface)
+    return isinstance(peer, NamePeer | WorkloadPeer | HostPeer | PlanePeer)
+
+
+def _match_text(match: Match) -> str:
+    fields = (
+        ("unit", match.unit),
+        ("container", match.container),
+        ("bridge", match.bridge),
+        ("exe", match.exe),
+    )
+    return " and ".join(f"{key} {value}" for key, value in fields if value)
+
+
+def _warning(place: Place, message: str, hint: str) -> Problem:
+    return Problem(place, "warning", CODE, message, hint)
