@@ -1,0 +1,175 @@
+"""Who may import whom: errors <- core <- kernel <- daemon, cli -> core, demo -> anything.
+
+Each edge that is forbidden has its reason here; each exception too.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "agent"
+
+LAYERS = ("errors", "core", "kernel", "daemon", "cli", "demo")
+
+FORBIDDEN: dict[tuple[str, str], str] = {
+    ("penstock.errors", "penstock"): "everything imports errors: it must import nothing of ours",
+    ("penstock.core", "penstock.kernel"): "core decides without a kernel, and is tested without one",
+    ("penstock.core", "penstock.daemon"): "core is what the daemon is built on",
+    ("penstock.core", "penstock.cli"): "core serves the daemon too, which has no terminal",
+    ("penstock.core", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.core", "asyncio"): "core is handed events; waiting for them is wiring",
+    ("penstock.core", "socket"): "core does no I/O; addresses come from ipaddress",
+    ("penstock.core", "os"): "core does no I/O and reads no environment",
+    ("penstock.core", "subprocess"): "core runs no programs",
+    ("penstock.core", "logging"): "core returns what happened; telling people is an effect",
+    ("penstock.core", "time"): "time arrives inside events, so that tests can choose it",
+    ("penstock.core", "threading"): "core has one caller at a time",
+    ("penstock.core", "pathlib"): "core gets text, not files",
+    ("penstock.core", "click"): "core prints nothing",
+    ("penstock.core", "pyroute2"): "core speaks to no kernel",
+    ("penstock.core", "psutil"): "core looks at no processes",
+    ("penstock.kernel", "penstock.daemon"): "one kernel facility a file, called by the daemon",
+    ("penstock.kernel", "penstock.cli"): "the daemon has no terminal",
+    ("penstock.kernel", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.kernel", "asyncio"): "only the daemon folder waits for several things at once",
+    ("penstock.daemon", "penstock.cli"): "the daemon has no terminal",
+    ("penstock.daemon", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.cli", "penstock.kernel"): "the command line asks the daemon over its socket",
+    ("penstock.cli", "penstock.daemon"): "the command line asks the daemon over its socket",
+    ("penstock.cli", "penstock.demo"): "every command would pay for loading the lab",
+    ("penstock.cli", "asyncio"): "a command asks one question and ends",
+    ("penstock.daemon", "subprocess"): "programs are run through penstock.kernel.run",
+    ("penstock.kernel", "subprocess"): "programs are run through penstock.kernel.run",
+}
+
+ALLOWED: dict[tuple[str, str], str] = {
+    ("penstock.cli.daemon", "penstock.daemon"): "the command that is the daemon",
+    ("penstock.cli.demo", "penstock.demo"): "the command that is the demo",
+    ("penstock.cli.run", "penstock.kernel"): "it enters the cgroup itself and gives up its rights",
+    ("penstock.kernel.run", "subprocess"): "the one door for running programs",
+}
+
+CALLS_BANNED_IN_CORE = {
+    "open": "core gets text, not files",
+    "print": "core prints nothing",
+    "now": "time arrives inside events",
+    "today": "time arrives inside events",
+    "utcnow": "time arrives inside events",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    module: str  # the file that imports, as a module name
+    imported: str
+    line: int
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(module: str, text: str) -> list[Import]:
+    """Every import in `text`, also inside functions; those only for the type checker do not count."""
+    tree = ast.parse(text)
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [Import(module, alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: relative import"
+            found += [Import(module, f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def violations(module: str, text: str) -> list[str]:
+    """One line for each import of `module` that is forbidden and not excepted."""
+    found = []
+    for item in imports_of(module, text):
+        if any(within(module, who) and within(item.imported, what) for who, what in ALLOWED):
+            continue
+        for (who, what), reason in FORBIDDEN.items():
+            if within(module, who) and within(item.imported, what) and not within(item.imported, who):
+                found.append(f"{module}:{item.line}: imports {item.imported}; {reason}")
+    return found
+
+
+def impure_calls(module: str, text: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if name in CALLS_BANNED_IN_CORE:
+                found.append(f"{module}:{node.lineno}: calls {name}(); {CALLS_BANNED_IN_CORE[name]}")
+    return found
+
+
+MODULES = {module_name(path, SOURCE): path.read_text() for path in sorted(SOURCE.glob("penstock/**/*.py"))}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    assert violations(module, MODULES[module]) == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if within(m, "penstock.core")])
+def test_core_touches_nothing(module: str) -> None:
+    assert impure_calls(module, MODULES[module]) == []
+
+
+def test_there_is_no_layer_without_a_rule() -> None:
+    assert {m.split(".")[1] for m in MODULES if "." in m} <= {*LAYERS, "manual"}
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("penstock.errors", "from penstock.core import text"),
+        ("penstock.core.parse", "import penstock.kernel.nft"),
+        ("penstock.core.parse", "def f():\n    import time"),
+        ("penstock.core.engine", "from os import path"),
+        ("penstock.kernel.nft", "from penstock.daemon import app"),
+        ("penstock.kernel.nft", "import subprocess"),
+        ("penstock.daemon.app", "from penstock import cli"),
+        ("penstock.cli.blocks", "from penstock.kernel import nft"),
+        ("penstock.cli.run", "from penstock.daemon import app"),
+    ],
+)
+def test_a_violation_is_caught(module: str, text: str) -> None:
+    assert len(violations(module, text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("penstock.core.parse", "from penstock.errors import PenstockError"),
+        ("penstock.cli.run", "from penstock.kernel import cgroup"),
+        ("penstock.kernel.run", "import subprocess"),
+        ("penstock.core.parse", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import socket"),
+        ("penstock.core.ossified", "import ossified"),
+    ],
+)
+def test_what_is_allowed_passes(module: str, text: str) -> None:
+    assert violations(module, text) == []
+
+
+def test_an_impure_call_is_caught() -> None:
+    assert len(impure_calls("m", "datetime.now()\nopen('x')")) == 2
