@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
-from penstock.core.render_nft import Present
 from penstock.core.ruleset import MARKER, TABLE, Element
+from penstock.core.snapshot import Bindings, Snapshot, Verdict
 from penstock.errors import PenstockError
 from penstock.kernel import nfnetlink as nl
 from penstock.kernel.libnftables import Libnftables
@@ -28,34 +27,6 @@ MAP = 0x8  # NFT_SET_MAP
 ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
 VERDICTS = {"jump": -3, "goto": -4}
 VERDICT_NAMES = {number: name for name, number in VERDICTS.items()}
-
-Verdict = tuple[str, str]  # jump or goto, chain
-Bindings = Mapping[str, Mapping[int, Verdict]]  # map -> cgroup id -> verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the kernel holds of our table at one generation of its ruleset.
-
-    `chains` maps a chain to the number of its rules; `digest` covers base chain hooks and every rule's
-    expressions, as the kernel lists them, so it is comparable within one kernel only.
-    """
-
-    generation: int
-    exists: bool = False
-    ours: bool = False  # it carries the marker
-    dormant: bool = False
-    chains: Mapping[str, int] = field(default_factory=dict)
-    digest: str = ""
-    counters: frozenset[str] = frozenset()
-    bindings: Bindings = field(default_factory=dict)
-    sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
-
-    @property
-    def present(self) -> Present:
-        """As the renderer wants it."""
-        return Present(frozenset(self.chains), self.counters, frozenset(self.bindings), self.sets)
-
 
 class Nft:
     """Blocking; one thread uses it, in the namespace where it was made."""

@@ -1,0 +1,94 @@
+"""Messages of the control socket <-> bytes.
+
+One request and one answer a connection, each one line of JSON.  A request is small and exact: unknown commands,
+unknown keys and wrong types are refused.  Answers are ours, but bounded all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = Mapping[str, Any]
+
+VERSION = 1
+MAX_REQUEST = 16 << 10
+MAX_ANSWER = 32 << 20
+
+COMMANDS: Mapping[str, Mapping[str, type]] = {
+    "status": {},
+    "apply": {},
+    "ready": {"workload": str},  # may a process be put into it now?
+    "hits": {"workload": str},
+    "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
+}
+"""Each command with its arguments; all of them are required."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request."""
+
+    command: str
+    arguments: Json = field(default_factory=dict)
+
+
+def encode_request(message: Message) -> bytes:
+    """One line."""
+    return _line({"v": VERSION, "command": message.command, "arguments": dict(message.arguments)})
+
+
+def decode_request(line: bytes) -> Message:
+    """The request in `line`.  ValueError, with a sentence for the peer, when it is none."""
+    value = _object(line, MAX_REQUEST)
+    if value.keys() != {"v", "command", "arguments"} or value["v"] != VERSION:
+        raise ValueError(f"expected v {VERSION}, command and arguments")
+    command, arguments = value["command"], value["arguments"]
+    if not isinstance(command, str) or command not in COMMANDS:
+        raise ValueError("unknown command")
+    wanted = COMMANDS[command]
+    if not isinstance(arguments, dict) or arguments.keys() != wanted.keys():
+        raise ValueError(f"{command} takes: {', '.join(wanted) or 'nothing'}")
+    for name, kind in wanted.items():
+        if type(arguments[name]) is not kind:
+            raise ValueError(f"{name} must be {'a number' if kind is int else 'text'}")
+    return Message(command, arguments)
+
+
+def encode_result(result: Json) -> bytes:
+    """An answer that says yes."""
+    return _line({"v": VERSION, "ok": True, "result": dict(result)})
+
+
+def encode_error(message: str, hint: str = "") -> bytes:
+    """An answer that says no."""
+    return _line({"v": VERSION, "ok": False, "error": {"message": message, "hint": hint}})
+
+
+def decode_answer(line: bytes) -> tuple[Json | None, str, str]:
+    """(result, "", "") or (None, message, hint).  ValueError when it is no answer."""
+    value = _object(line, MAX_ANSWER)
+    if value.get("ok") is True and isinstance(value.get("result"), dict):
+        return value["result"], "", ""
+    error = value.get("error")
+    if not isinstance(error, dict):
+        raise ValueError("not an answer")
+    return None, str(error.get("message", "")), str(error.get("hint", ""))
+
+
+def _line(value: Json) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _object(line: bytes, limit: int) -> dict[str, Any]:
+    if len(line) > limit:
+        raise ValueError(f"longer than {limit} bytes")
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise ValueError("not JSON") from e
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
