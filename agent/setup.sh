@@ -59,9 +59,10 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 missing_programs() {  # package names, empty when nothing is missing
   local list=()
   command -v nft >/dev/null || list+=(nftables)
-  [ -n "$(find /usr/lib /lib -name libnftables.so.1 -print -quit 2>/dev/null)" ] || list+=(libnftables1)
+  PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -q "libnftables.so.1 " || list+=(libnftables1)
   command -v ip >/dev/null || list+=(iproute2)
   command -v setpriv >/dev/null || list+=(util-linux)
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || list+=(debian-archive-keyring)
   [ -e /etc/ssl/certs/ca-certificates.crt ] || list+=(ca-certificates)
   echo "${list[*]}"
 }
