@@ -51,7 +51,7 @@ def check(context: click.Context, target: Path | None, as_json: bool) -> None:
 
 
 def check_path(target: Path, now: datetime) -> tuple[tuple[Problem, ...], int]:
-    """All problems of a directory or file, with places as the user would write them, and the number of files.
+    """All problems of a directory or file, with places as the user writes them, and the number of files.
 
     Raises PenstockError for a file or directory that cannot be read.
     """
@@ -67,10 +67,8 @@ def check_path(target: Path, now: datetime) -> tuple[tuple[Problem, ...], int]:
     return _check_file(target, now), 1
 
 
-def check_files(
-    files: Mapping[str, bytes], presets: Mapping[str, bytes], now: datetime
-) -> tuple[Problem, ...]:
-    """What `parse` says, and where that is no error also lint, what is not yet enforced, and failing tests."""
+def check_files(files: Mapping[str, bytes], presets: Mapping[str, bytes], now: datetime) -> tuple[Problem, ...]:
+    """What `parse` says, and without an error also lint, what is not yet enforced, and failing tests."""
     parsed = parse(files, presets)
     if parsed.policy is None:
         return parsed.problems
@@ -96,14 +94,17 @@ def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
         if reference.kind == "workload" and reference.name != defined:
             files[f"?{reference.name}"] = _STAND_IN.format(reference.name).encode()
     problems = check_files(files, read_presets(around.parent), now)
-    return tuple(p for p in problems if p.place.file == own and p.code != "one-sided")
+    # With a mistake around it, the file cannot be judged any further: that mistake is told then.
+    return tuple(
+        p
+        for p in problems
+        if (p.place.file == own and p.code != "one-sided") or (p.place.file != own and p.severity == "error")
+    )
 
 
 def _below(problem: Problem, directory: Path) -> Problem:
     place = problem.place
-    return replace(
-        problem, place=Place(printable(str(directory / place.file), 4096), place.line, place.column)
-    )
+    return replace(problem, place=Place(printable(str(directory / place.file), 4096), place.line, place.column))
 
 
 def _of_error(error: PenstockError, target: Path) -> Problem:

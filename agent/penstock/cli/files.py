@@ -28,8 +28,8 @@ _PRESETS = (
 def read_config(directory: Path, unreadable: list[PenstockError] | None = None) -> dict[str, bytes]:
     """`penstock.yaml`, `penstock.d/*.yaml` and `rules.d/*.yaml` of a directory, by path relative to it.
 
-    A missing `penstock.yaml` is fine.  Raises PenstockError for a missing directory and for the first file that
-    cannot be read, or collects the latter in `unreadable`.  Of a file that is too big one byte more than the
+    A missing `penstock.yaml` is fine.  Raises PenstockError for a missing directory and for the first file
+    that cannot be read, or collects the latter in `unreadable`.  Of a file that is too big one byte more than the
     limit is returned: `parse` says it.
     """
     if not directory.is_dir():
@@ -64,15 +64,15 @@ def read_file(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise _unreadable(path, error) from error
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PenstockError(
-                    "is not a regular file", where=str(path), hint="remove it, or replace it by a file"
-                )
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise PenstockError("is not a regular file", where=str(path), hint="replace it by a file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise _unreadable(path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(descriptor)
 
 
 def _unreadable(path: Path, error: OSError) -> PenstockError:

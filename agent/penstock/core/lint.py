@@ -159,12 +159,8 @@ def _wide_open(policy: Policy) -> Iterator[Problem]:
             continue
         what = peer_text(wide)
         if rule.direction is Direction.OUT:
-            text = (
-                f"`{what}` opens every address, this host's loopback with the other services on it included"
-            )
-            hint = (
-                'name the destinations, or write `except: [127.0.0.0/8, "::1/128"]` and your private networks'
-            )
+            text = f"`{what}` opens every address, this host's loopback with the other services on it included"
+            hint = 'name the destinations, or write `except: [127.0.0.0/8, "::1/128"]` and your private networks'
         else:
             text = f"`{what}` lets everybody in, from every network this host is in"
             hint = "name the networks of the clients"
@@ -181,9 +177,7 @@ def _doh(policy: Policy) -> Iterator[Problem]:
             continue
         for peer in rule.peers:
             by_address = isinstance(peer, AddressPeer) and peer.address in _DOH_ADDRESSES
-            by_name = isinstance(peer, NamePeer) and any(
-                names.matches(peer.pattern, name) for name in _DOH_NAMES
-            )
+            by_name = isinstance(peer, NamePeer) and any(names.matches(peer.pattern, name) for name in _DOH_NAMES)
             if by_address or by_name:
                 what = shown(peer_text(peer))
                 text = f"`{what}` is a public resolver: encrypted DNS carries any data out unseen"
@@ -257,9 +251,7 @@ def _two_planes(policy: Policy) -> Iterator[Problem]:
                 yield _say(rule, "two-planes", text, hint)
             elif planes == set(Plane):
                 text = "one port for clients and for administrators"
-                yield _say(
-                    rule, "two-planes", text, "write a rule for each, if the service has a port for each"
-                )
+                yield _say(rule, "two-planes", text, "write a rule for each, if the service has a port for each")
 
 
 def _known_server(workload: Workload) -> tuple[int, str] | None:
@@ -289,9 +281,7 @@ def _one_sided(policy: Policy) -> Iterator[Problem]:
                     text = f"`{other.name}` does not let `{workload.name}` in"
                     hint = f"write `from: workload:{workload.name}` in its ingress too"
                     yield _say(rule, "one-sided", text, hint)
-            elif not _names(other.egress, WorkloadPeer(workload.name), AnyPeer()) and not _reaches_host(
-                other
-            ):
+            elif not _names(other.egress, WorkloadPeer(workload.name), AnyPeer()) and not _reaches_host(other):
                 text = f"`{other.name}` may not connect to `{workload.name}`"
                 yield _say(rule, "one-sided", text, f"write `to: workload:{workload.name}` in its egress too")
 
@@ -319,9 +309,7 @@ def _proxy(policy: Policy) -> Iterator[Problem]:
             if found is not None:
                 kind = _PROXY_PORTS[found]
                 text = f"port {found} is that of a {kind} proxy: what it reaches, the workload reaches"
-                yield _say(
-                    rule, "proxy", text, "restrict the proxy for this host, or name the destinations here"
-                )
+                yield _say(rule, "proxy", text, "restrict the proxy for this host, or name the destinations here")
 
 
 CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (

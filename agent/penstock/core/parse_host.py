@@ -52,9 +52,7 @@ def _read_networks(reader: Reader, node: Node) -> tuple[Network, ...]:
     found: list[Network] = []
     for key, value in node.pairs.items():
         if len(found) == MAX_NETWORKS:
-            reader.error(
-                key, "too-many-networks", f"more than {MAX_NETWORKS:,} networks", "join some of them"
-            )
+            reader.error(key, "too-many-networks", f"more than {MAX_NETWORKS:,} networks", "join some of them")
             break
         if read_own_name(reader, key, "network"):
             network = _read_network(reader, key, value)
@@ -92,9 +90,7 @@ def _read_network(reader: Reader, key: Scalar, value: Node) -> Network | None:
     before = len(reader.problems)
     what = f"network `{key.text}`"
     if not isinstance(value, Pairs | Unreadable):
-        reader.error(
-            value, "shape", f"{what} is not a mapping", f"write `{key.text}: {{cidr: [10.0.0.0/24]}}`"
-        )
+        reader.error(value, "shape", f"{what} is not a mapping", f"write `{key.text}: {{cidr: [10.0.0.0/24]}}`")
         return None
     keys = reader.keys(value, what, ("cidr", "interface", "plane"), {"cidrs": "did you mean `cidr`?"})
     if keys is None:

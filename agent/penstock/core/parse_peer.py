@@ -85,7 +85,7 @@ def peer(text: str, direction: Direction) -> Peer:
     """
     if _IPV4_LIKE.match(text):  # the first two are nearly all of a long list
         return AddressPeer(address(text))
-    if "/" in text and "://" not in text:
+    if "/" in text and "://" not in text and not text.endswith(("/tcp", "/udp")):
         cidr = prefix(text)
         single = cidr.prefixlen == cidr.max_prefixlen
         return AddressPeer(cidr.network_address) if single else CidrPeer(cidr)
@@ -130,7 +130,7 @@ def prefix(text: str) -> Cidr:
     try:
         start = ip_address(bare)
     except ValueError:
-        raise BadPeer(f"`{shown(text)}` is no prefix", _address_hint(bare), "prefix") from None
+        raise BadPeer(f"`{shown(text)}` is no prefix", _prefix_hint(bare), "prefix") from None
     if not length.isascii() or not length.isdecimal():
         raise BadPeer(f"`{shown(text)}`: the prefix length is a number", _mask_hint(text), "prefix")
     if len(length) > 3 or int(length) > start.max_prefixlen:
@@ -172,9 +172,13 @@ def _address_hint(text: str) -> str:
         return "each of the four numbers goes from 0 to 255"
     if ":" in text:
         return 'write an IPv6 address such as "2001:db8::5"'
-    if text.isascii() and re.match(r"[a-z]", text):
-        return "a prefix needs an address in front of the `/`, and a name takes no path"
     return "an IPv4 address is four numbers, such as 10.0.0.5"
+
+
+def _prefix_hint(bare: str) -> str:
+    if re.match(r"[a-z]", bare) and ":" not in bare:
+        return "a prefix needs an address in front of the `/`, and a name takes no path"
+    return _address_hint(bare)
 
 
 def _mask_hint(text: str) -> str:
@@ -196,9 +200,7 @@ def _refuse_near_misses(text: str, direction: Direction) -> None:
         raise BadPeer(f"`{shown(text)}` has brackets", f"write {shown(quoted(text.strip('[]')))}")
     kind, colon, rest = text.partition(":")
     if colon:
-        known = (
-            "workload:NAME" if direction is Direction.OUT else "workload:NAME, plane:admin, plane:inference"
-        )
+        known = "workload:NAME" if direction is Direction.OUT else "workload:NAME, plane:admin, plane:inference"
         hint = (
             f"write {shown(rest)}"
             if kind in ("network", "host", "name", "ip", "cidr") and rest

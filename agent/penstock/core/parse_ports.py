@@ -55,9 +55,7 @@ def _explained(text: str) -> BadPorts:
             "write the port without it",
         )
     if re.match(r"[0-9]+[_,][0-9]", text):
-        return BadPorts(
-            f"`{shown(text)}` is no port", "write digits only, and each port as a member of the list"
-        )
+        return BadPorts(f"`{shown(text)}` is no port", "write digits only, and each port as a member of the list")
     if "/" in text and not word.endswith(("/tcp", "/udp")):
         return BadPorts(f"`{shown(text)}`: the protocol is tcp or udp", "write 443 or 443/udp")
     return BadPorts(f"`{shown(text)}` is no port", f"write {_EXAMPLE}")
@@ -82,9 +80,7 @@ def read_ports(reader: Reader, node: Node) -> Ports | None:
         )
         return None
     if len(items) > MAX_RANGES:
-        reader.error(
-            node, "ports-many", f"more than {MAX_RANGES} ports in one rule", "write ranges, or `any`"
-        )
+        reader.error(node, "ports-many", f"more than {MAX_RANGES} ports in one rule", "write ranges, or `any`")
         return None
     ranges: list[PortRange] = []
     words: set[str] = set()

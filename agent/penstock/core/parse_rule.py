@@ -128,21 +128,13 @@ def _read_use(reader: Reader, node: Node, keys: dict[str, Node]) -> Use | None:
 def _read_side(reader: Reader, node: Node, keys: dict[str, Node], direction: Direction) -> tuple[Peer, ...]:
     side = "to" if direction is Direction.OUT else "from"
     if side not in keys:
-        if not (
-            isinstance(node, Pairs) and any(isinstance(value, Unreadable) for value in node.pairs.values())
-        ):
-            hint = (
-                "write `to: 10.0.0.5`"
-                if side == "to"
-                else "write `from: [NETWORK]`, or `from: []` for nobody"
-            )
+        if not (isinstance(node, Pairs) and any(isinstance(value, Unreadable) for value in node.pairs.values())):
+            hint = "write `to: 10.0.0.5`" if side == "to" else "write `from: [NETWORK]`, or `from: []` for nobody"
             reader.error(node, "rule", f"the rule has no `{side}`", hint)
         return ()
     members = reader.one_or_more(keys[side], f"`{side}`")
     if not members and side == "to" and not isinstance(keys[side], Unreadable):
-        reader.error(
-            keys[side], "rule", "`to` is an empty list, so the rule opens nothing", "leave the rule out"
-        )
+        reader.error(keys[side], "rule", "`to` is an empty list, so the rule opens nothing", "leave the rule out")
     peers: dict[Peer, None] = {}
     for member in members:
         found = read_peer(reader, member, direction, f"`{side}`")

@@ -13,9 +13,7 @@ from penstock.core.yaml_nodes import Node, Scalar
 
 MAX_SENTENCES = 10_000
 
-_EGRESS = (
-    "write `egress 10.0.0.5:443 deny`, `egress [2001:db8::5]:53/udp allow` or `egress 10.0.0.5 icmp deny`"
-)
+_EGRESS = "write `egress 10.0.0.5:443 deny`, `egress [2001:db8::5]:53/udp allow` or `egress 10.0.0.5 icmp deny`"
 _INGRESS = "write `ingress from clients 8080 allow`"
 
 
@@ -29,9 +27,7 @@ class BadSentence(ValueError):
 
 def read_sentences(reader: Reader, node: Node) -> tuple[Sentence, ...]:
     """The lines of `tests:`; wrong ones are told and left out."""
-    items = (
-        reader.list_of(node, "`tests`", "a list of lines such as `- egress 169.254.169.254:80 deny`") or []
-    )
+    items = reader.list_of(node, "`tests`", "a list of lines such as `- egress 169.254.169.254:80 deny`") or []
     if len(items) > MAX_SENTENCES:
         text = f"more than {MAX_SENTENCES:,} tests"
         reader.error(items[MAX_SENTENCES], "too-many-tests", text, "leave some out")
@@ -83,9 +79,7 @@ def _port(word: str) -> tuple[str, int | None]:
         return "icmp", None
     found = port_range(word)
     if found.first != found.last:
-        raise BadSentence(
-            f"`{shown(word)}`: a test is about one port", "write one line for each port of interest"
-        )
+        raise BadSentence(f"`{shown(word)}`: a test is about one port", "write one line for each port of interest")
     return found.protocol, found.first
 
 

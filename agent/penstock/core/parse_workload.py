@@ -52,9 +52,7 @@ def read_workload(reader: Reader, root: Node) -> WorkloadPart | None:
     reader.version(root, keys)
     name = ""
     if "workload" not in keys:
-        reader.error(
-            root, "workload", "`workload` is missing", "write `workload: NAME`; one file, one workload"
-        )
+        reader.error(root, "workload", "`workload` is missing", "write `workload: NAME`; one file, one workload")
     else:
         scalar = reader.text(keys["workload"], "`workload`")
         if scalar is not None and read_own_name(reader, scalar, "workload"):
@@ -96,9 +94,7 @@ def read_preset(reader: Reader, root: Node) -> PresetPart | None:
     return PresetPart(scalar.text, tuple(rule for rule in rules if isinstance(rule, Rule)))
 
 
-def _read_list(
-    reader: Reader, root: Node, keys: dict[str, Node], direction: Direction
-) -> tuple[Rule | Use, ...]:
+def _read_list(reader: Reader, root: Node, keys: dict[str, Node], direction: Direction) -> tuple[Rule | Use, ...]:
     key = "egress" if direction is Direction.OUT else "ingress"
     if key not in keys:
         reader.error(root, "rules", f"`{key}` is missing", f"write `{key}: []` if nothing shall be open")
@@ -127,9 +123,7 @@ def _read_matches(reader: Reader, node: Node) -> tuple[Match, ...]:
         hint = "leave it out for a workload that only `penstock run` starts"
         reader.error(node, "match", "`match` is an empty list", hint)
     if len(items) > MAX_MATCHES:
-        reader.error(
-            items[MAX_MATCHES], "match", f"more than {MAX_MATCHES} ways to match", "use a glob in `unit`"
-        )
+        reader.error(items[MAX_MATCHES], "match", f"more than {MAX_MATCHES} ways to match", "use a glob in `unit`")
     found = (_read_match(reader, item) for item in items[:MAX_MATCHES])
     return tuple(match for match in found if match is not None)
 

@@ -14,6 +14,7 @@ from penstock.core.text import printable
 
 # words in the parser's message, the text it stopped at, what is wrong, what to write; first match wins
 _MEANINGS: tuple[tuple[str, str, str, str], ...] = (
+    (r"nesting depth", r"", "nested far too deep", "the rules need four levels"),
     (
         r"scanning an alias|scanning an anchor",
         r"",
@@ -29,7 +30,7 @@ _MEANINGS: tuple[tuple[str, str, str, str], ...] = (
     (
         r"cannot start any token",
         r"[@`%]",
-        "a text cannot start with `@`, `` ` `` or `%` in YAML",
+        "a text cannot start with `@`, `%` or a backtick in YAML",
         "put the text in quotes",
     ),
     (
@@ -68,10 +69,7 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[int, int, str, str,
     """Return (line, column, code, what is wrong, what to do) for a syntax error in `text`."""
     says = f"{error.context or ''} {error.problem or ''}"
     mark = error.problem_mark or error.context_mark
-    if (
-        re.search(r"scanning an (alias|anchor)|quoted scalar|flow (sequence|mapping)", says)
-        and error.context_mark
-    ):
+    if re.search(r"scanning an (alias|anchor)|quoted scalar|flow (sequence|mapping)", says) and error.context_mark:
         mark = error.context_mark  # where the thing starts that is wrong, not where the parser gave up
     if mark is None:
         return 1, 1, "yaml-syntax", printable(says.strip(), 120), "check the text"

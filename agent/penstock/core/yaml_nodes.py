@@ -213,7 +213,7 @@ class _Builder:
     def _alias(self, event: yaml.AliasEvent) -> Unreadable:
         name = printable(str(event.anchor), 40)
         what = f"an unquoted `*{name}` is an alias in YAML, and aliases are not supported"
-        self.tell(*_at(event), "yaml-quote", what, f'write "*{name}" in quotes, or the values themselves')
+        self.tell(*_at(event), "yaml-alias", what, f'write "*{name}" in quotes, or the values themselves')
         return Unreadable(*_at(event))
 
     def _collection(self, start: yaml.Event, children: list[Node]) -> Node:
@@ -226,9 +226,7 @@ class _Builder:
             if not isinstance(key, Scalar):
                 if not isinstance(key, Unreadable):
                     what = "a key must be a plain text"
-                    self.tell(
-                        key.line, key.column, "yaml-key", what, "is this a template that was not filled in?"
-                    )
+                    self.tell(key.line, key.column, "yaml-key", what, "is this a template that was not filled in?")
             elif key.text == "<<":
                 self.tell(
                     key.line,

@@ -1,0 +1,87 @@
+"""`penstock check`, as a script sees it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from penstock.cli.check import check
+
+GOOD = "version: 1\nworkload: w\nmode: enforce\negress:\n  - {to: 10.0.0.1, ports: [443]}\ningress: []\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "rules.d").mkdir()
+    (tmp_path / "penstock.yaml").write_text("version: 1\nnetworks: {net: {cidr: 10.0.0.0/8}}\n")
+    (tmp_path / "rules.d/w.yaml").write_text(GOOD)
+    return tmp_path
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(check, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_good(home: Path) -> None:
+    assert run(home) == (0, "", "2 files, 0 errors, 0 warnings\n")
+    assert run(home, "--json") == (0, "[]\n", "2 files, 0 errors, 0 warnings\n")
+
+
+def test_mistakes_of_all_files_in_one_run(home: Path) -> None:
+    (home / "penstock.yaml").write_text("version: 2\n")
+    (home / "rules.d/w.yaml").write_text(GOOD + "x: 1\n")
+    (home / "rules.d/v.yaml").mkdir()
+    status, out, err = run(home)
+    assert (status, err) == (1, "3 files, 3 errors, 0 warnings\n")
+    lines = out.splitlines()
+    assert lines[0] == (
+        f"{home}/penstock.yaml:1:10: error: `2` is no version of the policy language; write `version: 1`"
+    )
+    assert [line.partition(" ")[0] for line in lines[1:]] == [
+        f"{home}/rules.d/v.yaml:1:1:", f"{home}/rules.d/w.yaml:7:1:"]  # fmt: skip
+
+
+def test_warnings_alone_are_no_failure(home: Path) -> None:
+    (home / "rules.d/w.yaml").write_text(GOOD.replace("10.0.0.1, ports: [443]", "a.org"))
+    status, out, _ = run(home, "--json")
+    assert status == 0
+    (problem,) = json.loads(out)
+    assert problem == {
+        "file": f"{home}/rules.d/w.yaml", "line": 5, "column": 5, "severity": "warning",
+        "code": "not-yet-enforced", "message": "`a.org`: understood, not yet enforced",
+        "hint": "until then it is denied"}  # fmt: skip
+
+
+def test_a_failing_test_is_an_error_at_its_line(home: Path) -> None:
+    (home / "rules.d/w.yaml").write_text(
+        GOOD + "tests:\n  - egress 10.0.0.1:443 allow\n  - egress 10.0.0.1:443 deny\n"
+    )
+    status, out, _ = run(home)
+    assert status == 1
+    assert out.startswith(f"{home}/rules.d/w.yaml:9:5: error: ")
+    assert len(out.splitlines()) == 1
+
+
+def test_one_file_alone(home: Path) -> None:
+    path = home / "rules.d/w.yaml"
+    path.write_text(GOOD.replace("10.0.0.1", "[net, 'workload:elsewhere']"))
+    status, out, err = run(path)
+    assert (status, err) == (0, "1 file, 0 errors, 1 warning\n")
+    assert out.startswith(f"{path}:5:5: warning: `workload:elsewhere`: understood, not yet enforced;")
+    path.write_text(GOOD.replace("10.0.0.1", "nett"))
+    assert run(path)[1].startswith(f"{path}:5:10: error: there is no network `nett`; did you mean `net`?")
+
+
+def test_one_file_alone_with_a_mistake_around_it(home: Path) -> None:
+    (home / "penstock.yaml").write_text("version: 1\nbad: 1\n")
+    status, out, _ = run(home / "rules.d/w.yaml")
+    assert status == 1
+    assert out.startswith(f"{home}/penstock.yaml:2:1: error: a host file has no key `bad`;")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert run(tmp_path / "x")[0] == 1
+    assert run(tmp_path)[0] == 1

@@ -1,0 +1,38 @@
+"""What later work enforces is said, and nothing else."""
+
+from penstock.core.parse import parse
+from penstock.core.unenforced import unenforced
+
+HOST = b"version: 1\nnetworks: {lan: {interface: eth0}, net: {cidr: 10.0.0.0/8}}\nhost: {admin_ports: [22]}\n"
+WORKLOAD = b"""version: 1
+workload: w
+mode: enforce
+match: {unit: w.service}
+egress:
+  - to: a.org
+  - {to: [10.1.1.1, lan], ports: [1]}
+  - {to: [10.1.1.1, net, 10.2.0.0/16, any, metadata], ports: [2]}
+  - {to: any, ports: [3], except: lan}
+ingress:
+  - {from: [host, plane:admin, workload:w, net], ports: [1]}
+  - {from: [any, net, "::1"], ports: [2]}
+"""
+
+
+def test_each_is_told_once() -> None:
+    policy = parse({"penstock.yaml": HOST, "rules.d/w.yaml": WORKLOAD}).policy
+    assert policy is not None
+    found = unenforced(policy)
+    assert {(p.severity, p.code) for p in found} == {("warning", "not-yet-enforced")}
+    assert [p.line().replace("rules.d/w.yaml", "w") for p in found] == [
+        "penstock.yaml:3:21: warning: `admin_ports` is understood, not yet enforced; "
+        "until then they are as open as without it",
+        "w:2:11: warning: recognising unit w.service is not yet built; "
+        "put processes in with `penstock run w -- COMMAND`",
+        "w:6:5: warning: `a.org`: understood, not yet enforced; until then it is denied",
+        "w:7:5: warning: `lan`: understood, not yet enforced; "
+        "until then it is denied; the rest of the rule is enforced",
+        "w:9:5: warning: `except` of lan is understood, not yet enforced; until then the whole rule is denied",
+        "w:11:5: warning: `host`, `plane:admin`, `workload:w`: understood, not yet enforced; "
+        "until then it is denied; the rest of the rule is enforced",
+    ]
