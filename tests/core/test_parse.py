@@ -236,3 +236,15 @@ def test_mutated_examples_never_raise() -> None:
             )
         for problem in parse({"rules.d/x.yaml": bytes(data)}, {"p": bytes(data)}).problems:
             assert problem.line().isprintable()
+
+
+def test_many_mistakes_are_bounded_and_quick() -> None:
+    networks = b"version: 1\nnetworks:\n" + b"".join(b"  net%d: {cidr: 10.0.0.0/8}\n" % n for n in range(900))
+    unknown = ", ".join(f"nett{n}" for n in range(50_000))
+    traps = ", ".join(f"*.a{n}.org" for n in range(50_000))
+    keys = ", ".join(f"portz{n}: 1" for n in range(50_000))
+    started = time.process_time()
+    for rule in (f"{{to: [{unknown}], ports: [1]}}", f"{{to: [{traps}]}}", f"{{{keys}}}"):
+        problems = parse({"penstock.yaml": networks, "rules.d/w.yaml": f"{HEAD}  - {rule}".encode()}).problems
+        assert 500 <= len(problems) <= 1002
+    assert time.process_time() - started < 15

@@ -26,8 +26,10 @@ from penstock.core.policy import (
 from penstock.core.problems import Problem
 from penstock.core.reading import Reference, near, shown
 from penstock.core.rule_ids import derived_id
+from penstock.core.yaml_nodes import MAX_PROBLEMS
 
-MAX_WORKLOADS = 127  # each may need a bit of the 128 bits of a conntrack label
+MAX_WORKLOADS = 125  # each needs one of the 128 bits of a conntrack label; three have a meaning of their own
+MAX_GUESSES = 50  # looking for names that were meant is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,7 @@ class Assembly:
             self._error(part.place, "duplicate-workload", text, "keep one of them, or rename one")
         elif len(self._parts) == MAX_WORKLOADS + 1:
             text = f"more than {MAX_WORKLOADS} workloads on one host"
-            self._error(
-                part.place, "too-many-workloads", text, "let services with equal rules share one workload"
-            )
+            self._error(part.place, "too-many-workloads", text, "let services with equal rules share one workload")
 
     def expand(self, presets: Mapping[str, PresetPart]) -> list[str]:
         """Make workloads of the parts, presets put in.  Returns the names of the presets used."""
@@ -113,9 +113,7 @@ class Assembly:
                 else:
                     known = f"known are {', '.join(sorted(presets)[:20])}" if presets else "none is installed"
                     hint = near(rule.preset, presets) or known
-                    self._error(
-                        rule.place, "unknown-preset", f"there is no preset `{shown(rule.preset)}`", hint
-                    )
+                    self._error(rule.place, "unknown-preset", f"there is no preset `{shown(rule.preset)}`", hint)
             self._check_ids((*egress, *part.ingress))
             if not part.name:
                 continue
@@ -130,9 +128,7 @@ class Assembly:
         said: dict[str, Rule] = {}
         for rule in rules:
             what = (
-                derived_id(rule)
-                if "/" in rule.id or not rule.id.startswith(("egress-", "ingress-"))
-                else rule.id
+                derived_id(rule) if "/" in rule.id or not rule.id.startswith(("egress-", "ingress-")) else rule.id
             )
             if what in said:
                 text = f"this rule says the same as the one in line {said[what].place.line}"
@@ -172,11 +168,17 @@ class Assembly:
 
     def check_references(self, references: Iterable[Reference]) -> None:
         """Networks and workloads that rules name must exist."""
+        missing = 0
         for reference in references:
             known = self._networks if reference.kind == "network" else self._parts
             if reference.name in known or reference.kind in self._unread:
                 continue
-            hint = near(reference.name, known)
+            missing += 1
+            if missing > MAX_PROBLEMS:
+                text = f"more than {MAX_PROBLEMS} names that do not exist"
+                self._error(reference.place, "too-many-problems", text, "correct the others first")
+                return
+            hint = near(reference.name, known) if missing <= MAX_GUESSES else ""
             if not hint and reference.kind == "network":
                 hint = "define it under `networks` in penstock.yaml"
                 if reference.name in self._parts:

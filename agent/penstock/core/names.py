@@ -56,9 +56,7 @@ def normalise(text: str) -> str:
     for label in labels:
         _check_label(label)
     if len(labels) < 2:
-        raise BadName(
-            "a name of one label is no domain name", "write the full name, such as `db.example.org`"
-        )
+        raise BadName("a name of one label is no domain name", "write the full name, such as `db.example.org`")
     if labels[-1].isdecimal():
         raise BadName("a name cannot end in a number", "write an address as four numbers from 0 to 255")
     return name
@@ -81,7 +79,7 @@ def normalise_pattern(text: str) -> str:
 def matches(pattern: str, name: str) -> bool:
     """Whether a pattern stands for a name; both as `normalise` returns them."""
     if pattern.startswith("*."):
-        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
+        return name.endswith(pattern[1:])
     return name == pattern
 
 

@@ -15,9 +15,7 @@ from typing import Literal
 from penstock.core.policy import Place
 from penstock.core.problems import Problem, Severity
 from penstock.core.text import printable
-from penstock.core.yaml_nodes import Items, Node, Pairs, Scalar, Unreadable
-
-MAX_PROBLEMS = 500  # of one file; then one more says so
+from penstock.core.yaml_nodes import MAX_PROBLEMS, Items, Node, Pairs, Scalar, Unreadable
 
 _BOOLEANS = re.compile(r"(?:yes|no|on|off|true|false|y|n)\Z", re.IGNORECASE)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
@@ -133,12 +131,8 @@ class Reader:
         for key, value in node.pairs.items():
             if key.text in known:
                 found[key.text] = value
-            else:
-                hint = (
-                    (elsewhere or {}).get(key.text)
-                    or near(key.text, known)
-                    or f"known are {', '.join(known)}"
-                )
+            elif len(self.problems) <= MAX_PROBLEMS:
+                hint = (elsewhere or {}).get(key.text) or near(key.text, known) or f"known are {', '.join(known)}"
                 self.error(key, "unknown-key", f"{what} has no key `{shown(key.text)}`", hint)
         return found
 
@@ -151,9 +145,7 @@ class Reader:
             pass
         elif not isinstance(version, Scalar) or version.text != "1":
             written = f"`{shown(version.text)}`" if isinstance(version, Scalar) else "this"
-            self.error(
-                version, "version", f"{written} is no version of the policy language", "write `version: 1`"
-            )
+            self.error(version, "version", f"{written} is no version of the policy language", "write `version: 1`")
 
 
 def shown(text: str) -> str:

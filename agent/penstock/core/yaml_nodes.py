@@ -23,6 +23,7 @@ from penstock.core.yaml_mistakes import explain
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 200_000
+MAX_PROBLEMS = 500  # of one file; more are not told
 
 # libyaml is twenty times as fast; both give the same events, in other words only for syntax errors.
 _LOADER = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
@@ -153,7 +154,8 @@ class _Builder:
         self.masked = False
 
     def tell(self, line: int, column: int, code: str, message: str, hint: str) -> None:
-        self.problems.append(Problem(Place(self.path, line, column), "error", code, message, hint))
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(Place(self.path, line, column), "error", code, message, hint))
 
     def build(self, text: str, *, masked: bool = False) -> Node | None:
         self.masked = masked
