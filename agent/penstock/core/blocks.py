@@ -109,6 +109,7 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_LATEST = 250_000_000_000.0  # some years short of where datetime ends in any time zone
 _OR_NULL = type(None)
 _TEXT = (str,)
 _TEXT_OR_NULL = (str, _OR_NULL)
@@ -184,6 +185,9 @@ def _time(fields: Mapping[str, Any], key: str) -> float:
         when = datetime.fromisoformat(_value(fields, key, _TEXT))
         if when.tzinfo is None:
             raise ValueError(f"{key}: no time zone")
-        return when.timestamp()
+        seconds = when.timestamp()
     except OverflowError as e:
         raise ValueError(f"{key}: out of range") from e
+    if not 0 <= seconds < _LATEST:
+        raise ValueError(f"{key}: out of range")
+    return seconds

@@ -1,0 +1,174 @@
+"""Blocks as people read them: one row a destination, and one hint how to let it through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import click
+
+from penstock.core.blocks import Block, rfc3339
+from penstock.core.text import printable
+
+_VERDICTS = {"deny": ("DENY", "red"), "would-deny": ("WOULD-DENY", "yellow"), None: ("DENY?", "yellow")}
+_ARROWS = {"out": "->", "in": "<-"}
+_INDENT = " " * 10
+MAX_GROUPS = 100_000
+"""Of `--by`; the rest is summed up under no key."""
+
+
+@dataclass(slots=True)
+class Row:
+    """All blocks of one destination."""
+
+    latest: Block
+    packets: int
+    unlogged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How to print: local date of today, colours, columns of the terminal (None: no limit)."""
+
+    today: str
+    colour: bool = False
+    columns: int | None = None
+
+
+@dataclass(slots=True)
+class Group:
+    """All blocks with the same key of `--by`."""
+
+    key: str | None
+    workload: str | None
+    count: int
+    first: float
+    last: float
+
+    def as_json(self, by: str) -> str:
+        """One JSON object."""
+        return json.dumps(
+            {
+                "v": 1,
+                "by": by,
+                "key": self.key,
+                "workload": self.workload,
+                "count": self.count,
+                "first": rfc3339(self.first),
+                "last": rfc3339(self.last),
+            },
+            separators=(",", ":"),
+        )
+
+
+def endpoint(block: Block) -> str:
+    """The remote end, and for direction in the port that was asked for here."""
+    if block.address is None and block.name is None:
+        return "(not kept apart)"
+    host = printable(block.name or block.address or "")
+    protocol = printable(block.protocol or "?")
+    after = f" ({printable(block.address)})" if block.name and block.address else ""
+    if block.port is None:
+        return f"{host}/{protocol}{after}"
+    if block.direction == "in":
+        return f"{host} on {block.port}/{protocol}{after}"
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{block.port}/{protocol}{after}"
+
+
+def rows(newest_first: Iterable[Block]) -> list[Row]:
+    """Fold blocks of the same destination, whatever their window; oldest row first."""
+    found: dict[tuple[object, ...], Row] = {}
+    for block in newest_first:
+        row = found.setdefault(destination(block), Row(block, 0, 0))
+        row.packets += block.count + block.unlogged
+        row.unlogged += block.unlogged
+    return sorted(found.values(), key=lambda row: row.latest.last)
+
+
+def destination(block: Block) -> tuple[object, ...]:
+    """What makes two blocks the same to a reader."""
+    where = block.name or block.address or block.reason
+    return block.workload, block.direction, block.verdict, where, block.port, block.protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Columns of the verdict, the workload and its far end."""
+
+    verdict: int = 4
+    workload: int = 8
+    endpoint: int = 20
+
+    def with_room_for(self, block: Block) -> Widths:
+        """These, or as much wider as the block needs; a very long end may stick out."""
+        return Widths(
+            max(self.verdict, len(_VERDICTS[block.verdict][0])),
+            max(self.workload, len(printable(block.workload))),
+            max(self.endpoint, min(44, len(endpoint(block)))),
+        )
+
+
+def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
+    """The row, and below it, if `hint`, the command that would allow it."""
+    block = row.latest
+    word, colour = _VERDICTS[block.verdict]
+    word = word.ljust(widths.verdict)
+    verdict = click.style(word, fg=colour, bold=True) if look.colour else word
+    arrow = _ARROWS[block.direction]
+    name = printable(block.workload).ljust(widths.workload)
+    end = endpoint(block).ljust(widths.endpoint)
+    head = f"{_clock(block.last, look.today)}  {verdict}  {name} {arrow} {end}  {f'x{row.packets}':<5}"
+    text = printable(block.text, 512)
+    if row.unlogged:
+        text += f"; {row.unlogged} of them counted, not logged"
+    bare = len(click.unstyle(head)) + 2 + len(text)
+    told = [f"{head}  {text}"] if not look.columns or bare <= look.columns else [head.rstrip(), _INDENT + text]
+    if hint and block.allow:
+        told.append(f"{_INDENT}{_allow_label(block.allow)}  {printable(block.allow, 512)}")
+    return told
+
+
+def _allow_label(command: str) -> str:
+    return "allow until morning:" if " --for 8h" in command else "allow:"
+
+
+def groups(newest_first: Iterable[Block], by: str) -> list[Group]:
+    """Sum up by destination, workload or process; largest first.  Unlogged packets count as well."""
+    found: dict[tuple[str | None, str | None], Group] = {}
+    for block in newest_first:
+        key: tuple[str | None, str | None] = (_key(block, by), block.workload)
+        if key not in found and len(found) >= MAX_GROUPS:
+            key = (None, None)
+        group = found.setdefault(key, Group(*key, 0, block.first, block.last))
+        group.count += block.count + block.unlogged
+        group.first, group.last = min(group.first, block.first), max(group.last, block.last)
+    return sorted(found.values(), key=lambda group: (-group.count, group.key or "", group.workload or ""))
+
+
+def _key(block: Block, by: str) -> str | None:
+    if by == "workload":
+        return block.workload
+    if by == "process":
+        return block.process.comm
+    return endpoint(block) if block.address or block.name else None
+
+
+def group_line(group: Group, by: str, today: str) -> str:
+    """One group for people."""
+    key = "(unknown)" if group.key is None else printable(group.key)
+    workload = "" if by == "workload" or group.workload is None else f"{printable(group.workload):<10}  "
+    times = f"{_clock(group.first, today)} to {_clock(group.last, today)}"
+    return f"{f'x{group.count}':<8} {workload}{key:<36}  {times}"
+
+
+def _clock(seconds: float, today: str) -> str:
+    day, _, time = local(seconds).partition(" ")
+    return time if day == today else f"{day} {time}"
+
+
+def local(seconds: float) -> str:
+    """Local date and time, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,233 @@
+"""`penstock blocks`: what was blocked.  Reads the log's files, so it works when the daemon does not."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import shutil
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from penstock.cli.block_log import BlockReader, Record, Wanted
+from penstock.cli.block_text import Look, Row, Widths, destination, group_line, groups, lines, local, rows
+from penstock.cli.context import Context, find_daemon_json
+from penstock.cli.duration import when
+from penstock.errors import PenstockError
+
+DEFAULT_LOG = Path("/var/log/penstock")
+_POLL = 0.2  # seconds
+_BEFORE_FOLLOWING = 10  # blocks, unless --since or --limit says otherwise
+_HINTS_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """Where to print, and how."""
+
+    stream: TextIO
+    look: Look
+    as_json: bool
+
+    def write(self, texts: Iterable[str]) -> None:
+        self.stream.writelines(text + "\n" for text in texts)
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on and print new blocks as they happen.")
+@click.option("--since", type=when, metavar="T", help="From then on: 10m, 02:15, 2026-11-25T02:15:00Z.")
+@click.option("--until", type=when, metavar="T", help="Up to then.")
+@click.option("--workload", metavar="W", help="Of this workload only.")
+@click.option("--direction", type=click.Choice(["in", "out"]), help="Into the workload, or out of it.")
+@click.option(
+    "--by",
+    type=click.Choice(["destination", "workload", "process"]),
+    help="Sum up, most packets first; packets that were counted but not logged are included.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the newest N blocks; with --by the largest N.",
+)
+@click.option("--log", type=click.Path(path_type=Path), metavar="DIR", help="Where the log is.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_context
+def blocks(
+    ctx: click.Context,
+    follow: bool,
+    since: datetime | None,
+    until: datetime | None,
+    workload: str | None,
+    direction: str | None,
+    by: str | None,
+    limit: int | None,
+    log: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what was blocked, or in observe mode would have been: oldest first, one line a destination.
+
+    Exits 0 also when nothing was blocked, and 2 when there is no log.
+    """
+    if follow and by:
+        raise click.UsageError("--by sums up what there is, and -f has no end: give one of them")
+    wanted = Wanted(_seconds(since), _seconds(until), workload, direction)
+    try:
+        reader = BlockReader(log or _log_of(ctx.obj))
+    except PenstockError as e:
+        click.echo(f"penstock blocks: {e}", err=True)
+        ctx.exit(2)
+    output = _output(as_json)
+    try:
+        if follow:
+            _follow(reader, wanted, limit, output)
+        elif by:
+            _show_groups(reader, wanted, by, limit, output)
+        else:
+            _show(reader, wanted, limit, output)
+        output.stream.flush()
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        _drop_output(output.stream)
+    finally:
+        reader.close()
+        _tell_malformed(reader)
+
+
+def _show(reader: BlockReader, wanted: Wanted, limit: int | None, output: _Output) -> None:
+    found = islice(reader.newest_first(wanted), limit)
+    if output.as_json:
+        texts = [_as_line(record) for record in found]
+        output.write(reversed(texts))
+        _tell_if_none(bool(texts), wanted)
+        return
+    shown = rows(record.block for record in found)
+    widths = Widths()
+    for row in shown:
+        widths = widths.with_room_for(row.latest)
+    for row in shown:
+        output.write(lines(row, widths, output.look, hint=True))
+    _tell_if_none(bool(shown), wanted)
+
+
+def _show_groups(reader: BlockReader, wanted: Wanted, by: str, limit: int | None, output: _Output) -> None:
+    found = groups((record.block for record in reader.newest_first(wanted)), by)[:limit]
+    if output.as_json:
+        output.write(group.as_json(by) for group in found)
+    else:
+        output.write(group_line(group, by, output.look.today) for group in found)
+    _tell_if_none(bool(found), wanted)
+
+
+def _follow(reader: BlockReader, wanted: Wanted, limit: int | None, output: _Output) -> None:
+    if limit is None and wanted.since is None:
+        limit = _BEFORE_FOLLOWING
+    printed = _live(output)
+    printed(reversed(list(islice(reader.newest_first(wanted), limit))))
+    wait = _waiter(output.stream)
+    while wanted.until is None or time.time() <= wanted.until:
+        printed(reader.grown(wanted))
+        wait()
+
+
+def _live(output: _Output) -> Callable[[Iterable[Record]], None]:
+    """Prints blocks as they come: a block that grew is printed again, its hint is not."""
+    hinted: OrderedDict[tuple[object, ...], None] = OrderedDict()
+    widths = Widths()
+
+    def texts(records: Iterable[Record]) -> Iterator[str]:
+        nonlocal widths
+        for record in records:
+            block = record.block
+            if output.as_json:
+                yield _as_line(record)
+                continue
+            widths = widths.with_room_for(block)
+            key = destination(block)
+            row = Row(block, block.count + block.unlogged, block.unlogged)
+            yield from lines(row, widths, output.look, hint=key not in hinted)
+            hinted[key] = None
+            if len(hinted) > _HINTS_REMEMBERED:
+                hinted.popitem(last=False)
+
+    def printed(records: Iterable[Record]) -> None:
+        output.write(texts(records))
+        output.stream.flush()
+
+    return printed
+
+
+def _as_line(record: Record) -> str:
+    """The line as it stands, so that keys of a newer version stay; escaped if it is not as we write it."""
+    text = record.line.decode("utf-8", "replace")
+    return text if text.isascii() and text.isprintable() else record.block.as_json()
+
+
+def _waiter(stream: TextIO) -> Callable[[], None]:
+    """Waits for the next look at the log, or finds out at once that nobody reads our output any more."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # not a real file
+        return lambda: time.sleep(_POLL)
+
+    def wait() -> None:
+        if poll.poll(_POLL * 1000):
+            raise BrokenPipeError
+
+    return wait
+
+
+def _output(as_json: bool) -> _Output:
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end us
+        stream.reconfigure(errors="backslashreplace")
+    terminal = stream.isatty()
+    look = Look(
+        today=local(time.time()).split(" ")[0],
+        colour=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+        columns=shutil.get_terminal_size().columns if terminal else None,
+    )
+    return _Output(stream, look, as_json)
+
+
+def _drop_output(stream: TextIO) -> None:
+    """What is still buffered has no reader: the interpreter must not complain about it when it ends."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def _log_of(context: Context | None) -> Path:
+    said = find_daemon_json((context or Context()).run)
+    log = said.get("log") if said else None
+    return Path(log) if isinstance(log, str) and log else DEFAULT_LOG
+
+
+def _seconds(when: datetime | None) -> float | None:
+    return None if when is None else when.timestamp()
+
+
+def _tell_if_none(any_found: bool, wanted: Wanted) -> None:
+    if not any_found:
+        since = "the log began" if wanted.since is None else local(wanted.since)
+        click.echo(f"no blocks since {since}", err=True)
+
+
+def _tell_malformed(reader: BlockReader) -> None:
+    if reader.malformed:
+        lines_ = "line" if reader.malformed == 1 else "lines"
+        with suppress(BrokenPipeError):
+            print(f"skipped {reader.malformed} malformed {lines_}", file=sys.stderr, flush=True)
