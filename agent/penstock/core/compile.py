@@ -138,6 +138,8 @@ def _excepted(policy: Policy, rule: Rule, family: int) -> tuple[Interval, ...]:
     holes: list[Interval] = []
     for peer in rule.excepted:
         cidrs = (peer.cidr,) if isinstance(peer, CidrPeer) else policy.networks[peer.name].cidrs
+        if not cidrs:  # a network by its interface: what cannot be taken out yet closes the whole rule
+            return (WHOLE[family],)
         holes.extend(_intervals(cidrs, family))
     return merge(holes)
 
