@@ -130,6 +130,13 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveBooks:
+    """Save up to where denied packets were told, for the next start."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Journal:
     """Tell the journal (standard error).  `level`: info, warning, error."""
 
@@ -162,7 +169,7 @@ class Quit:
     text: str
 
 
-Telling = Record | Journal | Answer | Refuse | Quit
+Telling = Record | SaveBooks | Journal | Answer | Refuse | Quit
 Effect = (
     ReadConfig
     | Compile

@@ -102,8 +102,10 @@ class Stray:
     """A process that was seen in a workload's cgroup and lives elsewhere now."""
 
     pid: int
+    started: int
     comm: str
-    cgroup: str
+    workload: str
+    cgroup: str  # where it is now
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Names of cgroups: where a workload lives below the tree that penstock was given.
 
-systemd nests slices at every dash (systemd.slice(5)), so a dash of a workload's name is escaped as systemd-escape(1)
-does: each workload then sits directly in penstock.slice.
+systemd nests slices at every dash (systemd.slice(5)), so a dash of a workload's name is escaped, the way
+systemd-escape(1) does: each workload then sits directly in penstock.slice.
 """
 
 from __future__ import annotations

@@ -1,0 +1,59 @@
+"""From words of a policy to objects of the kernel, and back: what to bind, which set to ask, whose hits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any
+
+from penstock.core import chains
+from penstock.core.compile import ECHO, NUMBERS
+from penstock.core.effects import AskKernel
+from penstock.core.policy import Direction
+from penstock.core.ruleset import Element
+from penstock.core.slices import SLICE, slice_of
+from penstock.core.snapshot import Bindings
+from penstock.core.view import InForce
+
+
+def bindings(workloads: tuple[str, ...], cgroups: Mapping[str, int]) -> Bindings:
+    """What the maps must hold: the slice, and each workload's slice.  A cgroup that is missing is left out."""
+    result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in chains.MAPS}
+    paths: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
+    paths += [(slice_of(name), chains.bindings(name)) for name in workloads]
+    for path, verdicts in paths:
+        if path in cgroups:
+            for name, verb, chain in verdicts:
+                result[name][cgroups[path]] = (verb, chain)
+    return result
+
+
+def sets_of(workload: str) -> list[tuple[str, int]]:
+    """The address sets of a workload: (name, family)."""
+    return [(chains.set_name(d, family, workload), family) for d in Direction for family in (4, 6)]
+
+
+def hits_by_rule(
+    in_force: InForce, workload: str, sets: Mapping[str, Mapping[Element, int]]
+) -> dict[str, int]:
+    """Packets that each rule of `workload` let through; `sets` is what the kernel counted by element."""
+    hits = {rule.id: 0 for rule in in_force.policy.workloads[workload].rules}
+    owners = {address_set.name: address_set.elements for address_set in in_force.ruleset.sets}
+    for name, elements in sets.items():
+        for element, packets in elements.items():
+            rule = owners.get(name, {}).get(element)
+            if rule in hits:
+                hits[rule] += packets
+    return hits
+
+
+def to_kernel(request: int, arguments: Mapping[str, Any]) -> AskKernel:
+    """The kernel's side of `why`.  ValueError for arguments that make no sense."""
+    direction = Direction(arguments["direction"])
+    address = ip_address(arguments["address"])
+    protocol, port = arguments["protocol"], arguments["port"]
+    numbers = {**NUMBERS, "icmp": ECHO[address.version]}
+    if protocol not in numbers or not 0 <= port <= 65535:
+        raise ValueError("protocol must be tcp, udp or icmp, port 0 to 65535")
+    name = chains.set_name(direction, address.version, arguments["workload"])
+    return AskKernel(request, name, address.packed, numbers[protocol], port)

@@ -1,0 +1,63 @@
+"""What the engine knows: what is in force, what is under way, what was seen of the live system."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from penstock.core.events import Seen, Stray
+from penstock.core.policy import Policy
+from penstock.core.problems import Problem
+from penstock.core.ruleset import Ruleset
+from penstock.core.snapshot import Snapshot
+from penstock.core.state import Applied
+
+ALARMS = 20
+"""Foreign changes that are remembered."""
+
+
+@dataclass(slots=True)
+class Operation:
+    """What is under way: a start, an apply or a repair."""
+
+    id: int
+    kind: str
+    policy: Policy
+    applied: Applied
+    began: datetime
+    request: int | None = None
+    problems: tuple[Problem, ...] = ()
+    ruleset: Ruleset | None = None
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What the kernel held when it was last read back, and the policy that it means."""
+
+    policy: Policy
+    applied: Applied
+    ruleset: Ruleset
+    snapshot: Snapshot
+    cgroups: Mapping[str, int]  # path below the tree -> id
+
+
+@dataclass(slots=True)
+class View:
+    """What is known of the live system."""
+
+    started: datetime
+    agrees: bool | None = None  # the kernel with what is in force; None: not known
+    checked: datetime | None = None
+    disagreement: str = ""
+    proven: bool = False  # matching by cgroup works on this kernel, at the levels that are used
+    proof_error: str = "not tried yet"
+    counters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    processes: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)
+    strays: tuple[Stray, ...] = ()
+    alarms: deque[tuple[datetime, str]] = field(default_factory=lambda: deque(maxlen=ALARMS))
+    troubles: dict[str, str] = field(default_factory=dict)  # effect -> why it does not work
+    lost: int = 0  # log records
+    malformed: int = 0
