@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.core.blocks import Block, Explanation
+from penstock.core.folding import Folder
 from penstock.core.log_prefix import LOG_GROUP, format_prefix
 from penstock.core.packets import parse_nflog
 from penstock.errors import PenstockError
@@ -110,6 +112,23 @@ def act_overrun() -> object:
         return {"records": records + len(rest), "lost": lost + gap, "counted": counted()}
 
 
+def act_books() -> object:
+    """A flood through the rate limit that real rules have, from the kernel into blocks."""
+    lab()
+    limited = RULES.replace(" log prefix", "\n    udp dport 9 limit rate 50/second burst 100 packets log prefix")
+    subprocess.run(["nft", "-f", "-"], input="flush ruleset\n" + limited, text=True, check=True)
+    folder, blocks, now = Folder(1), list[Block](), 1.0
+    with NflogReader() as reader:
+        send(V4, 3000)
+        blocks += folder.counted("w", "out", counted(), now)  # before most of the records are here
+        for record in read_until(reader, 100)[0] + reader.read().records:
+            blocks += folder.add(parse_nflog(record), now, lambda _: Explanation("no-rule", "no rule"))
+    blocks += folder.close(now)
+    last = {block.id: block for block in blocks}.values()
+    logged, unlogged = sum(b.count for b in last), sum(b.unlogged for b in last)
+    return {"blocks": len(last), "logged": logged, "sum": logged + unlogged, "counted": counted()}
+
+
 def act_busy() -> object:
     lab()
     with NflogReader():
@@ -170,17 +189,30 @@ def test_losses_are_exact() -> None:
 
 
 @pytest.mark.root
+def test_the_books_agree_with_the_kernel_behind_its_rate_limit() -> None:
+    seen = run("books")
+    assert isinstance(seen, dict)
+    assert seen["sum"] == seen["counted"] == 3000
+    assert 100 <= seen["logged"] < 1000
+    assert seen["blocks"] == 1
+
+
+@pytest.mark.root
 def test_a_second_reader_is_refused() -> None:
     assert str(run("busy")).startswith(f"packet log group {LOG_GROUP}: another process reads it; ")
 
 
 @pytest.mark.root
 def test_needs_the_capability() -> None:
-    assert (
-        run("unprivileged") == f"packet log group {LOG_GROUP}: not permitted; run as root, with CAP_NET_ADMIN"
-    )
+    assert run("unprivileged") == f"packet log group {LOG_GROUP}: not permitted; run as root, with CAP_NET_ADMIN"
 
 
 if __name__ == "__main__":
-    acts = {"read": act_read, "overrun": act_overrun, "busy": act_busy, "unprivileged": act_unprivileged}
+    acts = {
+        "read": act_read,
+        "overrun": act_overrun,
+        "books": act_books,
+        "busy": act_busy,
+        "unprivileged": act_unprivileged,
+    }
     print(json.dumps(acts[sys.argv[1]]()))
