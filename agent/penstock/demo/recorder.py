@@ -45,7 +45,7 @@ class Arrival:
     peer: str
     peer_port: int
     port: int  # at the remote host; 0 where the protocol has none
-    data: str  # the first 512 bytes, latin-1
+    data: str  # the first 2048 bytes, latin-1
     time: float  # time.monotonic(), which is one clock for the whole machine
 
 
@@ -177,7 +177,7 @@ class _Server:
             peer=peer[0],
             peer_port=peer[1],
             port=own[1],
-            data=data[:512].decode("latin-1"),
+            data=data[:2048].decode("latin-1"),
             time=time.monotonic(),
         )
         self._file.write(json.dumps(asdict(arrival)) + "\n")

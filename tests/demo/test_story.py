@@ -1,0 +1,83 @@
+"""The play fails when the attack gets through, and says what it saw."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+
+import pytest
+
+from penstock.demo import stage, story
+from penstock.demo.lab import Lab
+from penstock.demo.recorder import Arrival
+from penstock.errors import PenstockError
+
+DOES_NOTHING = """#!/bin/sh
+# a penstock that says all is well and holds nothing back
+case $1 in
+  daemon) exec sleep 600 ;;
+  run) shift 4; exec "$@" ;;
+  blocks) echo '203.0.113.66 2001:db8:66::66' ;;
+  why) exit 1 ;;
+esac
+"""
+
+
+def does_nothing(lab: Lab) -> str:
+    path = lab.dir / "bin/penstock"
+    path.parent.mkdir()
+    path.write_text(DOES_NOTHING)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.root
+def test_a_penstock_that_holds_nothing_back_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "_program", does_nothing)
+    assert story.play(["pull"], as_json=True) == 1
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["ok"] is False
+    failed = [(o["name"], o["family"]) for o in seen["observations"] if not o["ok"]]
+    assert failed == [("the attack is refused", 4), ("the attack is refused", 6)]
+
+
+@pytest.mark.root
+def test_an_act_that_cannot_be_played_is_skipped_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: object) -> None:
+        raise PenstockError("no such thing here")
+
+    monkeypatch.setattr(stage, "_program", does_nothing)
+    monkeypatch.setattr("penstock.demo.acts.fetch", fails)
+    monkeypatch.setattr(story.Play, "_call", lambda *_args, **_options: None)
+    for ci, status in (("", 0), ("1", 1)):
+        monkeypatch.setenv("CI", ci)
+        assert story.play([]) == status
+        assert "Skipped: hub: no such thing here" in capsys.readouterr().out
+
+
+def arrival(event: str) -> Arrival:
+    return Arrival(event, "tcp", 4, "192.0.2.10", 5, 80, "", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("came", "words"),
+    [
+        ([], "no packet reached the x"),
+        ([arrival("packet")], "1 packets reached the x"),
+        ([arrival("packet"), arrival("connect")], "the x took 1 connection from 192.0.2.10"),
+    ],
+)
+def test_what_arrived_in_words(came: list[Arrival], words: str) -> None:
+    assert story.arrived(came, "x") == words
+
+
+def test_no_colours_where_nobody_looks() -> None:
+    stream = StringIO()
+    story.Teller(stream).heading("a\x1b[31m")
+    assert stream.getvalue() == "\na\x1b[31m\n"
+    story.Teller(stream).shown("b\x1b[31m")
+    assert stream.getvalue().endswith("    b\\x1b[31m\n")
