@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.check import check_files
-from penstock.cli.files import read_presets
+from penstock.files import read_presets
 from penstock.core.parse import parse, parse_file
 
 RULES = Path(__file__).parents[1] / "rules"

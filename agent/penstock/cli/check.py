@@ -11,16 +11,14 @@ from pathlib import Path
 
 import click
 
-from penstock.cli.files import read_config, read_file, read_presets
-from penstock.core.lint import lint
+from penstock.core.checking import examine
 from penstock.core.parse import parse, parse_file
 from penstock.core.parse_workload import WorkloadPart
 from penstock.core.policy import Place
 from penstock.core.problems import Problem, any_error, in_order
-from penstock.core.sentences import failures
 from penstock.core.text import printable
-from penstock.core.unenforced import unenforced
 from penstock.errors import PenstockError
+from penstock.files import read_config, read_file, read_presets
 
 DEFAULT = Path("/etc/penstock")
 
@@ -69,11 +67,7 @@ def check_path(target: Path, now: datetime) -> tuple[tuple[Problem, ...], int]:
 
 def check_files(files: Mapping[str, bytes], presets: Mapping[str, bytes], now: datetime) -> tuple[Problem, ...]:
     """What `parse` says, and without an error also lint, what is not yet enforced, and failing tests."""
-    parsed = parse(files, presets)
-    if parsed.policy is None:
-        return parsed.problems
-    policy = parsed.policy
-    return in_order((*parsed.problems, *lint(policy, now), *unenforced(policy), *failures(policy, now)))
+    return examine(parse(files, presets), now).problems
 
 
 def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:

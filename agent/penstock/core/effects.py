@@ -71,9 +71,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ReadKernel:
-    """Read our table back -> ReadBack."""
+    """Read our table back, and the ids of the cgroups of these workloads -> ReadBack."""
 
     operation: int | None
+    workloads: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from penstock.core.packets import Denied
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
-from penstock.core.sentences import failures
 from penstock.core.snapshot import differences
 from penstock.core.view import InForce, Operation, View
 
@@ -95,11 +94,7 @@ class Engine:
         return self._begin("start", parsed.policy, applied, event.now)
 
     def _config_read(self, event: events.ConfigRead) -> list[Effect]:
-        request, policy = event.request, event.parsed.policy
-        problems = event.parsed.problems
-        if policy is not None:
-            failed = failures(policy, event.now)
-            problems, policy = (*problems, *failed), None if failed else policy
+        request, policy, problems = event.request, event.parsed.policy, event.parsed.problems
         if policy is None:
             return self._refused(request, problems)
         if self.in_force and self.in_force.policy.hash == policy.hash and self.view.agrees:
@@ -154,7 +149,7 @@ class Engine:
             effects.MakeCgroups(operation.id, workloads),
             effects.Load(operation.id, operation.ruleset, present),
             effects.BindCgroups(operation.id, workloads),
-            effects.ReadKernel(operation.id),
+            effects.ReadKernel(operation.id, workloads),
         ]
 
     def _read_back(self, event: events.ReadBack) -> list[Effect]:
@@ -238,7 +233,7 @@ class Engine:
         if self._checking or self._operation is not None or self.in_force is None:
             return []
         self._checking = True
-        return [effects.ReadKernel(None)]
+        return [effects.ReadKernel(None, tuple(sorted(self.in_force.policy.workloads)))]
 
     def _checked(self, event: events.ReadBack) -> list[Effect]:
         self._checking = False

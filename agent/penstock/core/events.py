@@ -29,7 +29,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class ConfigRead:
-    """The files of the configuration directory; `request` asked for them (None: nobody did)."""
+    """The files of the configuration directory, parsed and checked; `request` asked for them (None: nobody)."""
 
     now: datetime
     request: int | None

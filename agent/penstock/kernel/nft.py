@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from penstock.core.ruleset import MARKER, TABLE, Element
 from penstock.core.snapshot import Bindings, Snapshot, Verdict
@@ -27,6 +28,8 @@ MAP = 0x8  # NFT_SET_MAP
 ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
 VERDICTS = {"jump": -3, "goto": -4}
 VERDICT_NAMES = {number: name for name, number in VERDICTS.items()}
+Part = tuple[int, int, int, bytes]  # message type, flags, family, attributes
+
 
 class Nft:
     """Blocking; one thread uses it, in the namespace where it was made."""
@@ -34,6 +37,8 @@ class Nft:
     def __init__(self) -> None:
         self._library = Libnftables()
         self._channel = nl.Channel()
+        self.commits = 0
+        """Transactions of ours so far: each made one generation."""
 
     def close(self) -> None:
         self._library.close()
@@ -42,6 +47,7 @@ class Nft:
     def load(self, script: str) -> None:
         """One transaction; PenstockError with nft's first complaint."""
         self._library.run(script)
+        self.commits += 1
 
     def generation(self) -> int:
         """The ruleset generation: grows by one with each transaction of anybody in this namespace."""
@@ -50,25 +56,38 @@ class Nft:
 
     def bind(self, wanted: Bindings) -> None:
         """Make the maps hold exactly `wanted`.  Repeating it changes nothing."""
-        parts: list[tuple[int, int, int, bytes]] = []
+        parts: list[Part] = []
         for name, elements in wanted.items():
             held = self._map(name)
-            parts += [
-                (_code(DEL_ELEMENT), 0, INET, _map_element(name, cgroup, None))
-                for cgroup, verdict in held.items()
-                if elements.get(cgroup) != verdict
-            ]
-            parts += [
-                (_code(NEW_ELEMENT), nl.F_CREATE, INET, _map_element(name, cgroup, verdict))
-                for cgroup, verdict in elements.items()
-                if held.get(cgroup) != verdict
-            ]
+            gone = {c: v for c, v in held.items() if elements.get(c) != v}
+            new = {c: v for c, v in elements.items() if held.get(c) != v}
+            parts += _delete(name, gone) + _add(name, new)
+        self._commit(parts)
+
+    def release(self, chains: Collection[str]) -> None:
+        """Unbind every cgroup whose chain is none of `chains`, so that the chain can be deleted."""
+        parts: list[Part] = []
+        for name in self._maps():
+            parts += _delete(name, {c: v for c, v in self._map(name).items() if v[1] not in chains})
+        self._commit(parts)
+
+    @contextmanager
+    def also_bound(self, extra: Bindings) -> Iterator[None]:
+        """Bind more cgroups, and unbind them at the end."""
+        self._commit([part for name, elements in extra.items() for part in _add(name, elements)])
+        try:
+            yield
+        finally:
+            self._commit([part for name, elements in extra.items() for part in _delete(name, elements)])
+
+    def _commit(self, parts: list[Part]) -> None:
         if not parts:
             return
         try:
             self._channel.batch(parts)
         except OSError as e:
             raise PenstockError(f"the kernel refused to bind cgroups: {e.strerror}", where=TABLE) from e
+        self.commits += 1
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Named counters of our table: packets and bytes; empty without a table."""
@@ -134,12 +153,11 @@ class Nft:
             digest.update(values[2] + values.get(4, b""))
         counters = frozenset(self.counters())
         sets, bindings = self._sets(elements)
-        flags = struct.unpack(">I", table.get(2, bytes(4)))[0]
         return Snapshot(
             generation=generation,
             exists=True,
             ours=MARKER in counters,
-            dormant=bool(flags & DORMANT),
+            dormant=bool(_number(table, 2) & DORMANT),
             chains=chains,
             digest=digest.hexdigest(),
             counters=counters,
@@ -147,13 +165,17 @@ class Nft:
             sets=sets,
         )
 
+    def _maps(self) -> list[str]:
+        found = [nl.attribute_map(body) for body in list(self._dump(GET_SET, nl.text(1, TABLE)))]
+        return [nl.string(values[2]) for values in found if _number(values, 3) & (MAP | ANONYMOUS) == MAP]
+
     def _sets(self, elements: bool) -> tuple[dict[str, frozenset[Element]], dict[str, dict[int, Verdict]]]:
         sets: dict[str, frozenset[Element]] = {}
         bindings: dict[str, dict[int, Verdict]] = {}
         for body in list(self._dump(GET_SET, nl.text(1, TABLE))):
             values = nl.attribute_map(body)
             name = nl.string(values[2])
-            flags, key_size = (struct.unpack(">I", values.get(kind, bytes(4)))[0] for kind in (3, 5))
+            flags, key_size = _number(values, 3), _number(values, 5)
             if flags & ANONYMOUS:
                 continue
             if flags & MAP:
@@ -197,6 +219,19 @@ class Nft:
 
 def _code(kind: int) -> int:
     return nl.SUBSYS_NFTABLES << 8 | kind
+
+
+def _number(values: Mapping[int, bytes], kind: int) -> int:
+    return int.from_bytes(values.get(kind, b""))
+
+
+def _add(name: str, elements: Mapping[int, Verdict]) -> list[Part]:
+    kind = _code(NEW_ELEMENT)
+    return [(kind, nl.F_CREATE, INET, _map_element(name, cgroup, v)) for cgroup, v in elements.items()]
+
+
+def _delete(name: str, elements: Collection[int]) -> list[Part]:
+    return [(_code(DEL_ELEMENT), 0, INET, _map_element(name, cgroup, None)) for cgroup in elements]
 
 
 def _map_element(name: str, cgroup: int, verdict: Verdict | None) -> bytes:

@@ -1,5 +1,6 @@
-"""Reading configuration directories: regular files of bounded size, and nothing else.
+"""Files: reading configuration directories, and replacing a file as a whole.
 
+Of a configuration directory regular files of bounded size are read, and nothing else.
 A device, a pipe or a directory under a rule file's name must not hang or fill a program that runs as root, so
 every file is opened without waiting and looked at before it is read.
 """
@@ -73,6 +74,36 @@ def read_file(path: Path) -> bytes:
         raise _unreadable(path, error) from error
     finally:
         os.close(descriptor)
+
+
+def stage(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write `data` to `path`, down to the disk.  OSError; then nothing of it is left."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def put(staged: Path, path: Path) -> None:
+    """Put the staged file in the place of `path`, down to the disk.  Whoever reads sees the old or the new one."""
+    os.rename(staged, path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by `data`: temp file, fsync, rename, fsync of the directory."""
+    staged = path.with_name(path.name + ".new")
+    stage(staged, data, mode)
+    put(staged, path)
 
 
 def _unreadable(path: Path, error: OSError) -> PenstockError:

@@ -1,0 +1,144 @@
+"""The daemon: sources of events, the engine, the executor; started in an order that can fail without a trace.
+
+Ending it, however, leaves everything in force as it is: the rules are the kernel's, not the daemon's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from penstock.core import events, state
+from penstock.core.engine import Engine
+from penstock.core.events import Event
+from penstock.core.packets import Denied, parse_nflog
+from penstock.core.slices import SLICE
+from penstock.daemon import places
+from penstock.daemon.control import Control
+from penstock.daemon.executor import Executor
+from penstock.daemon.options import Options
+from penstock.daemon.worker import FileWorker, KernelWorker, now
+from penstock.errors import PenstockError
+from penstock.kernel import cgroup
+from penstock.kernel.nflog import NflogReader
+from penstock.kernel.nft_monitor import NftMonitor
+
+TICK = 2.0
+"""Seconds between two self-checks."""
+
+
+def main(options: Options) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status.  PenstockError when it cannot start."""
+    if os.geteuid() != 0:
+        raise PenstockError("the daemon needs root", hint="run it with sudo")
+    tree = (options.cgroup or cgroup.default_tree()).absolute()
+    path = cgroup.path_of(tree)
+    strangers = cgroup.foreign(tree)
+    if strangers:
+        hint = "move it elsewhere, or give penstock another tree with --cgroup"
+        raise PenstockError(f"holds {strangers[0]}, which is not penstock's", where=str(tree / SLICE), hint=hint)
+    places.prepare(options)
+    return asyncio.run(Daemon(options, tree, path).run())
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, options: Options, tree: Path, path: str) -> None:
+        self._options = options
+        self._tree = tree
+        self._path = path
+        self._depth = cgroup.depth_of(path)
+        self._status = 0
+        self._end = asyncio.Event()
+        saved = places.read(options.state / places.BOOKS)
+        self._engine = Engine(now(), int.from_bytes(os.urandom(4)), saved)
+        self._executor: Executor
+
+    async def run(self) -> int:
+        """Start everything, wait for the end, stop."""
+        kernel_thread = ThreadPoolExecutor(1, "kernel")
+        loop = asyncio.get_running_loop()
+        # Who reads the log group is the only daemon of this network namespace: the kernel sees to it.
+        with NflogReader() as log:
+            monitor = NftMonitor()
+            kernel_worker = await loop.run_in_executor(kernel_thread, KernelWorker, self._tree)
+            snapshot = (await loop.run_in_executor(kernel_thread, kernel_worker.snapshot)).snapshot
+            file_worker = FileWorker(self._options)
+            self._open_log(file_worker)
+            control = Control(self._options.run / places.SOCKET, self._path, self._feed, now)
+            async with asyncio.TaskGroup() as tasks:
+                self._executor = Executor(
+                    tasks, file_worker, kernel_worker, kernel_thread, control, self._feed, self._quit
+                )
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, self._end.set)
+                places.tell(self._options, self._tree, self._depth)
+                data = places.read(self._options.state / state.FILE)
+                self._feed(events.Started(now(), snapshot, data, self._depth))
+                await control.start()
+                loop.add_reader(log, partial(self._read_log, log))
+                loop.add_reader(monitor, partial(self._read_monitor, monitor))
+                ticking = tasks.create_task(self._tick())
+                await self._end.wait()
+                ticking.cancel()
+                loop.remove_reader(log)
+                loop.remove_reader(monitor)
+                control.close()
+                self._feed(events.Stopping(now()))
+            self._executor.close()
+            monitor.close()
+        kernel_thread.shutdown()
+        return self._status
+
+    @staticmethod
+    def _open_log(file_worker: FileWorker) -> None:
+        try:
+            file_worker.open_log()
+        except OSError as e:
+            # Not a reason to leave workloads ungoverned: each record will say it again, and so will `status`.
+            print(f"penstock: error: the block log cannot be opened: {e.strerror}", file=sys.stderr)
+
+    def _feed(self, event: Event) -> None:
+        self._executor.perform(self._engine.handle(event))
+
+    def _quit(self, status: int, text: str) -> None:
+        print(f"penstock: {text}", file=sys.stderr, flush=True)
+        self._status = status
+        self._end.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._feed(events.Ticked(now()))
+
+    def _read_log(self, log: NflogReader) -> None:
+        batch = log.read()
+        packets, malformed = _parse_all(batch.records)
+        if packets or malformed or batch.lost:
+            self._feed(events.PacketsDenied(now(), tuple(packets), batch.lost, malformed))
+
+    def _read_monitor(self, monitor: NftMonitor) -> None:
+        commits, lost = monitor.read()
+        if commits or lost:
+            self._feed(events.RulesetChanged(now(), tuple(commits), lost))
+
+
+def _parse_all(
+    records: list[bytes], parse: Callable[[bytes], Denied] = parse_nflog
+) -> tuple[list[Denied], int]:
+    """Parsed records, and how many made no sense."""
+    packets: list[Denied] = []
+    malformed = 0
+    for record in records:
+        try:
+            packets.append(parse(record))
+        except ValueError:
+            malformed += 1
+    return packets, malformed

@@ -1,0 +1,147 @@
+"""Performs effects, and brings what came of them back to the engine.
+
+The one match statement between what is decided and what is done.  Each list of effects is performed in its
+order by a task of its own; an effect that guards ends its list when it fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from penstock.core import effects, events
+from penstock.core.compile import compile_policy
+from penstock.core.effects import Effect
+from penstock.core.events import Event
+from penstock.core.text import printable
+from penstock.core.wire import Json
+from penstock.daemon.worker import FileWorker, KernelWorker, now
+from penstock.errors import PenstockError
+
+T = TypeVar("T")
+
+
+class Answerer(Protocol):
+    """Whoever holds the connections of the control socket."""
+
+    def answer(self, request: int, result: Json) -> None: ...
+
+    def refuse(self, request: int, message: str, hint: str) -> None: ...
+
+
+class Executor:
+    """`feed` is the engine's front door: it takes an event and comes back here with effects."""
+
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        file_worker: FileWorker,
+        kernel_worker: KernelWorker,
+        kernel_thread: ThreadPoolExecutor,
+        answerer: Answerer,
+        feed: Callable[[Event], None],
+        quit: Callable[[int, str], None],
+    ) -> None:
+        self._tasks = tasks
+        self._files = file_worker
+        self._kernel = kernel_worker
+        self._kernel_thread = kernel_thread
+        self._file_thread = ThreadPoolExecutor(1, "files")
+        self._answerer = answerer
+        self._feed = feed
+        self._quit = quit
+        self._failing: set[str] = set()
+
+    def perform(self, todo: Sequence[Effect]) -> asyncio.Task[None] | None:
+        """Begin to perform a list.  It is done when the task is."""
+        return self._tasks.create_task(self._run(todo)) if todo else None
+
+    async def _run(self, todo: Sequence[Effect]) -> None:
+        for effect in todo:
+            name = type(effect).__name__
+            try:
+                event = await self._do(effect)
+            except (PenstockError, OSError) as e:
+                self._failing.add(name)
+                self._feed(_failure(effect, e))
+                if isinstance(effect, effects.Telling):
+                    continue
+                return
+            if name in self._failing:
+                self._failing.discard(name)
+                self._feed(events.Worked(now(), name))
+            if event is not None:
+                self._feed(event)
+
+    async def _do(self, effect: Effect) -> Event | None:  # noqa: C901 - the one table of all effects
+        files, kernel = self._files, self._kernel
+        match effect:
+            case effects.ReadConfig():
+                return await self._in_files(lambda: files.read_config(effect))
+            case effects.Compile(operation, policy, live):
+                ruleset = await self._in_files(lambda: compile_policy(policy, live))
+                return events.Compiled(now(), operation, ruleset)
+            case effects.StageState():
+                await self._in_files(lambda: files.stage_state(effect))
+            case effects.CommitState():
+                await self._in_files(files.commit_state)
+            case effects.MakeCgroups():
+                await self._in_kernel(lambda: kernel.make_cgroups(effect))
+            case effects.BindCgroups():
+                await self._in_kernel(lambda: kernel.bind_cgroups(effect))
+            case effects.Load():
+                await self._in_kernel(lambda: kernel.load(effect))
+            case effects.ReadKernel():
+                return await self._in_kernel(lambda: kernel.read_kernel(effect))
+            case effects.Prove():
+                return await self._in_kernel(kernel.prove)
+            case effects.Examine():
+                config = None if effect.request is None else await self._in_files(files.digests)
+                return await self._in_kernel(lambda: kernel.examine(effect, config))
+            case effects.AskKernel():
+                return await self._in_kernel(lambda: kernel.ask(effect))
+            case effects.CountHits():
+                return await self._in_kernel(lambda: kernel.count_hits(effect))
+            case effects.Record(blocks):
+                await self._in_files(lambda: files.record(blocks))
+            case effects.SaveBooks():
+                await self._in_files(lambda: files.save_books(effect))
+            case effects.Journal(level, text):
+                print(f"penstock: {level}: {printable(text, 4096)}", file=sys.stderr, flush=True)
+            case effects.Answer(request, result):
+                self._answerer.answer(request, result)
+            case effects.Refuse(request, message, hint):
+                self._answerer.refuse(request, message, hint)
+            case effects.Quit(status, text):
+                self._quit(status, text)
+        return None
+
+    async def _in_files(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._file_thread, work)
+
+    async def _in_kernel(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._kernel_thread, work)
+
+    def close(self) -> None:
+        """Wait for what the threads still do."""
+        self._file_thread.shutdown()
+
+
+def _failure(effect: Effect, error: Exception) -> events.Failed:
+    text = str(error) if isinstance(error, PenstockError) else _os_error(error)
+    return events.Failed(
+        now(),
+        type(effect).__name__,
+        text,
+        getattr(effect, "operation", None),
+        getattr(effect, "request", None),
+    )
+
+
+def _os_error(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

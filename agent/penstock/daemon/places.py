@@ -1,0 +1,78 @@
+"""The daemon's own directories and files: made if missing, never taken over from somebody else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import penstock
+from penstock import files
+from penstock.core import state
+from penstock.daemon.options import Options
+from penstock.errors import PenstockError
+
+SOCKET, FACTS, LOCK, BOOKS = "control.sock", "daemon.json", "lock", "books.json"
+STATE_FILES = frozenset({state.FILE, state.STAGED, BOOKS, f"{BOOKS}.new"})
+RUN_FILES = frozenset({SOCKET, FACTS, f"{FACTS}.new", LOCK})
+
+
+def prepare(options: Options) -> int:
+    """Make the directories, refuse foreign ones, and take the lock; returns the lock's descriptor.
+
+    The lock goes with the process, however it ends.  PenstockError says what is wrong; nothing is changed then.
+    """
+    _directory(options.state, 0o700, STATE_FILES)
+    _directory(options.run, 0o700, RUN_FILES)
+    _directory(options.log, 0o750, None)
+    descriptor = os.open(options.run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(descriptor)
+        hint = "stop it first, or give this one another --run, --cgroup and network namespace"
+        raise PenstockError("another penstock daemon is running here", where=str(options.run), hint=hint) from e
+    return descriptor
+
+
+def _directory(path: Path, mode: int, ours: frozenset[str] | None) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        found = set(os.listdir(path))
+    except OSError as e:
+        raise PenstockError(f"cannot be used: {e.strerror}", where=str(path), hint="name another directory") from e
+    if path.stat().st_uid != os.geteuid():
+        raise PenstockError("belongs to somebody else", where=str(path), hint="name another directory")
+    if ours is None:
+        return
+    foreign = sorted(found - ours)
+    if foreign:
+        hint = "name a directory that is empty or penstock's own"
+        raise PenstockError(f"holds files that are not penstock's: {foreign[0]}", where=str(path), hint=hint)
+    path.chmod(mode)
+
+
+def read(path: Path) -> bytes | None:
+    """The content, None when there is no such file.  PenstockError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise PenstockError(f"cannot be read: {e.strerror}", where=str(path)) from e
+
+
+def tell(options: Options, tree: Path, depth: int) -> None:
+    """Write RUN/daemon.json, by which the command line finds everything, also after the daemon's death."""
+    facts = {
+        "config": str(options.config.absolute()),
+        "state": str(options.state.absolute()),
+        "run": str(options.run.absolute()),
+        "log": str(options.log.absolute()),
+        "cgroup": str(tree),
+        "pid": os.getpid(),
+        "version": penstock.__version__,
+        "depth": depth,
+    }
+    files.replace(options.run / FACTS, json.dumps(facts).encode() + b"\n")

@@ -1,0 +1,131 @@
+"""The cgroup v2 tree (cgroups(7)): where it is, our slices in it, and who is in them.
+
+A cgroup's id, which rules match, is the inode of its directory.  Removing a directory and making it again gives
+another id, so nothing here is remembered between calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.core.slices import SLICE, slice_of
+from penstock.errors import PenstockError
+
+MAX_PROCESSES = 10_000
+"""Processes of one workload that are looked at; a tree of more is not read to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount of cgroup2: `root` is the cgroup, as this namespace counts, that the mount point shows."""
+
+    root: str
+    point: Path
+
+
+def mounts(mountinfo: str = "/proc/self/mountinfo") -> list[Mount]:
+    """All mounts of cgroup2 that this process sees (proc_pid_mountinfo(5)); the later ones cover earlier ones."""
+    found = []
+    for line in Path(mountinfo).read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split(" ", 1)[0] == "cgroup2":
+            root, point = before.split(" ")[3:5]
+            found.append(Mount(_unescape(root), Path(_unescape(point))))
+    return found
+
+
+def _unescape(text: str) -> str:
+    return text.encode().decode("unicode_escape") if "\\" in text else text
+
+
+def default_tree() -> Path:
+    """The mount point of cgroup2 where it is the only hierarchy.  PenstockError with the remedy otherwise."""
+    found = mounts()
+    if not found:
+        hint = "boot with systemd.unified_cgroup_hierarchy=1, or mount it"
+        raise PenstockError("this host has no cgroup v2", hint=hint)
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return Path("/sys/fs/cgroup")
+    point = found[-1].point
+    hint = f"boot with systemd.unified_cgroup_hierarchy=1, or name the tree yourself: --cgroup {point}"
+    raise PenstockError("cgroup v1 and v2 are mixed on this host", where=str(point), hint=hint)
+
+
+def path_of(tree: Path) -> str:
+    """The path of `tree` from the root of this process's cgroup namespace, as /proc/PID/cgroup says it.
+
+    PenstockError when it is no directory of a cgroup2 tree.
+    """
+    real = tree.resolve()
+    around = [mount for mount in mounts() if real.is_relative_to(mount.point)]
+    if not around or not (real / "cgroup.procs").exists():
+        raise PenstockError("is not in a cgroup v2 tree", where=str(tree), hint="see: findmnt -t cgroup2")
+    mount = max(around, key=lambda mount: len(mount.point.parts))
+    if "/.." in mount.root:
+        raise PenstockError("is outside of this process's cgroup namespace", where=str(tree))
+    return str(Path(mount.root) / real.relative_to(mount.point))
+
+
+def depth_of(path: str) -> int:
+    """The level of penstock.slice in the tree at `path`, as `socket cgroupv2 level` counts it.
+
+    Linux 6.11 and later count from the root of the cgroup namespace of whoever loads the rule; earlier ones from
+    the real root, which is the same unless the daemon runs in a container.
+    """
+    return len(Path(path).parts[1:]) + 1
+
+
+def make(tree: Path, workloads: tuple[str, ...]) -> None:
+    """Make penstock.slice and the slices of `workloads` below `tree`, where they are missing."""
+    for path in (SLICE, *(slice_of(name) for name in workloads)):
+        try:
+            os.mkdir(tree / path, 0o755)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            hint = "run the daemon as root, in the host's own cgroup namespace"
+            raise PenstockError(f"cannot be made: {e.strerror}", where=str(tree / path), hint=hint) from e
+
+
+def ids(tree: Path, workloads: tuple[str, ...]) -> dict[str, int]:
+    """Path below `tree` -> id, of penstock.slice and the workloads' slices that are there."""
+    found = {}
+    for path in (SLICE, *(slice_of(name) for name in workloads)):
+        with contextlib.suppress(OSError):
+            found[path] = os.stat(tree / path).st_ino
+    return found
+
+
+def processes(directory: Path) -> list[int]:
+    """Pids in this cgroup and all below it, at most MAX_PROCESSES.  Empty when it is gone."""
+    found: list[int] = []
+    for place, _, _ in os.walk(directory):
+        with contextlib.suppress(OSError):
+            found += [int(line) for line in Path(place, "cgroup.procs").read_text().split()]
+        if len(found) >= MAX_PROCESSES:
+            return found[:MAX_PROCESSES]
+    return found
+
+
+def sweep(tree: Path, workload: str) -> None:
+    """Remove scopes that `penstock run` made and whose process, which names them, is gone with all others."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(tree / slice_of(workload)):
+            kind, _, rest = entry.name.partition("-")
+            pid = rest.removesuffix(".scope")
+            if kind == "run" and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                with contextlib.suppress(OSError):  # EBUSY: somebody is still in it
+                    os.rmdir(entry.path)
+
+
+def foreign(tree: Path) -> list[str]:
+    """Names of cgroups in penstock.slice that no penstock made."""
+    try:
+        names = [entry.name for entry in os.scandir(tree / SLICE) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    ours = ("penstock-", "proof-")
+    return sorted(name for name in names if not name.startswith(ours))
