@@ -78,8 +78,10 @@ install_packages() {  # NAME...
   apt install --no-install-recommends "$@" || die "apt-get could not install: $*"
 }
 
+lists_are_fresh=false
 update_lists() {
-  is_root && command -v apt-get >/dev/null || return 0
+  if $lists_are_fresh || ! is_root || ! command -v apt-get >/dev/null; then return; fi
+  lists_are_fresh=true
   say "Asking the package mirror what there is ..."
   apt update || say "warning: apt-get update failed in part; going on with what is known"
 }

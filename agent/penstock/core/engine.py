@@ -51,6 +51,7 @@ class Engine:
         self._operations = 0
         self._generation = 0  # of the ruleset, up to which every change is known not to be about us
         self._checking = False
+        self._suspect = ""  # who changed our table last
         self._repaired: datetime | None = None
         self._asked: dict[int, str] = {}  # request -> its command, or the workload it is about
         self._handlers: dict[type, Callable[[Any], list[Effect]]] = {
@@ -252,6 +253,7 @@ class Engine:
 
     def _repair(self, now: datetime, wrong: str) -> list[Effect]:
         assert self.in_force is not None
+        wrong, self._suspect = wrong + self._suspect, ""
         if self.view.disagreement != wrong:
             self.view.alarms.append((now, wrong))
         self.view.agrees, self.view.disagreement = False, wrong
@@ -268,11 +270,9 @@ class Engine:
         news = [commit for commit in event.commits if commit.generation > self._generation]
         if self._operation is not None:
             return []  # it reads back itself, and sees whether somebody interfered
-        foreign = [commit for commit in news if commit.ours]
+        foreign = [commit for commit in news if commit.touched]
         if foreign or event.lost:
-            if foreign:
-                who = f"{foreign[-1].comm!r} (pid {foreign[-1].pid})"
-                self.view.alarms.append((event.now, f"our table was changed by {who}"))
+            self._suspect = f" (by {foreign[-1].comm!r}, pid {foreign[-1].pid})" if foreign else ""
             return self._check()
         if news and news[0].generation == self._generation + 1:
             self._generation = news[-1].generation

@@ -127,7 +127,7 @@ class Commit:
     """A transaction on the namespace's ruleset, as the kernel announced it."""
 
     generation: int
-    ours: bool  # it touched our table
+    touched: bool  # it was about our table, and not known to be our own
     pid: int
     comm: str
 

@@ -67,8 +67,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         # Who reads the log group is the only daemon of this network namespace: the kernel sees to it.
         with NflogReader() as log:
-            monitor = NftMonitor()
             kernel_worker = await loop.run_in_executor(kernel_thread, KernelWorker, self._tree)
+            monitor = NftMonitor(kernel_worker.port)
             snapshot = (await loop.run_in_executor(kernel_thread, kernel_worker.snapshot)).snapshot
             file_worker = FileWorker(self._options)
             self._open_log(file_worker)

@@ -105,6 +105,7 @@ class KernelWorker:
         self._tree = tree
         self._nft = Nft()
         self._mark = _Mark()
+        self.port = self._nft.port
 
     def snapshot(self) -> events.ReadBack:
         return self.read_kernel(effects.ReadKernel(None, ()))

@@ -69,14 +69,14 @@ def message(kind: int, flags: int, sequence: int, family: int, body: bytes, reso
     return header + struct.pack(">BBH", family, 0, resource) + body
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Split a datagram: (type, flags, sequence, payload) of each message."""
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Split a datagram: (type, flags, sequence, port, payload) of each message."""
     offset = 0
     while offset + 16 <= len(data):
-        size, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data, offset)
+        size, kind, flags, sequence, port = struct.unpack_from("=IHHII", data, offset)
         if size < 16 or offset + size > len(data):
             raise ValueError("malformed netlink message")
-        yield kind, flags, sequence, data[offset + 16 : offset + size]
+        yield kind, flags, sequence, port, data[offset + 16 : offset + size]
         offset += (size + 3) & ~3
 
 
@@ -101,6 +101,9 @@ class Channel:
         self._socket.bind((0, 0))
         self._sequence = 0
 
+        self.port: int = self._socket.getsockname()[0]
+        """Names this socket in the kernel's announcements."""
+
     def close(self) -> None:
         self._socket.close()
 
@@ -112,7 +115,7 @@ class Channel:
         sequence = self._send(kind, F_REQUEST | F_DUMP, family, body)
         interrupted = False
         while True:
-            for got, flags, number, payload in messages(self._socket.recv(RECEIVE)):
+            for got, flags, number, _, payload in messages(self._socket.recv(RECEIVE)):
                 if number != sequence:
                     continue
                 interrupted = interrupted or bool(flags & F_DUMP_INTR)
@@ -128,7 +131,7 @@ class Channel:
         """Ask for one object; returns its payload behind nfgenmsg.  OSError: ENOENT and others."""
         sequence = self._send(kind, F_REQUEST, family, body)
         while True:
-            for got, _, number, payload in messages(self._socket.recv(RECEIVE)):
+            for got, _, number, _, payload in messages(self._socket.recv(RECEIVE)):
                 if number != sequence:
                     continue
                 if got == NLMSG_ERROR:
@@ -147,7 +150,7 @@ class Channel:
         data.append(message(BATCH_END, F_REQUEST, self._next(), 0, b"", SUBSYS_NFTABLES))
         self._socket.send(b"".join(data))
         while waiting:
-            for got, _, number, payload in messages(self._socket.recv(RECEIVE)):
+            for got, _, number, _, payload in messages(self._socket.recv(RECEIVE)):
                 if number == begin or number in waiting:
                     waiting.discard(number)
                     if got == NLMSG_ERROR:

@@ -40,6 +40,11 @@ class Nft:
         self.commits = 0
         """Transactions of ours so far: each made one generation."""
 
+    @property
+    def port(self) -> int:
+        """The netlink port that binds cgroups."""
+        return self._channel.port
+
     def close(self) -> None:
         self._library.close()
         self._channel.close()

@@ -23,9 +23,13 @@ DATAGRAMS_PER_READ = 256
 
 
 class NftMonitor:
-    """Non-blocking; wait for `fileno` to become readable, then `read`."""
+    """Non-blocking; wait for `fileno` to become readable, then `read`.
 
-    def __init__(self) -> None:
+    Transactions of the netlink port `own_port` are announced as not about our table: we know of them.
+    """
+
+    def __init__(self, own_port: int = 0) -> None:
+        self._own_port = own_port
         try:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             self._socket = socket.socket(socket.AF_NETLINK, kind, nl.NETLINK_NETFILTER)
@@ -56,11 +60,11 @@ class NftMonitor:
                     raise
                 lost = True
                 continue
-            for kind, _, _, payload in nl.messages(datagram):
-                self._take(kind & 0xFF, payload, commits)
+            for kind, _, _, port, payload in nl.messages(datagram):
+                self._take(kind & 0xFF, port, payload, commits)
         return commits, lost
 
-    def _take(self, kind: int, payload: bytes, commits: list[Commit]) -> None:
+    def _take(self, kind: int, port: int, payload: bytes, commits: list[Commit]) -> None:
         if kind != NEW_GENERATION:
             # In every other message the first attribute is the table's name.
             first = next(nl.attributes(payload, 4), None)
@@ -70,5 +74,6 @@ class NftMonitor:
         values = nl.attribute_map(payload, 4)
         (generation,) = struct.unpack(">I", values[1])
         pid = struct.unpack(">I", values[2])[0] if 2 in values else 0
-        commits.append(Commit(generation, self._touched, pid, nl.string(values.get(3, b""))))
+        touched = self._touched and (port == 0 or port != self._own_port)
+        commits.append(Commit(generation, touched, pid, nl.string(values.get(3, b""))))
         self._touched = False
