@@ -15,6 +15,7 @@ from math import ceil
 
 from penstock.core.log_prefix import LOG_GROUP
 from penstock.core.ruleset import (
+    CATCH_ALL,
     LOG_BURST,
     LOG_RATE,
     SNAPLEN,
@@ -63,6 +64,7 @@ class Present:
     counters: frozenset[str] = frozenset()
     maps: frozenset[str] = frozenset()
     sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
+    timed: Mapping[str, frozenset[Element]] = field(default_factory=dict)  # those that will run out
 
     @classmethod
     def of(cls, ruleset: Ruleset, now: datetime) -> Present:
@@ -72,6 +74,7 @@ class Present:
             counters=frozenset(ruleset.counters),
             maps=frozenset(ruleset.maps),
             sets={s.name: frozenset(unexpired(s, now)) for s in ruleset.sets},
+            timed={s.name: frozenset(e for e in unexpired(s, now) if e in s.expires) for s in ruleset.sets},
         )
 
 
@@ -121,8 +124,10 @@ def _elements(ruleset: Ruleset, present: Present, now: datetime) -> Iterator[str
     for address_set in ruleset.sets:
         held = present.sets.get(address_set.name, frozenset())
         wanted = set(unexpired(address_set, now))
-        gone = sorted(held - wanted)
-        new = sorted(wanted - held)
+        # Adding an element again does not change when it runs out, not even whether: it is replaced.
+        timed = (held & wanted) & (present.timed.get(address_set.name, frozenset()) | address_set.expires.keys())
+        gone = sorted(held - wanted | timed)
+        new = sorted(wanted - held | timed)
         yield from _batches("delete", address_set.name, (_key(e, address_set.family) for e in gone))
         yield from _batches("add", address_set.name, (_element(e, address_set, now) for e in new))
 
@@ -139,6 +144,8 @@ def _batches(verb: str, set_name: str, elements: Iterable[str]) -> Iterator[str]
 
 
 def _key(element: Element, family: int) -> str:
+    if element == CATCH_ALL:
+        return "*"
     address = IPv4Address if family == 4 else IPv6Address
     low, high, protocol, first, last = element
     addresses = str(address(low)) if low == high else f"{address(low)}-{address(high)}"
@@ -169,6 +176,7 @@ def _fill(chains: Sequence[Chain]) -> Iterator[str]:
 
 def _removals(ruleset: Ruleset, present: Present) -> Iterator[str]:
     kinds = (
+        ("map", present.maps, set(ruleset.maps)),
         ("chain", present.chains, {chain.name for chain in ruleset.chains}),
         ("set", frozenset(present.sets), {s.name for s in ruleset.sets}),
         ("counter", present.counters, set(ruleset.counters)),

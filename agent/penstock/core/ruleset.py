@@ -218,6 +218,10 @@ class Element(NamedTuple):
     last: int
 
 
+CATCH_ALL = Element(-1, -1, -1, -1, -1)
+"""The element `*`, which holds everything.  Never ours; somebody else may add one to a set of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddressSet:
     """Disjoint elements of one family, each with the id of the rule whose hits its counter counts."""

@@ -18,7 +18,8 @@ class Snapshot:
     """What the kernel holds of our table at one generation of its ruleset.
 
     `chains` maps a chain to the number of its rules; `digest` covers base chain hooks and every rule's
-    expressions, as the kernel lists them, so it is comparable within one kernel only.
+    expressions, as the kernel lists them, so it is comparable within one kernel only.  Sets and maps of a shape
+    that is not ours are named, and empty.
     """
 
     generation: int
@@ -30,11 +31,12 @@ class Snapshot:
     counters: frozenset[str] = frozenset()
     bindings: Bindings = field(default_factory=dict)
     sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
+    timed: Mapping[str, frozenset[Element]] = field(default_factory=dict)  # those of them that will run out
 
     @property
     def present(self) -> Present:
         """As the renderer wants it."""
-        return Present(frozenset(self.chains), self.counters, frozenset(self.bindings), self.sets)
+        return Present(frozenset(self.chains), self.counters, frozenset(self.bindings), self.sets, self.timed)
 
 
 EXPIRY_SLACK = timedelta(seconds=2)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from penstock.core.ruleset import MARKER, TABLE, Element
+from penstock.core.ruleset import CATCH_ALL, MARKER, TABLE, Element
 from penstock.core.snapshot import Bindings, Snapshot, Verdict
 from penstock.errors import PenstockError
 from penstock.kernel import nfnetlink as nl
@@ -26,8 +26,11 @@ GET_GENERATION, GET_OBJECT = 16, 19
 DORMANT = 1  # NFT_TABLE_F_DORMANT: all there, and none of it in force
 MAP = 0x8  # NFT_SET_MAP
 ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
+COUNTER_OBJECT = 1  # NFT_OBJECT_COUNTER
+FAMILIES = {12: 4, 24: 6}  # by the key size of our sets: address, protocol, port, each padded to four bytes
 VERDICTS = {"jump": -3, "goto": -4}
 VERDICT_NAMES = {number: name for name, number in VERDICTS.items()}
+ElementSets = dict[str, frozenset[Element]]
 Part = tuple[int, int, int, bytes]  # message type, flags, family, attributes
 
 
@@ -99,6 +102,8 @@ class Nft:
         result = {}
         for body in self._dump(GET_OBJECT, nl.text(1, TABLE)):
             values = nl.attribute_map(body)
+            if _number(values, 3) != COUNTER_OBJECT:
+                continue
             data = nl.attribute_map(values[4])
             packets, size = struct.unpack(">QQ", data[2] + data[1])
             result[nl.string(values[2])] = (packets, size)
@@ -106,12 +111,11 @@ class Nft:
 
     def hits(self, set_name: str, family: int) -> dict[Element, int]:
         """Packets that each element of the set let through."""
-        body = nl.text(1, TABLE) + nl.text(2, set_name)
-        return {
-            element: packets
-            for part in self._dump(GET_ELEMENT, body)
-            for element, packets in _elements(part, family)
-        }
+        return {element: packets for element, packets, _ in self._held(set_name, family)}
+
+    def _held(self, set_name: str, family: int) -> Iterator[tuple[Element, int, bool]]:
+        for part in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, set_name)):
+            yield from _elements(part, family)
 
     def has(self, set_name: str, address: bytes, protocol: int, port: int) -> bool:
         """Whether the set holds (address in network order, protocol, port) now, by asking the kernel."""
@@ -157,7 +161,7 @@ class Nft:
             chains[nl.string(values[2])] = chains.get(nl.string(values[2]), 0) + 1
             digest.update(values[2] + values.get(4, b""))
         counters = frozenset(self.counters())
-        sets, bindings = self._sets(elements)
+        sets, timed, bindings = self._sets(elements)
         return Snapshot(
             generation=generation,
             exists=True,
@@ -168,14 +172,16 @@ class Nft:
             counters=counters,
             bindings=bindings,
             sets=sets,
+            timed=timed,
         )
 
     def _maps(self) -> list[str]:
         found = [nl.attribute_map(body) for body in list(self._dump(GET_SET, nl.text(1, TABLE)))]
         return [nl.string(values[2]) for values in found if _number(values, 3) & (MAP | ANONYMOUS) == MAP]
 
-    def _sets(self, elements: bool) -> tuple[dict[str, frozenset[Element]], dict[str, dict[int, Verdict]]]:
-        sets: dict[str, frozenset[Element]] = {}
+    def _sets(self, elements: bool) -> tuple[ElementSets, ElementSets, dict[str, dict[int, Verdict]]]:
+        sets: ElementSets = {}
+        timed: ElementSets = {}
         bindings: dict[str, dict[int, Verdict]] = {}
         for body in list(self._dump(GET_SET, nl.text(1, TABLE))):
             values = nl.attribute_map(body)
@@ -185,19 +191,24 @@ class Nft:
                 continue
             if flags & MAP:
                 bindings[name] = self._map(name)
-            elif elements:
-                sets[name] = frozenset(self.hits(name, 4 if key_size == 12 else 6))
-            else:
-                sets[name] = frozenset()
-        return sets, bindings
+                continue
+            family = FAMILIES.get(key_size)
+            held = list(self._held(name, family)) if family and elements else []
+            sets[name] = frozenset(element for element, _, _ in held)
+            timed[name] = frozenset(element for element, _, runs_out in held if runs_out)
+        return sets, timed, bindings
 
     def _map(self, name: str) -> dict[int, Verdict]:
         result: dict[int, Verdict] = {}
         for body in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, name)):
             for element in _each(body):
                 values = nl.attribute_map(element)
-                (cgroup,) = struct.unpack("=Q", nl.attribute_map(values[1])[1])
-                verdict = nl.attribute_map(nl.attribute_map(values[2])[2])
+                key = nl.attribute_map(values.get(1, b"")).get(1, b"")
+                data = nl.attribute_map(values.get(2, b""))
+                if len(key) != 8 or 2 not in data:  # somebody else's map
+                    continue
+                (cgroup,) = struct.unpack("=Q", key)
+                verdict = nl.attribute_map(data[2])
                 (number,) = struct.unpack(">i", verdict[1])
                 chain = nl.string(verdict.get(2, b""))
                 result[cgroup] = (VERDICT_NAMES.get(number, str(number)), chain)
@@ -255,12 +266,16 @@ def _each(body: bytes) -> Iterable[bytes]:
                 yield body[low:high]
 
 
-def _elements(body: bytes, family: int) -> Iterable[tuple[Element, int]]:
-    """Each address element of one part of a dumped set, with its packet count."""
+def _elements(body: bytes, family: int) -> Iterator[tuple[Element, int, bool]]:
+    """Each address element of one part of a dumped set, its packet count, and whether it will run out."""
     size = 4 if family == 4 else 16
     protocol, port = size, size + 4
     for element in _each(body):
         values = nl.attribute_map(element)
+        packets, runs_out = _packets(values.get(7)), 4 in values
+        if 1 not in values:
+            yield CATCH_ALL, packets, runs_out
+            continue
         key = values[1][4:]
         last = values[10][4:] if 10 in values else key
         yield (
@@ -271,7 +286,8 @@ def _elements(body: bytes, family: int) -> Iterable[tuple[Element, int]]:
                 int.from_bytes(key[port : port + 2]),
                 int.from_bytes(last[port : port + 2]),
             ),
-            _packets(values.get(7)),
+            packets,
+            runs_out,
         )
 
 
