@@ -41,6 +41,7 @@ class Act(ABC):
     workload: str
     port: int  # where the server calls
     listens: int  # 0: it does not
+    calls: str = ""  # the name that it calls, if it calls a name
     explains: str  # what is about to happen
     registry: bool = True  # whether its rules allow the registry, and it can be made to call there
     unasked = False  # it calls by itself, seconds after it was started
@@ -137,6 +138,7 @@ class Hub(Act):
     workload = "llama"
     port = 443
     listens = 9931
+    calls = HUB
     explains = (
         "One unauthenticated POST /models makes it call a hub. In the lab the hosts file decides where "
         f"{HUB} is: at the stranger's address, or at the registry's."
@@ -180,6 +182,7 @@ class PhoneHome(Act):
     workload = "embedder"
     port = 443
     listens = 0
+    calls = VENDOR
     registry = False
     unasked = True
     explains = (

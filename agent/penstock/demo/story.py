@@ -125,17 +125,23 @@ class Play:
     def _call(self, act: Act, name: str, witness: Witness, family: int, *, arrives: bool) -> None:
         address = witness.host.address(family)
         witness.mark()
-        seen = (
-            (lambda: bool(witness.since(family)))
-            if arrives
-            else (lambda: self._stage.blocked(act.workload, address))
-        )
+
+        def seen() -> bool:
+            if arrives:
+                return any(a.event == "data" for a in witness.since(family))
+            return self._stage.blocked(act.workload, address)
+
         call = act.attack(self._lab, witness.host, family, seen)
         came = witness.since(family)
-        connected = any(a.event == "connect" for a in came)
-        ok = connected if arrives else not came and (act.unasked or call.ms < REFUSED_WITHIN)
+        if arrives:
+            ok = any(a.event == "connect" for a in came)
+        else:  # a server that calls by itself must have tried, or its silence would say nothing
+            ok = not came and (seen() if act.unasked else call.ms < REFUSED_WITHIN)
         words = [arrived(came, witness.host.name)]
-        words += [] if arrives or not call.said else [f'the server says "{printable(call.said)}"']
+        words += [f"for {act.calls}"] if act.calls and any(act.calls in a.data for a in came) else []
+        words += [f"the call to {act.calls} is in the block log"] if ok and act.unasked and not arrives else []
+        if call.said and not arrives and not act.unasked:
+            words.append(f'the server says "{printable(call.said)}"')
         self._add(
             Observation(
                 act=act.key,
