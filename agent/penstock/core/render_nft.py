@@ -37,6 +37,7 @@ from penstock.core.ruleset import (
     Hook,
     InSet,
     Jump,
+    LocalDestination,
     Log,
     Loopback,
     Original,
@@ -45,6 +46,7 @@ from penstock.core.ruleset import (
     Rule,
     Ruleset,
     SetLabel,
+    TcpAnswer,
     TcpReset,
     Tracked,
 )
@@ -196,12 +198,20 @@ ECHO = {4: "icmp type echo-request", 6: "icmpv6 type echo-request"}
 PROTOCOLS = {"icmp": "{ icmp, icmpv6 }", "tcp": "tcp", "udp": "udp"}
 
 
+FIXED: Mapping[Condition, str] = {
+    Reply(): "ct direction reply",
+    Original(): "ct direction original",
+    TcpReset(): "tcp flags & rst == rst",
+    TcpAnswer(): "tcp flags & (ack | rst) != 0",
+    ForeignSource(): "fib saddr type != local",
+    LocalDestination(): "fib daddr type local",
+    # `socket mark` loads only from full sockets; every mark passes the comparison.
+    FullSocket(): "socket mark & 0x0 == 0x0",
+}
+
+
 def _condition(condition: Condition) -> str:
     match condition:
-        case Reply():
-            return "ct direction reply"
-        case Original():
-            return "ct direction original"
         case Tracked():
             return f"ct state {condition}"
         case Loopback(hook):
@@ -210,18 +220,13 @@ def _condition(condition: Condition) -> str:
             return f"meta l4proto {PROTOCOLS[name]}"
         case Echo(family):
             return ECHO[family]
-        case TcpReset():
-            return "tcp flags & rst == rst"
         case HasLabel(bit):
             return f"ct label {bit}"
-        case ForeignSource():
-            return "fib saddr type != local"
-        case FullSocket():
-            # `socket mark` loads only from full sockets; every mark passes the comparison.
-            return "socket mark & 0x0 == 0x0"
         case InSet(name, family, peer, port):
             header, protocol = ("ip", "ip protocol") if family == 4 else ("ip6", "meta l4proto")
             return f"{header} {ENDS[peer]}addr . {protocol} . th {ENDS[port]}port @{name}"
+        case _:
+            return FIXED[condition]
 
 
 def _action(action: Action) -> str:
@@ -229,7 +234,8 @@ def _action(action: Action) -> str:
         case Final.RESET:
             return "reject with tcp reset"
         case Final.PROHIBIT:
-            return "reject with icmpx admin-prohibited"
+            # With `type`, which releases before 1.0.1 demand.
+            return "reject with icmpx type admin-prohibited"
         case Final():
             return str(action)
         case Goto(chain):

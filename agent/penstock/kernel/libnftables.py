@@ -55,10 +55,19 @@ class Libnftables:
         errors: bytes = self._library.nft_ctx_get_error_buffer(self._context)
         if status != 0:
             first = errors.decode("utf-8", "replace").strip().split("\n", 1)[0]
-            raise PenstockError(f"nft refused the ruleset: {printable(first)}")
+            raise PenstockError(f"nft refused the ruleset: {printable(first)}", hint=_hint(first))
         return output.decode("utf-8", "replace")
 
     def close(self) -> None:
         if self._context:
             self._library.nft_ctx_free(self._context)
             self._context = None
+
+
+def _hint(error: str) -> str:
+    """What to do about errors that have one known cause."""
+    if "cgroupsv2" in error:
+        return "matching by cgroup needs nftables 1.0 or newer"
+    if "No such file or directory" in error or "Operation not supported" in error:
+        return "matching by cgroup needs Linux 5.13 or newer, with nft_socket, nft_ct and nft_fib"
+    return ""
