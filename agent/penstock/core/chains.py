@@ -6,7 +6,9 @@ Read this with three facts about Linux in mind.
   socket that will receive.  TIME_WAIT and half-open sockets have none.
 * A refusal is a packet: it comes back over loopback as RELATED and must reach the one who is refused.
 * Conntrack entries of UDP are inherited by whoever binds the same source port within half a minute.  Those of
-  TCP are not: a new SYN makes a new entry.
+  TCP only while the first SYN is unanswered; else a new SYN makes a new entry.
+* In the output hook the interface is the one from before destination NAT; the destination is the one after.
+  A rule of somebody else may send away what is addressed to this host, as Docker does for published ports.
 
 On loopback the sender cannot know who listens, and the receiver cannot see who sends, so they meet in the
 connection's label: the sending workload sets its bit, and UNPROVEN when no rule of its own allows the
@@ -38,6 +40,7 @@ from penstock.core.ruleset import (
     Hook,
     InSet,
     Jump,
+    LocalDestination,
     Log,
     Loopback,
     Original,
@@ -45,6 +48,7 @@ from penstock.core.ruleset import (
     Reply,
     Rule,
     SetLabel,
+    TcpAnswer,
     TcpReset,
     Tracked,
 )
@@ -212,6 +216,8 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     allowed = _in_set(Direction.OUT, name, End.DESTINATION, End.DESTINATION)
     echo = [_rule(ICMP, Goto(f"echo_{name}"))] if plan.echo else []
     deny = _rule(Goto(f"deny_out_{name}"))
+    # Whoever is allowed would answer to the stranger whose address was borrowed.
+    foreign = _rule(ForeignSource(), *deny.do)
     answers = (
         _rule(Reply(), Goto(f"answer_{name}")) if plan.mode is Mode.ENFORCE else _rule(Reply(), Final.ACCEPT)
     )
@@ -224,25 +230,30 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
             f"loopback_{name}",
             (
                 to_replies,
+                foreign,
                 _rule(UDP, HasLabel(WORKLOAD), Jump(f"stale_{name}")),
+                _rule(TCP, Tracked.NEW, HasLabel(WORKLOAD), Jump(f"stale_{name}")),
                 _rule(Tracked.NEW, SetLabel(WORKLOAD), SetLabel(label)),
                 _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
                 *echo,
                 *allowed,
                 _rule(HasLabel(STALE), *deny.do),
-                _rule(TCP, Tracked.NEW, SetLabel(UNPROVEN), Final.ACCEPT),
-                _rule(UDP, Tracked.NEW, SetLabel(UNPROVEN), Final.ACCEPT),
+                _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
+                _rule(UDP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
+                # Connections older than our table have no room for labels: what was set may not be there.
+                _rule(Tracked.NEW, LocalDestination(), HasLabel(UNPROVEN), Final.ACCEPT),
                 deny,
             ),
         ),
         Chain(
             f"out_{name}",
-            (_rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")), to_replies, *echo, *allowed, deny),
+            (_rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")), to_replies, foreign, *echo, *allowed, deny),
         ),
         Chain(
             f"in_{name}",
             (
-                _rule(TCP, Reply(), Final.ACCEPT),
+                # A bare SYN may count as a reply: to a SYN that somebody else sent from this port in vain.
+                _rule(TcpAnswer(), Reply(), Final.ACCEPT),
                 *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
                 _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
                 answers,
@@ -299,6 +310,9 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
                 _rule(Dispatch(OUT_SLICE, depth)),
                 # A bystander on a workload's old source port: what the labels said is over.
                 _rule(UDP, ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Original(), SetLabel(STALE)),
+                _rule(TCP, ON_LOOPBACK_OUT, Tracked.NEW, HasLabel(WORKLOAD), Original(), SetLabel(STALE)),
+                # Nor does he become the workload by answering what it tells nobody but itself.
+                _rule(UDP, ON_LOOPBACK_OUT, HasLabel(UNPROVEN), SetLabel(STALE)),
             ),
             Hook.OUTPUT,
         ),

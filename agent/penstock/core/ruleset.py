@@ -88,6 +88,11 @@ class TcpReset:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpAnswer:
+    """A TCP segment with ACK or RST: anything but the first of a connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class HasLabel:
     """The connection carries that label bit (0 to 127)."""
 
@@ -97,6 +102,11 @@ class HasLabel:
 @dataclass(frozen=True, slots=True)
 class ForeignSource:
     """The packet's source address is none of this host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDestination:
+    """The packet's destination, after destination NAT, is an address of this host (no multicast, no broadcast)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +135,10 @@ Condition = (
     | Protocol
     | Echo
     | TcpReset
+    | TcpAnswer
     | HasLabel
     | ForeignSource
+    | LocalDestination
     | FullSocket
     | InSet
 )
