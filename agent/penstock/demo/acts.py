@@ -25,6 +25,10 @@ from penstock.demo.phone_home import CALL_AFTER, VENDOR, OnnxProgram, install
 from penstock.errors import PenstockError
 
 
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+"""Where the request comes from and goes to: any process of the host may send it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """The server was made to call somebody: how long until it knew what came of it, and its own words."""
@@ -72,7 +76,7 @@ class Act(ABC):
         """The rule file of the workload."""
         addresses = ", ".join(f'"{a}"' for a in registry.addresses)
         egress = [f"  - to: [{addresses}]", f"    ports: [{self.port}]", "    reason: the model registry"]
-        ingress = [f"  - ports: [{self.listens}]", "    from: host"]
+        ingress = [f"  - ports: [{self.listens}]", '    from: [127.0.0.1, "::1"]']
         return "\n".join(
             [
                 "version: 1",
@@ -111,7 +115,7 @@ class Pull(Act):
     def attack(self, lab: Lab, target: Host, family: int, seen: Callable[[], bool]) -> Call:
         """One POST."""
         start = time.monotonic()
-        lines = lab.host.call(_post, lab.host.address(family), self._model(target, family))
+        lines = lab.host.call(_post, LOOPBACK[family], self._model(target, family))
         ms = (time.monotonic() - start) * 1000
         return Call(lines[-1].get("ms", ms), str(lines[-1].get("error") or lines[-1].get("status")))
 
@@ -160,7 +164,7 @@ class Hub(Act):
         self._count += 1
         model = f"someone/repo{self._count}"
         start = time.monotonic()
-        self._server.load(lab.host.address(family), model)
+        self._server.load(LOOPBACK[family], model)
         ms = (time.monotonic() - start) * 1000
         self._server.ended(model, 20)
         return Call(ms, "")
