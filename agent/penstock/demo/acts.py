@@ -24,7 +24,6 @@ from penstock.demo.llama import HUB, LlamaServer, fetch
 from penstock.demo.phone_home import CALL_AFTER, VENDOR, OnnxProgram, install
 from penstock.errors import PenstockError
 
-
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 """Where the request comes from and goes to: any process of the host may send it."""
 

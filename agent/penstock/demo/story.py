@@ -111,12 +111,12 @@ class Play:
         """What the operator then types."""
         self._teller.heading("What the operator sees")
         stranger = self._stage.stranger.host
-        for act in acts:
-            self._command(act, 4, "status", act.workload, status=0)
+        self._command(acts[0], 4, "status", status=0, names=[act.workload for act in acts])
         self._command(acts[0], 4, "blocks", status=0, names=[stranger.v4, stranger.v6])
         for act in acts:
             for family, where in ((4, stranger.v4), (6, f"[{stranger.v6}]")):
-                self._command(act, family, "why", act.workload, f"{where}:{act.port}", status=1)
+                peer = f"{where}:{act.port}"
+                self._command(act, family, "why", act.workload, peer, status=1, names=[act.workload])
 
     def shell(self) -> None:
         """Leave the person in the lab."""
