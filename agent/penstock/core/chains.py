@@ -29,6 +29,7 @@ from penstock.core.ruleset import (
     Chain,
     Condition,
     Count,
+    Detour,
     Dispatch,
     Echo,
     End,
@@ -218,6 +219,8 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     deny = _rule(Goto(f"deny_out_{name}"))
     # Whoever is allowed would answer to the stranger whose address was borrowed.
     foreign = _rule(ForeignSource(), *deny.do)
+    # The header names the first stop; the stranger stands in the route.
+    detours = [_rule(Detour(family), *deny.do) for family in (4, 6)]
     answers = (
         _rule(Reply(), Goto(f"answer_{name}")) if plan.mode is Mode.ENFORCE else _rule(Reply(), Final.ACCEPT)
     )
@@ -229,6 +232,7 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
         Chain(
             f"loopback_{name}",
             (
+                *detours,
                 to_replies,
                 foreign,
                 _rule(UDP, HasLabel(WORKLOAD), Jump(f"stale_{name}")),
@@ -247,7 +251,15 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
         ),
         Chain(
             f"out_{name}",
-            (_rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")), to_replies, foreign, *echo, *allowed, deny),
+            (
+                _rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")),
+                *detours,
+                to_replies,
+                foreign,
+                *echo,
+                *allowed,
+                deny,
+            ),
         ),
         Chain(
             f"in_{name}",

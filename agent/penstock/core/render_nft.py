@@ -25,6 +25,7 @@ from penstock.core.ruleset import (
     Chain,
     Condition,
     Count,
+    Detour,
     Dispatch,
     Echo,
     Element,
@@ -205,6 +206,8 @@ FIXED: Mapping[Condition, str] = {
     TcpAnswer(): "tcp flags & (ack | rst) != 0",
     ForeignSource(): "fib saddr type != local",
     LocalDestination(): "fib daddr type local",
+    Detour(4): "ip hdrlength > 5",
+    Detour(6): "exthdr rt exists",
     # `socket mark` loads only from full sockets; every mark passes the comparison.
     FullSocket(): "socket mark & 0x0 == 0x0",
 }

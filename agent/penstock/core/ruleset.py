@@ -105,6 +105,13 @@ class ForeignSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Detour:
+    """The packet may prescribe its route: it has IPv4 options (family 4) or an IPv6 routing header (6)."""
+
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
 class LocalDestination:
     """The packet's destination, after destination NAT, is an address of this host (no multicast, no broadcast)."""
 
@@ -138,6 +145,7 @@ Condition = (
     | TcpAnswer
     | HasLabel
     | ForeignSource
+    | Detour
     | LocalDestination
     | FullSocket
     | InSet
