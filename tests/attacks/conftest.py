@@ -1,0 +1,52 @@
+"""One lab a module, governed; a witness on each remote host that writes down every packet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from governed import Governed
+
+from penstock.demo.lab import Lab
+from penstock.demo.recorder import Arrival, Recorder
+
+TCP_PORTS, UDP_PORTS = (80, 443), (53, 80)
+
+
+@dataclass
+class Witness:
+    """What arrived at a remote host since it was last asked."""
+
+    recorder: Recorder
+    seen: int = 0
+
+    def packets(self) -> list[Arrival]:
+        """Everything that came over the wire since the last call, whatever it was."""
+        found = self.recorder.arrivals("packet")
+        new, self.seen = found[self.seen :], len(found)
+        return new
+
+
+@pytest.fixture(scope="module")
+def governed(lab: Lab) -> Iterator[Governed]:
+    """The module's lab, ready for policies."""
+    made = Governed(lab)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def stranger(lab: Lab) -> Witness:
+    """The witness on the host that nobody may talk to."""
+    return Witness(
+        Recorder(lab, lab.remote["stranger"], ports=TCP_PORTS, udp_ports=UDP_PORTS, packets=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def registry(lab: Lab) -> Witness:
+    """The witness on the host that some rules allow."""
+    return Witness(
+        Recorder(lab, lab.remote["registry"], ports=TCP_PORTS, udp_ports=UDP_PORTS, packets=True)
+    )

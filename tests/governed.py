@@ -1,0 +1,220 @@
+"""A lab under a policy, without the daemon, and processes in it that take orders: for tests with real packets.
+
+`Actor` is a process somewhere in a lab that runs functions one after the other and keeps its sockets in
+between: functions hand out descriptor numbers.  `Governed` loads a policy and binds the workloads' cgroups.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, NoReturn, cast
+
+from penstock.core import chains, render_nft
+from penstock.core.compile import Live, compile_policy
+from penstock.core.parse import parse
+from penstock.core.policy import Policy
+from penstock.demo import namespaces
+from penstock.demo.host import Host
+from penstock.demo.lab import Lab
+from penstock.kernel.nft import Nft
+
+SLICE = "penstock.slice"
+DEPTH = 2
+"""Level of the slice in a lab, which is a directory of the cgroup root."""
+
+
+def slice_of(workload: str) -> str:
+    """The cgroup of a workload, in the lab's subtree."""
+    return f"{SLICE}/penstock-{workload}.slice"
+
+
+def policy_of(*workloads: str) -> Policy:
+    """Parse rule files, one text a workload."""
+    files = {f"rules.d/{number}.yaml": text.encode() for number, text in enumerate(workloads)}
+    parsed = parse(files)
+    assert parsed.policy, parsed.problems
+    return parsed.policy
+
+
+def rules(name: str, egress: str = "[]", ingress: str = "[]", mode: str = "enforce") -> str:
+    """A rule file; `egress` and `ingress` in YAML's flow style."""
+    return f"version: 1\nworkload: {name}\nmode: {mode}\negress: {egress}\ningress: {ingress}\n"
+
+
+class Actor:
+    """A process on `host` in `cgroup` (default: a bystander).  Ends with `close`, or with its owner."""
+
+    def __init__(self, host: Host, cgroup: str | None = None, user: str = "root") -> None:
+        ours, theirs = socket.socketpair()
+        enter = host._entry(cgroup, user, "/")
+        with namespaces.children_in(host._shared[namespaces.CLONE_NEWPID]):
+            self.pid = os.fork()
+            if self.pid == 0:
+                ours.close()
+                _serve(theirs, enter)
+        theirs.close()
+        self._channel = ours.makefile("rwb")
+        ours.close()
+        self._status: int | None = None
+        host._children.append(cast("subprocess.Popen[Any]", self))  # the lab ends it, if nobody else does
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run it there and return its result, or raise its exception."""
+        self.start(function, *args, **kwargs)
+        return self.result()
+
+    def start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Begin; `result` must follow before the next one."""
+        pickle.dump((function, args, kwargs), self._channel)
+        self._channel.flush()
+
+    def result(self) -> Any:
+        """What the function that was started returned."""
+        good, value = pickle.load(self._channel)
+        if not good:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """End it and wait for its end."""
+        self.kill()
+        self.wait()
+        self._channel.close()
+
+    def kill(self) -> None:
+        """As subprocess.Popen's."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """As subprocess.Popen's."""
+        if self._status is None:
+            self._status = os.waitpid(self.pid, 0)[1]
+        return self._status
+
+    def poll(self) -> int | None:
+        """As subprocess.Popen's."""
+        return self._status
+
+    def __enter__(self) -> Actor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _serve(raw: socket.socket, enter: Callable[[], None]) -> NoReturn:
+    status = 1
+    try:
+        gc.freeze()
+        enter()
+        channel = raw.makefile("rwb")
+        while True:
+            function, args, kwargs = pickle.load(channel)
+            try:
+                outcome = (True, function(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - a process boundary: the caller raises it
+                outcome = (False, error)
+            pickle.dump(outcome, channel)
+            channel.flush()
+    except EOFError:
+        status = 0
+    finally:
+        os._exit(status)
+
+
+# --- in the actor that plays the agent: a bystander, as the real one is ---
+
+_nft: list[Nft] = []
+
+
+def _firewall() -> Nft:
+    if not _nft:
+        _nft.append(Nft())
+    return _nft[0]
+
+
+def _load(policy: Policy, labels: Mapping[str, int], paths: Mapping[str, str], slice_path: str) -> None:
+    nft, now = _firewall(), datetime.now(UTC)
+    ruleset = compile_policy(policy, Live(now, labels, depth=DEPTH))
+    held = nft.snapshot()
+    kept = {
+        name: {cgroup: v for cgroup, v in bound.items() if _belongs(v[1], policy)}
+        for name, bound in held.bindings.items()
+    }
+    if held.exists:
+        nft.bind(kept)
+    nft.load(render_nft.script(ruleset, held.present, now))
+    maps: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in chains.MAPS}
+    found: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(slice_path, chains.SLICE_BINDINGS)]
+    found += [(path, chains.bindings(name)) for name, path in paths.items()]
+    for path, bindings in found:
+        for name, verb, chain in bindings:
+            maps[name][os.stat(path).st_ino] = (verb, chain)
+    nft.bind(maps)
+
+
+def _belongs(chain: str, policy: Policy) -> bool:
+    return chain.startswith("governed_") or chain.partition("_")[2] in policy.workloads
+
+
+def _counters() -> dict[str, int]:
+    return {name: packets for name, (packets, _) in _firewall().counters().items()}
+
+
+def _run(script: str) -> str:
+    return _firewall()._library.run(script)
+
+
+class Governed:
+    """A lab in which policies are in force."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.agent = Actor(lab.host)
+        self._labels: dict[str, int] = {}
+
+    def load(self, *workloads: str) -> None:
+        """Put these rule files (`rules`) in force: the change against what was, in one transaction."""
+        policy = policy_of(*workloads)
+        for name in policy.workloads:
+            self._labels.setdefault(name, chains.FIRST_LABEL + len(self._labels))
+        for name in policy.workloads:
+            self.agent(os.makedirs, self.lab.cgroup / slice_of(name), exist_ok=True)
+        paths = {name: str(self.lab.cgroup / slice_of(name)) for name in policy.workloads}
+        self.agent(_load, policy, self._labels, paths, str(self.lab.cgroup / SLICE))
+
+    def counters(self) -> dict[str, int]:
+        """Packets by counter."""
+        found: dict[str, int] = self.agent(_counters)
+        return found
+
+    def nft(self, script: str) -> str:
+        """Run a script of nft as another tool of the host would."""
+        text: str = self.agent(_run, script)
+        return text
+
+    def actor(self, workload: str | None = None, user: str = "root") -> Actor:
+        """A process of that workload, or a bystander."""
+        return Actor(self.lab.host, slice_of(workload) if workload else None, user)
+
+    def close(self) -> None:
+        """End the agent's process; the rules stay with the lab."""
+        self.agent.close()
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 5) -> None:
+    """Ask until it is so; AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.002)
