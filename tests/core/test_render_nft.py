@@ -1,0 +1,271 @@
+"""Rules as text, and the smallest transaction from what is there to what shall be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from penstock.core.render_nft import BATCH, Present, rule_text, script
+from penstock.core.ruleset import (
+    CATCH_ALL,
+    Action,
+    AddressSet,
+    Chain,
+    Condition,
+    Count,
+    Detour,
+    Dispatch,
+    Echo,
+    Element,
+    End,
+    Final,
+    ForeignSource,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    InSet,
+    Jump,
+    LocalDestination,
+    Log,
+    Loopback,
+    Original,
+    Protocol,
+    Reply,
+    Rule,
+    Ruleset,
+    SetLabel,
+    TcpAnswer,
+    TcpReset,
+    Tracked,
+)
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def host(text: str, port: int = 443, protocol: int = 6) -> Element:
+    address = int(ip_address(text))
+    return Element(address, address, protocol, port, port)
+
+
+A, B, C = host("10.0.0.1"), host("10.0.0.2"), host("10.0.0.3")
+RANGE = Element(int(ip_address("10.1.0.0")), int(ip_address("10.1.0.9")), 17, 8000, 8100)
+
+
+def ruleset(*elements: Element, family: int = 4, **expires: Any) -> Ruleset:
+    """One set, one chain; `expires` by name of an element."""
+    named = {"a": A, "b": B, "c": C}
+    found = AddressSet(
+        f"out{family}_w",
+        family,
+        dict.fromkeys(elements, "rule"),
+        {named[name]: end for name, end in expires.items()},
+    )
+    rules = (Rule((), (Count("denied"),)), Rule((), (Final.DROP,)))
+    return Ruleset(("denied",), ("cgroups",), (found,), (Chain("w", rules), Chain("output", (), Hook.OUTPUT)))
+
+
+def lines(wanted: Ruleset, present: Present = Present(), now: datetime = NOW) -> list[str]:  # noqa: B008
+    text = script(wanted, present, now)
+    assert text.endswith("\n")
+    return text.splitlines()
+
+
+def changes(wanted: Ruleset, present: Present, now: datetime = NOW) -> list[str]:
+    """The lines about elements."""
+    return [line for line in lines(wanted, present, now) if " element " in line]
+
+
+# --- rules as text ---
+
+CONDITIONS = [
+    (Reply(), "ct direction reply"),
+    (Original(), "ct direction original"),
+    (Tracked.NEW, "ct state new"),
+    (Tracked.ESTABLISHED, "ct state established"),
+    (Tracked.RELATED, "ct state related"),
+    (Loopback(Hook.OUTPUT), "oif lo"),
+    (Loopback(Hook.INPUT), "iif lo"),
+    (Protocol("tcp"), "meta l4proto tcp"),
+    (Protocol("udp"), "meta l4proto udp"),
+    (Protocol("icmp"), "meta l4proto { icmp, icmpv6 }"),
+    (Echo(4), "icmp type echo-request"),
+    (Echo(6), "icmpv6 type echo-request"),
+    (TcpReset(), "tcp flags & rst == rst"),
+    (TcpAnswer(), "tcp flags & (ack | rst) != 0"),
+    (Detour(4), "ip hdrlength > 5"),
+    (Detour(6), "exthdr rt exists"),
+    (LocalDestination(), "fib daddr type local"),
+    (HasLabel(7), "ct label 7"),
+    (ForeignSource(), "fib saddr type != local"),
+    (FullSocket(), "socket mark & 0x0 == 0x0"),
+    (InSet("s", 4, End.DESTINATION, End.DESTINATION), "ip daddr . ip protocol . th dport @s"),
+    (InSet("s", 4, End.SOURCE, End.DESTINATION), "ip saddr . ip protocol . th dport @s"),
+    (InSet("s", 6, End.DESTINATION, End.SOURCE), "ip6 daddr . meta l4proto . th sport @s"),
+    (InSet("s", 6, End.SOURCE, End.SOURCE), "ip6 saddr . meta l4proto . th sport @s"),
+]
+ACTIONS = [
+    (Final.ACCEPT, "accept"),
+    (Final.DROP, "drop"),
+    (Final.RETURN, "return"),
+    (Final.RESET, "reject with tcp reset"),
+    (Final.PROHIBIT, "reject with icmpx type admin-prohibited"),
+    (Goto("c"), "goto c"),
+    (Jump("c"), "jump c"),
+    (Count("n"), "counter name n"),
+    (Log("p "), 'limit rate 50/second burst 100 packets log prefix "p " group 28787 snaplen 128'),
+    (SetLabel(9), "ct label set 9"),
+    (Dispatch("m", 3), "socket cgroupv2 level 3 vmap @m"),
+]
+
+
+@pytest.mark.parametrize(("condition", "text"), CONDITIONS)
+def test_a_condition_as_text(condition: Condition, text: str) -> None:
+    assert rule_text(Rule((condition,), (Final.DROP,))) == f"{text} drop"
+
+
+@pytest.mark.parametrize(("action", "text"), ACTIONS)
+def test_an_action_as_text(action: Action, text: str) -> None:
+    assert rule_text(Rule((), (action,))) == text
+
+
+def test_nothing_is_without_its_text() -> None:
+    assert {type(c) for c, _ in CONDITIONS} == set(Condition.__args__)
+    assert {type(a) for a, _ in ACTIONS} == set(Action.__args__)
+    assert {a for a, _ in ACTIONS if isinstance(a, Final)} == set(Final)
+
+
+def test_conditions_come_before_actions_in_their_order() -> None:
+    rule = Rule((Protocol("udp"), HasLabel(1)), (Count("n"), Goto("c")))
+    assert rule_text(rule) == "meta l4proto udp ct label 1 counter name n goto c"
+
+
+# --- from nothing ---
+
+
+def test_the_whole_table() -> None:
+    assert lines(ruleset(A, RANGE)) == [
+        "add table inet penstock",
+        "add counter inet penstock denied",
+        "add map inet penstock cgroups { type cgroupsv2 : verdict ; }",
+        "add set inet penstock out4_w { type ipv4_addr . inet_proto . inet_service"
+        " ; flags interval, timeout ; counter ; }",
+        "add element inet penstock out4_w { 10.0.0.1 . 6 . 443, 10.1.0.0-10.1.0.9 . 17 . 8000-8100 }",
+        "add chain inet penstock w",
+        "add chain inet penstock output { type filter hook output priority 0 ; policy accept ; }",
+        "add rule inet penstock w counter name denied",
+        "add rule inet penstock w drop",
+    ]
+
+
+def test_ipv6_and_whole_ranges() -> None:
+    whole = Element(0, 2**128 - 1, 58, 0, 65535)
+    (line,) = changes(ruleset(whole, host("fd00::1"), family=6), Present())
+    whole_text = "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff . 58 . 0-65535"
+    assert line == f"add element inet penstock out6_w {{ {whole_text}, fd00::1 . 6 . 443 }}"
+
+
+# --- from what is there ---
+
+
+def test_what_is_there_stays_and_chains_are_refilled() -> None:
+    wanted = ruleset(A, B)
+    assert lines(wanted, Present.of(wanted, NOW)) == [
+        "add table inet penstock",
+        "flush chain inet penstock output",
+        "flush chain inet penstock w",
+        "add chain inet penstock w",
+        "add chain inet penstock output { type filter hook output priority 0 ; policy accept ; }",
+        "add rule inet penstock w counter name denied",
+        "add rule inet penstock w drop",
+    ]
+
+
+def test_only_elements_that_differ_are_deleted_and_added() -> None:
+    assert changes(ruleset(B, C), Present.of(ruleset(A, B), NOW)) == [
+        "delete element inet penstock out4_w { 10.0.0.1 . 6 . 443 }",
+        "add element inet penstock out4_w { 10.0.0.3 . 6 . 443 }",
+    ]
+
+
+def test_a_catch_all_of_somebody_else_is_deleted() -> None:
+    present = Present(sets={"out4_w": frozenset({A, CATCH_ALL})})
+    assert changes(ruleset(A), present) == ["delete element inet penstock out4_w { * }"]
+
+
+def test_what_is_not_wanted_goes_last() -> None:
+    present = Present(
+        chains=frozenset({"w", "output", "old"}),
+        counters=frozenset({"denied", "old_counter"}),
+        maps=frozenset({"cgroups", "old_map"}),
+        sets={"out4_w": frozenset({A}), "old_set": frozenset({B})},
+    )
+    text = lines(ruleset(A), present)
+    assert text[-4:] == [
+        "delete map inet penstock old_map",
+        "delete chain inet penstock old",
+        "delete set inet penstock old_set",
+        "delete counter inet penstock old_counter",
+    ]
+    assert "flush chain inet penstock old" in text
+
+
+# --- what runs out ---
+
+
+def test_a_timeout_is_whole_seconds_upwards() -> None:
+    for left, text in ((HOUR, "3600s"), (timedelta(seconds=1.2), "2s"), (timedelta(microseconds=1), "1s")):
+        assert changes(ruleset(A, a=NOW + left), Present()) == [
+            f"add element inet penstock out4_w {{ 10.0.0.1 . 6 . 443 timeout {text} }}"
+        ]
+
+
+def test_what_has_run_out_is_neither_added_nor_believed_to_be_there() -> None:
+    wanted = ruleset(A, B, a=NOW)
+    assert changes(wanted, Present()) == ["add element inet penstock out4_w { 10.0.0.2 . 6 . 443 }"]
+    assert Present.of(wanted, NOW).sets == {"out4_w": frozenset({B})}
+    assert Present.of(wanted, NOW - HOUR).sets == {"out4_w": frozenset({A, B})}
+    assert Present.of(wanted, NOW - HOUR).timed == {"out4_w": frozenset({A})}
+
+
+KEY = "10.0.0.1 . 6 . 443"
+RENEWED = [
+    f"delete element inet penstock out4_w {{ {KEY} }}",
+    f"add element inet penstock out4_w {{ {KEY} timeout 3600s }}",
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param({}, {}, [], id="never"),
+        pytest.param({}, {"a": NOW + HOUR}, RENEWED, id="gets-an-end"),
+        pytest.param({"a": NOW + 2 * HOUR}, {"a": NOW + HOUR}, RENEWED, id="ends-sooner"),
+        pytest.param(
+            {"a": NOW + HOUR},
+            {},
+            [RENEWED[0], f"add element inet penstock out4_w {{ {KEY} }}"],
+            id="loses-its-end",
+        ),
+    ],
+)
+def test_an_element_whose_end_changes_is_replaced(
+    before: dict[str, Any], after: dict[str, Any], expected: list[str]
+) -> None:
+    assert changes(ruleset(A, B, **after), Present.of(ruleset(A, B, **before), NOW)) == expected
+
+
+# --- many ---
+
+
+@pytest.mark.parametrize(("count", "batches"), [(0, []), (1, [1]), (BATCH, [BATCH]), (BATCH + 1, [BATCH, 1])])
+def test_elements_come_in_batches(count: int, batches: list[int]) -> None:
+    many = ruleset(*(Element(n, n, 6, 1, 1) for n in range(count)))
+    assert [line.count(" . 6 . 1") for line in changes(many, Present())] == batches
+    gone = changes(ruleset(), Present.of(many, NOW))
+    assert [line.count(" . 6 . 1") for line in gone] == batches
+    assert all(line.startswith("delete element") for line in gone)
