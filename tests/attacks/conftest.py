@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from governed import Governed
 
+from governed import Governed
 from penstock.demo.lab import Lab
 from penstock.demo.recorder import Arrival, Recorder
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from governed import Actor, Governed, rules
 
 from attacks import ops
 from attacks.conftest import Witness
+from governed import Actor, Governed, rules
 from penstock.demo.lab import Lab
 
 pytestmark = pytest.mark.root
@@ -94,7 +94,7 @@ def udp_many(to: str) -> None:
                 "=QIxxxxQQQQixxxxIxxxx",
                 ctypes.addressof(parts[0]), len(name), ctypes.addressof(parts[2]), 1, 0, 0, 0, 0,
             )  # fmt: skip
-            messages[number * 64 : number * 64 + 64] = header
+            ctypes.memmove(ctypes.byref(messages, number * 64), header, 64)
         for first in (0, 1):  # it stops at the first error
             libc.sendmmsg(s.fileno(), ctypes.byref(messages, first * 64), 2 - first, 0)
 
