@@ -1,0 +1,108 @@
+"""The nft text of every shipped example, for people who read firewalls; and that a kernel takes it.
+
+PENSTOCK_REFRESH_GOLDEN=1 writes the files anew: `PENSTOCK_REFRESH_GOLDEN=1 tests/run tests/golden`, then read what
+has changed.
+An example is its own rule file with the shipped penstock.yaml, the presets it uses, and empty stand-ins for the
+workloads it names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from penstock.core import chains
+from penstock.core.compile import Live, compile_policy
+from penstock.core.parse import parse
+from penstock.core.policy import Policy
+from penstock.core.render_nft import Present, script
+from penstock.core.ruleset import Ruleset
+from penstock.demo.lab import Lab
+from penstock.kernel.nft import Nft
+
+HERE = Path(__file__).parent
+RULES = HERE.parents[1] / "rules"
+EXAMPLES = sorted(path.stem for path in (RULES / "examples").glob("*.yaml") if path.stem != "penstock")
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+DEPTH = 1  # of penstock.slice on a host
+STAND_IN = "version: 1\nworkload: {}\nmode: enforce\negress: []\ningress: []\n"
+TITLES = {
+    "add counter": "counters",
+    "add map": "maps: cgroups are bound while the table is in force",
+    "add set": "sets: what is allowed, as address . protocol . port",
+    "add chain": "chains",
+}
+
+
+def policy(name: str) -> Policy:
+    """The example `name`, as `penstock check` reads it."""
+    path = f"rules.d/{name}.yaml"
+    files = {
+        "penstock.yaml": (RULES / "examples/penstock.yaml").read_bytes(),
+        path: (RULES / f"examples/{name}.yaml").read_bytes(),
+    }
+    for other in set(re.findall(r"workload:([a-z0-9-]+)", files[path].decode())) - {name}:
+        files[f"rules.d/{other}.yaml"] = STAND_IN.format(other).encode()
+    presets = {found.name: found.read_bytes() for found in (RULES / "presets").glob("*.yaml")}
+    parsed = parse(files, presets)
+    assert parsed.policy, parsed.problems
+    return parsed.policy
+
+
+def ruleset(name: str) -> Ruleset:
+    """Of the example alone: stand-ins would only make the text longer."""
+    whole = policy(name)
+    alone = Policy(networks=whole.networks, workloads={name: whole.workloads[name]})
+    return compile_policy(alone, Live(NOW, {name: chains.FIRST_LABEL}, DEPTH))
+
+
+def readable(name: str) -> str:
+    """The script that would be loaded on a fresh host, with headings, an element a line."""
+    lines = [f"# The example `{name}`, as it is loaded on a fresh host."]
+    section = ""
+    for line in script(ruleset(name), Present(), NOW).splitlines():
+        words = line.split()
+        kind = " ".join(words[:2])
+        now = words[4] if kind == "add rule" else TITLES.get(kind, section)
+        if now != section:
+            lines += ["", f"# {now}"]
+            section = now
+        lines.append(line.replace(" { ", " {\n\t").replace(", ", ",\n\t") if kind == "add element" else line)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_text_of_an_example(name: str) -> None:
+    path = HERE / f"{name}.nft"
+    if os.environ.get("PENSTOCK_REFRESH_GOLDEN"):
+        path.write_text(readable(name))
+    assert path.read_text() == readable(name)
+
+
+def test_there_is_no_text_of_an_example_that_is_gone() -> None:
+    assert sorted(path.stem for path in HERE.glob("*.nft")) == EXAMPLES
+
+
+def read_back(name: str, text: str) -> None:
+    nft = Nft()
+    try:
+        nft.load(text)
+        found = nft.snapshot()
+        wanted = ruleset(name)
+        assert found.present == Present.of(wanted, NOW)
+        assert found.chains == {chain.name: len(chain.rules) for chain in wanted.chains}
+        nft.load(script(wanted, found.present, NOW))
+        again = nft.snapshot()
+        assert (again.digest, again.present) == (found.digest, found.present)
+    finally:
+        nft.load("add table inet penstock\ndelete table inet penstock\n")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_kernel_takes_it_and_gives_it_back(lab: Lab, name: str) -> None:
+    lab.host.call(read_back, name, (HERE / f"{name}.nft").read_text())
