@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from io import StringIO
 
 import pytest
@@ -16,8 +19,8 @@ DOES_NOTHING = """#!/bin/sh
 # a penstock that says all is well and holds nothing back
 case $1 in
   daemon) exec sleep 600 ;;
-  run) shift 4; exec "$@" ;;
-  blocks) echo '203.0.113.66 2001:db8:66::66' ;;
+  run) shift 3; exec "$@" ;;
+  blocks) [ $2 ] || echo '203.0.113.66 2001:db8:66::66' ;;
   status) echo ollama ;;
   why) echo ollama; exit 1 ;;
 esac
@@ -42,6 +45,38 @@ def test_a_penstock_that_holds_nothing_back_is_found_out(
     assert seen["ok"] is False
     failed = [(o["name"], o["family"]) for o in seen["observations"] if not o["ok"]]
     assert failed == [("the attack is refused", 4), ("the attack is refused", 6)]
+
+
+@pytest.mark.root
+def test_the_attack_is_seen_to_arrive_and_then_to_be_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert story.play(["pull"], as_json=True) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["ok"] is True
+    assert seen["skipped"] == []
+    remote = [o for o in seen["observations"] if not o["name"].startswith("penstock")]
+    assert [(o["name"], o["family"], bool(o["evidence"])) for o in remote] == [
+        (name, family, arrives)
+        for name, arrives in (
+            ("the attack arrives", True),
+            ("the attack is refused", False),
+            ("the allowed registry still works", True),
+            ("another process of this host, no workload, is untouched", True),
+        )
+        for family in (4, 6)
+    ]
+
+
+@pytest.mark.root
+def test_in_the_shell_every_command_works_without_a_terminal() -> None:
+    argv = [sys.executable, "-m", "penstock.cli.main", "demo", "--act", "pull", "--shell"]
+    typed = "penstock status; echo status:$?; penstock why ollama 203.0.113.66:80; echo why:$?; hostname\n"
+    env = {**os.environ, "PYTHONPATH": "agent"}
+    done = subprocess.run(argv, input=typed, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "lab"
+    assert "status:0" in lines
+    assert "why:1" in lines
 
 
 @pytest.mark.root

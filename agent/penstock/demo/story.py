@@ -97,7 +97,7 @@ class Play:
     def within(self, act: Act) -> None:
         """The same attack on the governed server."""
         self._teller.heading(f"With penstock: {act.title}")
-        prefix = [self._stage.program, "run", act.workload, "--wait", "--"]
+        prefix = [self._stage.program, "run", act.workload, "--"]
         self._teller.shown(f"$ penstock run {act.workload} -- ...")
         act.start(self._lab, prefix, self._stage.env)
         for family in FAMILIES:
@@ -111,12 +111,21 @@ class Play:
         """What the operator then types."""
         self._teller.heading("What the operator sees")
         stranger = self._stage.stranger.host
+        for act in acts:
+            for family in FAMILIES:
+                self._wait_logged(act, stranger.address(family))
         self._command(acts[0], 4, "status", status=0, names=[act.workload for act in acts])
         self._command(acts[0], 4, "blocks", status=0, names=[stranger.v4, stranger.v6])
         for act in acts:
             for family, where in ((4, stranger.v4), (6, f"[{stranger.v6}]")):
                 peer = f"{where}:{act.port}"
                 self._command(act, family, "why", act.workload, peer, status=1, names=[act.workload])
+
+    def _wait_logged(self, act: Act, address: str) -> None:
+        """The log is written a moment after the refusal; whether it is complete, `blocks` then shows."""
+        deadline = time.monotonic() + 3
+        while not self._stage.blocked(act.workload, address) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def shell(self) -> None:
         """Leave the person in the lab."""
