@@ -1,0 +1,148 @@
+"""`penstock status`: is everything that the policy says in force, and what weakens it?"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli.applied import applied_policy, complete_workload, path_of
+from penstock.cli.client import ask
+from penstock.cli.context import CannotTell, Context, place_of
+from penstock.cli.duration import duration
+from penstock.cli.format import rfc3339
+from penstock.cli.status_text import screen
+from penstock.core.nearest import describe
+from penstock.core.reading import near, shown
+from penstock.core.wire import Json, Message
+from penstock.errors import NoDaemon
+
+NOT_IN_FORCE = ("degraded", "unenforced")
+POLL = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the daemon said, or why it said nothing."""
+
+    status: Json
+    trouble: NoDaemon | CannotTell | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit status."""
+        if self.trouble is not None:
+            return 2
+        return 0 if in_force(self.status) else 1
+
+
+@click.command()
+@click.argument("workload", required=False, shell_complete=complete_workload)
+@click.option("--wait", is_flag=True, help="Wait until everything is in force, and for the daemon to be there.")
+@click.option(
+    "--timeout", type=duration, default="30s", show_default=True, metavar="TIME", help="How long --wait waits."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def status(ctx: click.Context, workload: str | None, wait: bool, timeout: timedelta, as_json: bool) -> None:
+    """Say what is in force, and what weakens it; with a WORKLOAD also its rules and how often each was hit.
+
+    Exit status: 0 when everything in the policy is in force, 1 when not, 2 when no daemon answers.
+    """
+    run = (ctx.obj or Context()).run
+    answer = _wait(run, workload, timeout.total_seconds()) if wait else _look(run, workload)
+    rules = _rules(run, workload) if workload and answer.trouble is None else None
+    if as_json:
+        said = dict(answer.status)
+        if rules is not None:
+            said["rules"] = rules
+        click.echo(json.dumps(said, indent=2))
+    elif answer.trouble is None:
+        click.echo("\n".join(screen(answer.status, rules)))
+    if answer.trouble is not None:
+        click.echo(f"penstock: {answer.trouble}", err=True)
+    elif wait and answer.code:
+        click.echo(f"penstock: not in force after {timeout.total_seconds():g} s", err=True)
+    ctx.exit(answer.code)
+
+
+def in_force(status: Json) -> bool:
+    """Whether everything that `status` is about holds, by the published schema."""
+    states = [workload[side] for workload in status["workloads"] for side in ("egress", "ingress")]
+    weak = any(f["severity"] == "error" or f["code"] == "not-yet-enforced" for f in status["findings"])
+    applied = status["policy"]["hash"] is not None
+    agrees = status["kernel"]["agrees"] is True
+    return applied and agrees and not weak and not any(state in NOT_IN_FORCE for state in states)
+
+
+def _look(run: Path, workload: str | None) -> Answer:
+    try:
+        whole = ask(run, Message("status"))
+    except (NoDaemon, CannotTell) as trouble:
+        return Answer(nothing(datetime.now(UTC)), trouble)
+    if workload is None:
+        return Answer(whole)
+    names = [one["name"] for one in whole["workloads"]]
+    return Answer(_about(whole, workload), None if workload in names else _unknown(workload, names))
+
+
+def _wait(run: Path, workload: str | None, seconds: float) -> Answer:
+    """Look until it is in force, at most so long; the last answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = _look(run, workload)
+        if answer.code == 0 or time.monotonic() >= deadline:
+            return answer
+        time.sleep(POLL)
+
+
+def nothing(now: datetime) -> Json:
+    """The object when no daemon answers: nothing is known."""
+    return {
+        "v": 1,
+        "time": rfc3339(now),
+        "daemon": {"running": False, "pid": None, "version": None, "since": None},
+        "policy": {"hash": None, "applied": None, "pending_files": None},
+        "kernel": {"backend": None, "agrees": None, "checked": None},
+        "workloads": [],
+        "implicit": [],
+        "grants": [],
+        "findings": [],
+    }
+
+
+def _about(status: Json, workload: str) -> Json:
+    """What concerns one workload, and the host as a whole."""
+    return {
+        **status,
+        "workloads": [one for one in status["workloads"] if one["name"] == workload],
+        "grants": [one for one in status["grants"] if one["workload"] == workload],
+        "findings": [one for one in status["findings"] if one["workload"] in (None, workload)],
+    }
+
+
+def _unknown(workload: str, names: list[str]) -> CannotTell:
+    hint = near(workload, names) or (f"there are {', '.join(names[:10])}" if names else "it has none")
+    return CannotTell(f"the applied policy has no workload `{shown(workload)}`", hint=hint)
+
+
+def _rules(run: Path, workload: str) -> list[dict[str, Any]]:
+    """The rules of a workload with the packets that each let through; `hits` is None when it is not known."""
+    hits = ask(run, Message("hits", {"workload": workload}))["rules"]
+    config = place_of(run, "config")
+    return [
+        {
+            "id": rule.id,
+            "direction": rule.direction.value,
+            "text": describe(rule),
+            "file": path_of(rule.place, config),
+            "line": rule.place.line,
+            "hits": hits.get(rule.id),
+        }
+        for rule in applied_policy(run).workloads[workload].rules
+    ]

@@ -1,0 +1,145 @@
+"""`penstock status` on a screen of 80 columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock.cli.format import ago, counted, local, moment, number, paint, table, width, wrapped
+from penstock.core.text import printable
+from penstock.core.wire import Json
+
+GOOD, WARN, BAD = "green", "yellow", "red"
+STATES = {"enforcing": GOOD, "observing": WARN, "locked": WARN, "unenforced": BAD, "degraded": BAD}
+MODES = {"observe": BAD}  # nothing is refused: that must strike the eye
+SEVERITIES = {"error": BAD, "warning": WARN, "info": None}
+ORDER = tuple(SEVERITIES)
+HEADER = ("WORKLOAD", "MODE", "EGRESS", "INGRESS", "ENROLMENT", "PROCS", "DENIED", "BLOCKS/1H")
+RIGHT = (5, 6, 7)
+OF_ONE_CODE = 5
+"""Findings of one code that are shown; there may be one for each rule."""
+INDENT = 10
+
+
+def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
+    """The lines; `rules` are those of the one workload that was asked for."""
+    now = moment(status["time"]) or datetime.now(UTC)
+    lines = [*_head(status, now), "", *_workloads(status["workloads"])]
+    if rules is not None:
+        lines += ["", *_rules(rules)]
+    if status["grants"]:
+        lines += ["", "Grants", *_grants(status["grants"])]
+    if status["implicit"]:
+        lines += ["", "Always allowed"]
+        lines += [line for text in status["implicit"] for line in wrapped(text, 4, "  - ")]
+    lines += ["", *_findings(status["findings"])]
+    return [line.rstrip() for line in lines]
+
+
+def _head(status: Json, now: datetime) -> Iterator[str]:
+    daemon, policy, kernel = status["daemon"], status["policy"], status["kernel"]
+    since = ago(moment(daemon["since"]), now).removesuffix(" ago")
+    version = printable(str(daemon["version"]))
+    yield f"{'daemon':{INDENT}}running for {since}, version {version}, pid {daemon['pid']}"
+    yield f"{'policy':{INDENT}}{_policy(policy, now)}"
+    if policy["pending_files"]:
+        count = policy["pending_files"]
+        files = counted(count, "file")
+        text = f"{files} {'differs' if count == 1 else 'differ'} from what is applied: penstock plan"
+        yield " " * INDENT + paint(text, WARN)
+    word, colour = {True: ("agrees", GOOD), False: ("DISAGREES", BAD)}.get(kernel["agrees"], ("not known", BAD))
+    backend, checked = printable(str(kernel["backend"])), ago(moment(kernel["checked"]), now)
+    yield f"{'kernel':{INDENT}}{backend} {paint(word, colour)}, checked {checked}"
+
+
+def _policy(policy: Json, now: datetime) -> str:
+    if policy["hash"] is None:
+        return paint("none is applied: penstock apply", BAD)
+    when = moment(policy["applied"])
+    return f"{printable(policy['hash'])}, applied {local(when)} ({ago(when, now)})"
+
+
+def _workloads(workloads: Sequence[Json]) -> Iterator[str]:
+    if not workloads:
+        yield "no workloads"
+        return
+    rows = [_row(one) for one in workloads]
+    cells = table(HEADER, rows, RIGHT)
+    spare = width() - len("  ".join(cells[0][1:])) - 2
+    for row, one in zip(cells, ({}, *workloads), strict=True):
+        name, rest = row[0].rstrip(), "  ".join(_coloured(row, one))
+        if len(cells[0][0]) <= spare:
+            yield f"{row[0]}  {rest}"
+        elif len(name) <= spare:
+            yield f"{name:{spare}}  {rest}"
+        else:  # a long name stands on a line of its own: never cut, it is to be copied
+            yield name
+            yield f"{'':{max(spare, 0)}}  {rest}"
+
+
+def _row(one: Json) -> list[str]:
+    until = moment(one["until"])
+    mode = one["mode"] + (f" to {local(until)[11:16]}" if until else "")
+    words = (one["name"], mode, one["egress"], one["ingress"], one["enrolment"])
+    outside = f"+{one['outside']} out" if one["outside"] else ""
+    numbers = (number(one["processes"]) + outside, number(one["denied"]), number(one["blocks_1h"]))
+    return [*(printable(word) for word in words), *numbers]
+
+
+def _coloured(row: Sequence[str], one: Json) -> list[str]:
+    if not one:
+        return list(row[1:])
+    mode, egress, ingress, *rest = row[1:]
+    return [
+        paint(mode, MODES.get(one["mode"])),
+        paint(egress, STATES.get(one["egress"], BAD)),
+        paint(ingress, STATES.get(one["ingress"], BAD)),
+        *rest,
+    ]
+
+
+def _rules(rules: Sequence[Json]) -> Iterator[str]:
+    if not rules:
+        yield "no rules: it may talk to nobody, and nobody to it"
+        return
+    yield f"{'HITS':>10}  RULE"
+    for rule in rules:
+        arrow = "out" if rule["direction"] == "out" else "in "
+        yield f"{number(rule['hits']):>10}  {arrow} {rule['text']}"
+        yield f"{'':>10}      {rule['id']}  {rule['file']}:{rule['line']}"
+
+
+def _grants(grants: Sequence[Json]) -> Iterator[str]:
+    for one in grants:
+        port = "" if one["port"] is None else f":{one['port']}"
+        what = f"{one['workload']} {one['direction']} {one['peer']}{port}/{one['protocol']}"
+        text = f"{one['id']}  {what} until {local(moment(one['until']))}, {one['owner']}: {one['reason']}"
+        yield from wrapped(text, 4, "  - ")
+
+
+def _findings(findings: Sequence[Json]) -> Iterator[str]:
+    if not findings:
+        yield "no findings"
+        return
+    yield "Findings"
+    seen: Counter[str] = Counter()
+    for one in sorted(findings, key=_rank):
+        seen[one["code"]] += 1
+        if seen[one["code"]] > OF_ONE_CODE:
+            continue
+        about = f"{one['workload']}: " if one["workload"] else ""
+        first, *rest = wrapped(f"{about}{one['text']} [{one['code']}]", INDENT)
+        yield paint(f"  {one['severity']:<{INDENT - 2}}", SEVERITIES.get(one["severity"])) + first.lstrip()
+        yield from rest
+        if one["remedy"]:
+            yield from wrapped(one["remedy"], INDENT + 3, " " * INDENT + "-> ")
+    more = [f"{count - OF_ONE_CODE} more [{code}]" for code, count in seen.items() if count > OF_ONE_CODE]
+    if more:
+        yield f"  and {', '.join(more)}: penstock status --json"
+
+
+def _rank(finding: Json) -> Any:
+    severity = finding["severity"]
+    return ORDER.index(severity) if severity in ORDER else -1

@@ -1,0 +1,48 @@
+"""Numbers and times for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from penstock.cli import format as form
+
+NOW = datetime(2026, 11, 25, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "now"), (59, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"), (86400 * 3, "3 d ago"), (-5, "now")],
+)
+def test_ago(seconds: int, text: str) -> None:
+    assert form.ago(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+def test_unknown() -> None:
+    assert (form.ago(None, NOW), form.local(None), form.number(None)) == ("unknown", "unknown", "-")
+    assert form.moment(None) is form.moment("nonsense") is form.moment(5) is None
+
+
+def test_moment() -> None:
+    assert form.moment("2026-11-25T03:00:00Z") == NOW == form.moment("2026-11-25T03:00:00")
+    assert form.rfc3339(NOW) == "2026-11-25T03:00:00Z"
+
+
+def test_counted() -> None:
+    assert [form.counted(n, "file") for n in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
+
+
+def test_wrapped_keeps_words_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = form.wrapped("see " + "x-" * 30 + " twice\x1b", 4, "  - ")
+    assert lines == ["  - see", "    " + "x-" * 30, "    twice\\x1b"]
+
+
+def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert form.paint("a", "red") == "\x1b[31ma\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert form.paint("a", "red") == "a"

@@ -1,0 +1,133 @@
+"""`penstock status` against a daemon that says what it is told to say."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from cli.conftest import Call
+from cli.fake_daemon import FakeDaemon, finding, status, workload
+from penstock.cli.status import in_force
+from penstock.core.wire import Json, Message
+
+KERNEL = {"backend": "nft", "agrees": True, "checked": "2026-11-25T02:15:07Z"}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (status(), True),
+        (status(workload(egress="observing", ingress="locked")), True),
+        (status(workload(), workload("b", ingress="degraded")), False),
+        (status(workload(egress="unenforced")), False),
+        (status(kernel=KERNEL | {"agrees": False}), False),
+        (status(kernel=KERNEL | {"agrees": None}), False),
+        (status(findings=[finding("x", "warning"), finding("y", "info")]), True),
+        (status(findings=[finding("x", "error")]), False),
+        (status(findings=[finding("not-yet-enforced", "warning")]), False),
+        (status(policy={"hash": None, "applied": None, "pending_files": None}, workloads=[]), False),
+    ],
+)
+def test_in_force(daemon: FakeDaemon, call: Call, said: Json, expected: bool) -> None:
+    assert in_force(said) is expected
+    daemon.replies["status"] = said
+    for option in ((), ("--json",)):
+        assert call("status", *option).exit_code == (0 if expected else 1)
+
+
+def test_json_is_the_daemons_own(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["status"] = said = status(new_key=5)
+    assert json.loads(call("status", "--json").stdout) == said
+
+
+def test_no_daemon(daemon: FakeDaemon, call: Call) -> None:
+    daemon.close()
+    done = call("status")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("penstock: no daemon answers at ")
+    done = call("status", "--json")
+    said = json.loads(done.stdout)
+    assert done.exit_code == 2
+    assert said.pop("time").endswith("Z")
+    assert said == {
+        "v": 1,
+        "daemon": {"running": False, "pid": None, "version": None, "since": None},
+        "policy": {"hash": None, "applied": None, "pending_files": None},
+        "kernel": {"backend": None, "agrees": None, "checked": None},
+        "workloads": [],
+        "implicit": [],
+        "grants": [],
+        "findings": [],
+    }
+
+
+def test_wait_until_it_is_in_force(daemon: FakeDaemon, call: Call) -> None:
+    answers = [status(workload(egress="degraded")), status()]
+    daemon.replies["status"] = lambda _: answers.pop(0)
+    assert call("status", "--wait", "--timeout", "20s").exit_code == 0
+    assert answers == []
+
+
+def test_wait_for_the_daemon_to_be_there(daemon: FakeDaemon, call: Call) -> None:
+    daemon.close()
+    (daemon.run / "control.sock").unlink()
+    later = threading.Timer(0.2, daemon.start)
+    later.start()
+    assert call("status", "--wait", "--timeout", "20s").exit_code == 0
+    later.join()
+
+
+def test_wait_ends(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["status"] = status(workload(egress="degraded"))
+    done = call("status", "--wait", "--timeout", "0s")
+    assert (done.exit_code, done.stderr) == (1, "penstock: not in force after 0 s\n")
+    daemon.close()
+    assert call("status", "--wait", "--timeout", "0s").exit_code == 2
+
+
+def about_one(daemon: FakeDaemon) -> None:
+    daemon.replies["hits"] = lambda message: {"rules": {"db": 1234} if message.arguments else {}}
+    daemon.replies["status"] = status(
+        workload(),
+        workload("ollama", egress="degraded"),
+        findings=[finding(workload="litellm"), finding(workload="ollama", severity="error"), finding("x")],
+    )
+
+
+def test_one_workload(daemon: FakeDaemon, call: Call) -> None:
+    about_one(daemon)
+    done = call("status", "litellm", "--json")
+    said = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert [one["name"] for one in said["workloads"]] == ["litellm"]
+    assert [one["workload"] for one in said["findings"]] == ["litellm", None]
+    assert Message("hits", {"workload": "litellm"}) in daemon.requests
+    rules: list[dict[str, Any]] = said["rules"]
+    assert rules[0] == {
+        "id": "db",
+        "direction": "out",
+        "text": "10.30.1.5:5432",
+        "file": f"{daemon.home}/config/rules.d/litellm.yaml",
+        "line": 5,
+        "hits": 1234,
+    }
+    assert [rule["hits"] for rule in rules] == [1234, None, None]
+    assert call("status", "ollama").exit_code == 1
+
+
+def test_one_workload_for_people(daemon: FakeDaemon, call: Call) -> None:
+    about_one(daemon)
+    out = call("status", "litellm").stdout
+    assert "     1,234  out 10.30.1.5:5432\n" in out
+    assert f"db  {daemon.home}/config/rules.d/litellm.yaml:5\n" in out
+    assert "         -  in  clients -> 8000\n" in out
+
+
+def test_a_workload_that_is_not_there(daemon: FakeDaemon, call: Call) -> None:
+    done = call("status", "litelm", "--json")
+    assert done.exit_code == 2
+    assert done.stderr == "penstock: the applied policy has no workload `litelm`; did you mean `litellm`?\n"
+    assert json.loads(done.stdout)["daemon"]["running"] is True

@@ -1,0 +1,79 @@
+"""The screen of `penstock status`."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.fake_daemon import finding, status, workload
+from penstock.cli import format as form
+from penstock.cli.status_text import screen
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_a_whole_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.cli.status_text.local", lambda _: "2026-11-25 03:12:01")
+    said = status(
+        workload(),
+        workload("ollama", mode="observe", egress="observing", ingress="observing", processes=0, enrolment="none"),
+        policy={"hash": "abcdef012345", "applied": "2026-11-25T02:12:01Z", "pending_files": 1},
+        findings=[
+            finding("root", workload="litellm", text="runs as root", remedy="penstock run litellm --user NAME"),
+            finding("kernel-disagrees", "error", text="the kernel does not hold the policy", remedy=""),
+        ],
+    )
+    assert "\n".join(screen(said, None)) == """\
+daemon    running for 3 min, version 0.1.0, pid 7
+policy    abcdef012345, applied 2026-11-25 03:12:01 (3 min ago)
+          1 file differs from what is applied: penstock plan
+kernel    nft agrees, checked 2 s ago
+
+WORKLOAD  MODE     EGRESS     INGRESS    ENROLMENT  PROCS  DENIED  BLOCKS/1H
+litellm   enforce  enforcing  enforcing  run            3  12,345          2
+ollama    observe  observing  observing  none           0  12,345          2
+
+Always allowed
+  - a workload may talk to itself
+
+Findings
+  error   the kernel does not hold the policy [kernel-disagrees]
+  info    litellm: runs as root [root]
+          -> penstock run litellm --user NAME"""
+
+
+def test_it_fits_into_80_columns() -> None:
+    long = "a" * 48
+    said = status(
+        workload(long, outside=1),
+        workload(denied=1_234_567_890),
+        findings=[finding(f"code-{n % 3}", "warning", text="word " * 60) for n in range(40)],
+    )
+    lines = screen(said, None)
+    assert max(map(len, lines)) <= 80
+    assert long in lines  # whole, on a line of its own
+    assert lines[-1] == "  and 9 more [code-0], 8 more [code-1], 8 more [code-2]: penstock status --json"
+
+
+def test_what_is_unknown_and_what_is_hostile() -> None:
+    said = status(
+        workload(denied=None, blocks_1h=None),
+        kernel={"backend": "nft", "agrees": None, "checked": None},
+        policy={"hash": None, "applied": None, "pending_files": None},
+        findings=[finding(text="a\x1b[2Jb")],
+    )
+    text = "\n".join(screen(said, []))
+    assert "policy    none is applied: penstock apply" in text
+    assert "kernel    nft not known, checked unknown" in text
+    assert "\x1b" not in text
+    assert "no rules: it may talk to nobody, and nobody to it" in text
+
+
+def test_a_disagreement_strikes_the_eye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(form, "colours", lambda: True)
+    said = status(workload(egress="degraded"), kernel={"backend": "nft", "agrees": False, "checked": None})
+    text = "\n".join(screen(said, None))
+    assert "\x1b[31mDISAGREES\x1b[0m" in text
+    assert "\x1b[31mdegraded\x1b[0m" in text
