@@ -28,6 +28,9 @@ BARRIER_PORT = 9
 SO_RCVBUFFORCE = 33
 PATIENCE = 1.5  # seconds; nobody waits for it unless something is wrong
 ECHO_REQUEST, ECHO_REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
+NO_OPERATION = b"\1\1\1\1"  # IPv4 options that say nothing
+FOREIGN = {4: "203.0.113.7", 6: "2001:db8:7::7"}  # nobody's
+IP_OPTIONS, IP_TRANSPARENT, IPV6_FREEBIND = 4, 19, 78
 IPV6_RECVPKTINFO, IPV6_PKTINFO, IP_PKTINFO = 49, 50, 8
 OTHER_ICMP = {4: 13, 6: 129}  # a timestamp request; an echo reply that answers nothing
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
@@ -183,6 +186,9 @@ class Agent:
         if protocol in ("icmp", "other-icmp"):
             self.echo(number, protocol, port, peer)
             return
+        if protocol in ("options", "foreign"):
+            self.odd(number, protocol, port, peer, peer_port)
+            return
         if protocol == "sctp":
             self.sctp(number, port, peer, peer_port)
             return
@@ -217,6 +223,25 @@ class Agent:
             pass
         except OSError as error:
             self.end(number, sock, errno.errorcode[error.errno or 0])
+
+    def odd(self, number: int, name: str, port: int, peer: str, peer_port: int) -> None:
+        """A datagram with IPv4 options, or one from an address of nobody."""
+        source = "::" if ":" in peer else "0.0.0.0"
+        with socket.socket(family_of(peer), socket.SOCK_DGRAM) as sock:
+            if name == "options":
+                sock.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, NO_OPERATION)
+            elif ":" in peer:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+                source = FOREIGN[6]
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+                source = FOREIGN[4]
+            sock.bind((source, port))
+            try:
+                sock.sendto(str(number).encode(), endpoint(peer, peer_port))
+                self.done(number, "sent")
+            except OSError as error:
+                self.done(number, errno.errorcode[error.errno or 0])
 
     def sctp(self, number: int, port: int, peer: str, peer_port: int) -> None:
         with socket.socket(family_of(peer), socket.SOCK_RAW, 132) as raw:

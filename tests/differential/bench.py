@@ -261,7 +261,7 @@ class Bench:
     # --- what the policy says ---
 
     def verdict(self, probe: Probe) -> Verdict:
-        """The reference evaluator's answer."""
+        """The reference evaluator's answer; odd packets (`universe.ODD`) are none that can be allowed."""
         connection = Connection(
             probe.workload, probe.direction, probe.protocol, probe.remote, probe.port, interface="eth0"
         )
@@ -275,7 +275,8 @@ class Bench:
 def _key(probe: Probe, source: int) -> tuple[Any, ...]:
     if probe.direction is Direction.IN:
         return probe.protocol, str(probe.remote), source
-    return probe.protocol, source, str(probe.remote), probe.port or 0
+    protocol = "udp" if probe.protocol in ("options", "foreign") else probe.protocol
+    return protocol, source, str(probe.remote), probe.port or 0
 
 
 def escape(name: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from penstock.core import chains, compile, regions, render_nft
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
-from penstock.core.ruleset import Chain, Count, Echo, Element, End, Final, InSet, Tracked
+from penstock.core.ruleset import Chain, Count, Detour, Echo, Element, End, Final, ForeignSource, InSet, Tracked
 from penstock.core.ruleset import Rule as ChainRule
 
 Patch = pytest.MonkeyPatch
@@ -257,6 +257,11 @@ def without(kind: type) -> Callable[[Chain], list[ChainRule]]:
     return change
 
 
+def lacking(*kinds: type) -> Callable[[Chain], list[ChainRule]]:
+    """The chain's rules but those with a condition of these kinds."""
+    return lambda chain: [rule for rule in chain.rules if not any(isinstance(c, kinds) for c in rule.when)]
+
+
 def key_with(change: Callable[[Element], Element]) -> Callable[[Patch], None]:
     original = render_nft._key
     return replaced(render_nft, "_key", lambda element, family: original(change(element), family))
@@ -356,6 +361,8 @@ MUTATIONS = [
         ("open-in", "what no rule allows comes in", chains_changed("in_", lambda chain: chain.rules[:-1])),
         ("uncounted", "denied packets are not counted", chains_changed("deny_out_", without(Count))),
         ("silent", "a refusal is not told", chains_changed("refuse_", lambda _: [ChainRule((), (Final.DROP,))])),
+        ("foreign", "a packet from a borrowed address leaves", chains_changed("out_", lacking(ForeignSource))),
+        ("detour", "a packet that prescribes its route leaves", chains_changed("out_", lacking(Detour))),
         ("depth", "the slice is looked for one level too deep", depth_wrong),
         # text
         ("text-port", "a range of ports is written as its first", key_with(lambda e: e._replace(last=e.first))),

@@ -72,8 +72,11 @@ PORTS = tuple(sorted({p for end in _ENDS for p in (end - 1, end, end + 1) if p <
 SQUATTED = (8050, 8051, 8052)
 """Ports of the governed host that only the squatting bystander uses; 9 is the barrier's."""
 
+ODD = ("other-icmp", "sctp", "options", "foreign")
+"""No echo request, no TCP or UDP, a datagram with IPv4 options, one from an address that is not this host's."""
+
 _PROTOCOLS = {
-    Direction.OUT: ("tcp",) * 5 + ("udp",) * 3 + ("icmp",) * 3 + ("other-icmp", "sctp"),
+    Direction.OUT: ("tcp",) * 5 + ("udp",) * 3 + ("icmp",) * 3 + ODD,
     Direction.IN: ("tcp", "udp"),  # an echo request to this host is answered by no process of it
 }
 _LENGTHS = {4: (32, 32, 31, 30, 29, 28, 27, 24, 16, 8, 3, 0), 6: (128, 128, 127, 126, 124, 64, 48, 32, 10, 0)}
@@ -204,6 +207,8 @@ def probe(random: Random, policy: Policy) -> Probe:
             protocol = chosen.protocol if random.random() < 0.9 else protocol
             port = random.choice([p for p in PORTS if chosen.first - 1 <= p <= chosen.last + 1])
         remote = _near(random, policy, rule.peers, remote)
+    if protocol == "options" and remote.version == 6:
+        protocol = "foreign"
     return Probe(workload, direction, protocol, remote, None if "icmp" in protocol else port)
 
 
