@@ -40,6 +40,7 @@ def test_a_penstock_that_holds_nothing_back_is_found_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stage, "_program", does_nothing)
+    monkeypatch.setattr(story, "LOGGED_WITHIN", 0)
     assert story.play(["pull"], as_json=True) == 1
     seen = json.loads(capsys.readouterr().out)
     assert seen["ok"] is False
@@ -87,6 +88,7 @@ def test_an_act_that_cannot_be_played_is_skipped_and_fails_in_ci(
         raise PenstockError("no such thing here")
 
     monkeypatch.setattr(stage, "_program", does_nothing)
+    monkeypatch.setattr(story, "LOGGED_WITHIN", 0)
     monkeypatch.setattr("penstock.demo.acts.fetch", fails)
     monkeypatch.setattr(story.Play, "_call", lambda *_args, **_options: None)
     for ci, status in (("", 0), ("1", 1)):

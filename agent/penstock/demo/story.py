@@ -26,6 +26,9 @@ FAMILIES = (4, 6)
 REFUSED_WITHIN = 500.0
 """Milliseconds in which a refused server must know; it is a few, on a busy machine more."""
 
+LOGGED_WITHIN = 3.0
+"""Seconds in which a refusal must be in the block log."""
+
 _COLORS = {"good": "32", "bad": "31", "dim": "2", "bold": "1"}
 
 
@@ -123,7 +126,7 @@ class Play:
 
     def _wait_logged(self, act: Act, address: str) -> None:
         """The log is written a moment after the refusal; whether it is complete, `blocks` then shows."""
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + LOGGED_WITHIN
         while not self._stage.blocked(act.workload, address) and time.monotonic() < deadline:
             time.sleep(0.05)
 
