@@ -141,7 +141,7 @@ class LlamaServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**env, "HOME": str(lab.dir), "LLAMA_CACHE": str(models)},
+                env={**env, "LLAMA_CACHE": str(models)},
             )
         self._wait_ready()
 

@@ -15,7 +15,7 @@ VENDOR = "mobile.events.data.microsoft.com"
 CALL_AFTER = 9
 """Seconds from the import to the first call; measured with onnxruntime 1.32."""
 
-_PROGRAM = "import onnxruntime, time; time.sleep(60)"
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); import onnxruntime, time; time.sleep(60)"
 
 
 def install(say: cache.Say) -> Path:
@@ -39,8 +39,8 @@ class OnnxProgram:
 
     def __init__(self, lab: Lab, packages: Path, prefix: Sequence[str], env: Mapping[str, str]) -> None:
         self._process = lab.host.popen(
-            [*prefix, sys.executable, "-c", _PROGRAM],
-            env={**env, "PYTHONPATH": str(packages)},
+            [*prefix, sys.executable, "-c", _PROGRAM, str(packages)],
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
