@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import socket
 import struct
@@ -221,8 +222,6 @@ def io_uring(to: str, operation: int = 16) -> None:
         raise OSError(ctypes.get_errno(), "io_uring_setup")
     (array_offset,) = struct.unpack_from("=I", parameters, 40 + 24)
     (tail_offset,) = struct.unpack_from("=I", parameters, 40 + 4)
-    import mmap
-
     ring_map = mmap.mmap(ring, 4096, offset=0)
     entries = mmap.mmap(ring, 4096, offset=0x10000000)
     with sock(to, socket.SOCK_STREAM) as s:
@@ -443,17 +442,6 @@ def routed(to: str, via: str) -> None:
         else:
             s.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([131, 7, 4]) + socket.inet_aton(via) + b"\0")
         s.sendto(MARK, (to, 80))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_left_open_joining_a_group_tells_the_link(
-    family: int, lab: Lab, workload: Actor, governed: Governed
-) -> None:
-    """IGMP and MLD reports are the kernel's own packets and carry a group of the workload's choosing."""
-    kept = workload(join, family)
-    listing = lab.host.run(["ip", "maddr", "show", "dev", "eth0"]).stdout
-    workload(ops.close, kept)
-    assert {4: "239.1.2.3", 6: "ff05::beef"}[family] in listing
 
 
 def join(family: int) -> int:

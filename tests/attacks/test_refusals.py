@@ -136,12 +136,14 @@ def router(lab: Lab) -> dict[int, str]:
     return far
 
 
-FAR_SERVER = """
+FAR_END = """
 import socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
+_, role, address, port = sys.argv
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+if role == "server":
+    server = socket.create_server((address, int(port)), family=family)
 print("ready", flush=True)
-made, _ = server.accept()
+made = server.accept()[0] if role == "server" else socket.create_connection((address, port), 3)
 total = 0
 while data := made.recv(65536):
     total += len(data)
@@ -170,14 +172,12 @@ def test_path_mtu_discovery(
     with governed.actor("w") as workload:
         if role == "serves a client":
             listener = workload(ops.listen, here, SERVE)
-            code = FAR_SERVER.replace("socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)", "None")
-            code = code.replace("made, _ = server.accept()", "made = socket.create_connection(sys.argv[1:3], 3)")
-            child = lab.remote["stranger"].popen([*enter, code, here, str(SERVE)], stdout=-1)
+            child = lab.remote["stranger"].popen([*enter, FAR_END, "client", here, str(SERVE)], stdout=-1)
             assert child.stdout
             assert child.stdout.readline() == "ready\n"
             made = workload(ops.accept, listener)
         else:
-            child = lab.remote["stranger"].popen([*enter, FAR_SERVER, far, str(CALL)], stdout=-1)
+            child = lab.remote["stranger"].popen([*enter, FAR_END, "server", far, str(CALL)], stdout=-1)
             assert child.stdout
             assert child.stdout.readline() == "ready\n"
             made = workload(ops.connect, far, CALL)

@@ -111,7 +111,8 @@ def test_a_syn_is_no_answer(family: int, lab: Lab, governed: Governed, far: Acto
     """A bystander's SYN gets no answer; the workload takes the port; the stranger's SYN looks like the answer."""
     here, there = lab.host.address(family), lab.remote["stranger"].address(family)
     port, theirs = next(_ports), next(_ports)
-    drop = "table inet t { chain i { type filter hook input priority 0; tcp dport %d drop; }\n}" % theirs
+    chain = f"type filter hook input priority 0; tcp dport {theirs} drop;"
+    drop = f"table inet t {{ chain i {{ {chain} }}\n}}"
     lab.remote["stranger"].run(["nft", drop])
     with governed.actor() as by:
         assert by(ops.connect, there, theirs, source=(here, port), timeout=0.05) == "timeout"

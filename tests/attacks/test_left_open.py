@@ -1,0 +1,141 @@
+"""What is known to stay open, each shown to be so: when one of these fails, the threat model has to change."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from attacks import ops
+from attacks.test_plain import ANY_PROTOCOL, IPPROTO_UDPLITE, join
+from governed import Actor, Governed, rules
+from penstock.demo.lab import Lab
+
+pytestmark = pytest.mark.root
+
+FAMILIES = [pytest.param(4, id="v4"), pytest.param(6, id="v6")]
+PORT = 24000
+
+
+@pytest.fixture
+def w(governed: Governed) -> Iterator[Actor]:
+    governed.load(rules("w"))
+    with governed.actor("w") as actor:
+        yield actor
+
+
+@pytest.fixture(scope="module")
+def far(lab: Lab) -> Iterator[Actor]:
+    with Actor(lab.remote["stranger"]) as actor:
+        yield actor
+
+
+def receiver(address: str, kind: int, protocol: int) -> int:
+    made = socket.socket(ops.family_of(address), kind, protocol)
+    made.bind((address, PORT if kind == socket.SOCK_DGRAM else 0))
+    return made.detach()
+
+
+def transmit(address: str, kind: int, protocol: int) -> None:
+    with socket.socket(ops.family_of(address), kind, protocol) as s:
+        s.sendto(b"inward", (address, PORT if kind == socket.SOCK_DGRAM else 0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("kind", "protocol", "arrives"),
+    [
+        pytest.param(socket.SOCK_DGRAM, socket.IPPROTO_UDP, False, id="udp"),
+        pytest.param(socket.SOCK_DGRAM, IPPROTO_UDPLITE, True, id="udplite"),
+        pytest.param(socket.SOCK_RAW, ANY_PROTOCOL, True, id="raw"),
+    ],
+)
+def test_inward_the_kernel_finds_only_tcp_and_udp_sockets(
+    kind: int, protocol: int, arrives: bool, family: int, lab: Lab, w: Actor, far: Actor
+) -> None:
+    """Of other protocols nobody knows in the input hook who will get the packet.  No answer leaves."""
+    here = lab.host.address(family)
+    try:
+        mine = w(receiver, here, kind, protocol)
+    except OSError as error:
+        pytest.skip(f"this kernel has no such protocol: {error}")
+    far(transmit, here, kind, protocol)
+    data = w(ops.receive, mine, 0.1)
+    assert (isinstance(data, bytes) and data.endswith(b"inward")) == arrives
+    w(ops.close, mine)
+
+
+def sniffer() -> int:
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+    made.bind(("eth0", 3))
+    return made.detach()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_joining_a_group_tells_the_link(family: int, w: Actor, far: Actor) -> None:
+    """IGMP and MLD reports are the kernel's own packets; the group is the workload's choice."""
+    ear = far(sniffer)
+    kept = w(join, family)
+    group = {4: socket.inet_aton("239.1.2.3"), 6: socket.inet_pton(10, "ff05::beef")}[family]
+    assert far(hear, ear, group)
+    w(ops.close, kept)
+    far(ops.close, ear)
+
+
+def hear(ear: int, wanted: bytes) -> bool:
+    end = ops.now() + 3
+    while ops.now() < end:
+        data = ops.receive(ear, 0.5)
+        if isinstance(data, bytes) and wanted in data:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packet_sockets_pass(family: int, lab: Lab, w: Actor, far: Actor) -> None:
+    """AF_PACKET is below the firewall; it needs CAP_NET_RAW, which a workload must not have."""
+    ear = far(sniffer)
+    w(frame, family)
+    assert far(hear, ear, b"below")
+    far(ops.close, ear)
+
+
+def frame(family: int) -> None:
+    kind = {4: 0x0800, 6: 0x86DD}[family]
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
+        s.bind(("eth0", 0))
+        s.send(b"\xff" * 6 + b"\2\0\0\0\0\1" + struct.pack("!H", kind) + b"below" + bytes(50))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_port_shared_on_purpose_can_be_steered(
+    family: int, governed: Governed, w: Actor
+) -> None:
+    """Sockets of one user may share a UDP port and choose by a program who gets what: the lookup of the
+    firewall does not run it.  So workloads want users of their own."""
+    address = {4: "127.0.0.1", 6: "::1"}[family]
+    with governed.actor() as by:
+        theirs = by(ops.udp, address, PORT + 1, share=True)  # index 0
+        mine = w(ops.udp, address, PORT + 1, share=True)  # index 1
+        w(steer, mine, 0)
+        for _ in range(20):
+            sender = w(ops.udp, address)
+            w(ops.sendto, sender, b"leak", address, PORT + 1)
+            w(ops.close, sender)
+        assert by(ops.pending, theirs)
+        other = by(ops.udp, address, PORT + 2)
+        sender = w(ops.udp, address)
+        w(ops.sendto, sender, b"leak", address, PORT + 2)
+        assert by(ops.pending, other) == [], "a port that is not shared stays closed"
+        by(ops.close, theirs, other)
+        w(ops.close, mine, sender)
+
+
+def steer(descriptor: int, index: int) -> None:
+    """SO_ATTACH_REUSEPORT_CBPF with the program "return index"."""
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, index), 8)
+    with ops.borrowed(descriptor) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, 51, struct.pack("=HxxxxxxQ", 1, ctypes.addressof(code)))
