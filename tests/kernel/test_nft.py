@@ -325,6 +325,8 @@ FOREIGN = {
     "rule": "insert rule inet penstock out_w accept",
     "rule-elsewhere": "add rule inet penstock refuse_out accept",
     "rule-gone": "flush chain inet penstock out_w",
+    "as-many-other-rules": "flush chain inet penstock refuse_in\n"
+    + "add rule inet penstock refuse_in accept\n" * 2,
     "chain": "add chain inet penstock theirs",
     "hook": "add chain inet penstock theirs { type filter hook input priority 5 ; policy drop ; }",
     "element": "add element inet penstock out4_w { 203.0.113.66 . tcp . 1-65535 }",
