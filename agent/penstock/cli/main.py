@@ -66,7 +66,7 @@ class Commands(click.Group):
             sys.stdout.flush()
             return result
         except PenstockError as error:
-            click.echo(f"penstock: {error}", err=True)
+            _tell(error)
             ctx.exit(next(status for kind, status in STATUSES.items() if isinstance(error, kind)))
         except BrokenPipeError:
             drop_output(sys.stdout)
@@ -95,6 +95,13 @@ def penstock(ctx: click.Context, run: Path) -> None:
     Exit status: 0 yes or done, 1 no or failed, 2 usage or cannot tell.
     """
     ctx.obj = Context(run)
+
+
+def _tell(error: PenstockError) -> None:
+    try:
+        click.echo(f"penstock: {error}", err=True)
+    except OSError:  # nobody reads it; the status must be ours all the same
+        drop_output(sys.stderr)
 
 
 def main() -> None:
