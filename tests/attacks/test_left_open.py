@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from attacks import ops
-from attacks.test_plain import ANY_PROTOCOL, IPPROTO_UDPLITE, join
+from attacks.test_plain import ANY_PROTOCOL, IPPROTO_UDPLITE, header, join
 from governed import Actor, Governed, rules
 from penstock.demo.lab import Lab
 
@@ -98,16 +98,20 @@ def hear(ear: int, wanted: bytes) -> bool:
 def test_packet_sockets_pass(family: int, lab: Lab, w: Actor, far: Actor) -> None:
     """AF_PACKET is below the firewall; it needs CAP_NET_RAW, which a workload must not have."""
     ear = far(sniffer)
-    w(frame, family)
+    w(frame, lab.host.address(family), lab.remote["stranger"].address(family))
     assert far(hear, ear, b"below")
     far(ops.close, ear)
 
 
-def frame(family: int) -> None:
-    kind = {4: 0x0800, 6: 0x86DD}[family]
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
-        s.bind(("eth0", 0))
-        s.send(b"\xff" * 6 + b"\2\0\0\0\0\1" + struct.pack("!H", kind) + b"below" + bytes(50))
+def frame(here: str, there: str) -> None:
+    body = struct.pack("!HHHH", 5000, 80, 13, 0) + b"below"
+    if ":" in here:
+        kind, head = 0x86DD, struct.pack("!IHBB", 6 << 28, len(body), 17, 64)
+        packet = head + socket.inet_pton(10, here) + socket.inet_pton(10, there) + body
+    else:
+        kind, packet = 0x0800, header(here, there, 17, body)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as s:
+        s.sendto(packet, ("eth0", kind, 0, 0, b"\xff" * 6))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

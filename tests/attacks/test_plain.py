@@ -166,12 +166,13 @@ def raw_tcp_null(to: str) -> None:
 
 
 def header(source: str, to: str, protocol: int, body: bytes, fragment: int = 0) -> bytes:
-    return (
-        struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 77, fragment, 64, protocol, 0)
-        + socket.inet_aton(source)
-        + socket.inet_aton(to)
-        + body
-    )
+    """An IPv4 packet, with its checksum: a bridge that filters looks at it."""
+    ends = socket.inet_aton(source) + socket.inet_aton(to)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 77, fragment, 64, protocol, 0) + ends
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return head[:10] + struct.pack("!H", checksum) + head[12:] + body
 
 
 def own(to: str) -> str:
