@@ -1,4 +1,4 @@
-"""Who may import whom: errors <- core <- kernel <- daemon, cli -> core, demo -> anything.
+"""Who may import whom: errors <- core <- files, kernel <- daemon, cli -> core, files, demo -> anything.
 
 Each edge that is forbidden has its reason here; each exception too.
 """
@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "agent"
 
-LAYERS = ("errors", "core", "kernel", "daemon", "cli", "demo")
+LAYERS = ("errors", "core", "files", "kernel", "daemon", "cli", "demo")
 
 FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.errors", "penstock"): "everything imports errors: it must import nothing of ours",
@@ -32,6 +32,11 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.core", "click"): "core prints nothing",
     ("penstock.core", "pyroute2"): "core speaks to no kernel",
     ("penstock.core", "psutil"): "core looks at no processes",
+    ("penstock.core", "penstock.files"): "core gets text, not files",
+    ("penstock.files", "penstock.kernel"): "rule files are checked on machines without a kernel of ours",
+    ("penstock.files", "penstock.daemon"): "the command line reads files too, without a daemon",
+    ("penstock.files", "penstock.cli"): "the daemon reads files too, without a terminal",
+    ("penstock.files", "penstock.demo"): "the demo is a user of everything and a part of nothing",
     ("penstock.kernel", "penstock.daemon"): "one kernel facility a file, called by the daemon",
     ("penstock.kernel", "penstock.cli"): "the daemon has no terminal",
     ("penstock.kernel", "penstock.demo"): "the demo is a user of everything and a part of nothing",
