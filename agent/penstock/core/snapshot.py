@@ -69,6 +69,8 @@ def _differences(
             yield f"set {name}"
         elif not _same(wanted[name], snapshot.sets[name], now):
             yield f"elements of set {name}"
+        elif snapshot.timed.get(name, frozenset()) != snapshot.sets[name] & wanted[name].expires.keys():
+            yield f"ends of elements of set {name}"
 
 
 def _mapping(kind: str, wanted: Mapping[str, object], found: Mapping[str, object]) -> Iterator[str]:
