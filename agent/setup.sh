@@ -46,16 +46,6 @@ venv_package() {  # PYTHON: what brings ensurepip for it
   if dpkg -S "$(readlink -f "$1")" >/dev/null 2>&1; then echo "$version-venv"; else echo python3-venv; fi
 }
 
-# A dependency that comes as source only needs a compiler and Python's headers.
-build_packages() {  # PYTHON
-  sed -n '/^dependencies/,/^]/p' "$checkout/pyproject.toml" | grep -q python-iptables || return 0
-  works "$venv/bin/python" && "$venv/bin/python" -c 'import iptc' 2>/dev/null && return 0
-  command -v gcc >/dev/null || echo gcc libc6-dev
-  "$1" -c 'import os, sys, sysconfig
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
-    "$1" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
-}
-
 missing_programs() {  # package names, empty when nothing is missing
   local list=()
   command -v nft >/dev/null || list+=(nftables)
@@ -105,8 +95,7 @@ ensure_python() {
     python=$(find_python) || die "no Python 3.11 or newer after installing $packages"
   fi
   packages=$("$python" -c 'import ensurepip, venv' 2>/dev/null || venv_package "$python")
-  packages="$packages $(build_packages "$python")"
-  if [ -n "${packages// /}" ]; then
+  if [ -n "$packages" ]; then
     update_lists
     install_packages $packages
   fi
