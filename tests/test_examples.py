@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.check import check_files
-from penstock.files import read_presets
 from penstock.core.parse import parse, parse_file
+from penstock.files import read_presets
 
 RULES = Path(__file__).parents[1] / "rules"
 EXAMPLES = {path.name: path.read_bytes() for path in sorted((RULES / "examples").glob("*.yaml"))}

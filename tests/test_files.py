@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.files import read_config, read_presets
 from penstock.core.yaml_nodes import MAX_BYTES
 from penstock.errors import PenstockError
+from penstock.files import read_config, read_presets
 
 
 def test_only_rule_files_are_read(tmp_path: Path) -> None:
