@@ -31,7 +31,7 @@ def read_applied(path: Path) -> state.Applied | None:
     except OSError as e:
         raise CannotTell(f"cannot be read: {e.strerror}", where=str(path)) from e
     except ValueError as e:
-        raise CannotTell(str(e), where=str(path), hint="apply again: penstock apply") from e
+        raise CannotTell(f"is no saved state of penstock: {e}", where=str(path)) from e
 
 
 def applied_path(run: Path) -> Path:

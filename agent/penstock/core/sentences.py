@@ -62,7 +62,7 @@ def _failure(policy: Policy, live: Live, workload: Workload, sentence: Sentence)
     """Return what the first connection that contradicts `sentence` shows, or None."""
     expected = "allow" if sentence.allow else "deny"
     asked = 0
-    for connection in _connections(policy, workload, sentence):
+    for connection in connections(policy, workload, sentence):
         asked += 1
         verdict = judge(policy, live, connection, as_written=True)
         if verdict.allow != sentence.allow:
@@ -86,8 +86,8 @@ def _is_one(peer: Peer) -> bool:
     return isinstance(peer, AddressPeer | NamePeer)
 
 
-def _connections(policy: Policy, workload: Workload, sentence: Sentence) -> Iterator[Connection]:
-    """Yield the connections that all must give the answer `sentence` expects."""
+def connections(policy: Policy, workload: Workload, sentence: Sentence) -> Iterator[Connection]:
+    """Yield the connections that `sentence` is about: all of them must give the answer it expects."""
     base = Connection(workload.name, sentence.direction, sentence.protocol, None, sentence.port)
     match sentence.peer:
         case AddressPeer(address):

@@ -1,0 +1,130 @@
+"""`penstock why`: may a workload talk to this, by which rule, and does the kernel think the same?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from penstock.cli.applied import applied_policy, complete_workload, no_such
+from penstock.cli.client import ask
+from penstock.cli.context import CannotTell, Context, place_of
+from penstock.cli.why_text import Kernel, Shown, as_json, lines
+from penstock.core.asking import Answer, BadQuery, incoming, outgoing, reply
+from penstock.core.connection import as_sent
+from penstock.core.parse import parse
+from penstock.core.policy import NetworkPeer, Policy, Sentence, WorkloadPeer
+from penstock.core.reading import near, shown
+from penstock.core.wire import Message
+from penstock.errors import PenstockError
+from penstock.files import read_config, read_presets
+
+ASKED = 128
+"""Connections of one question that the kernel is asked about."""
+
+
+@click.command()
+@click.argument("workload", shell_complete=complete_workload)
+@click.argument("what", nargs=-1, required=True, metavar="DEST:PORT[/udp] | DEST icmp | PORT[/udp]")
+@click.option("--from", "source", metavar="SOURCE", help="From SOURCE to the workload's PORT.")
+@click.option(
+    "--policy",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Judge by this configuration directory, not by what is applied; needs no root.",
+)
+@click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def why(
+    ctx: click.Context,
+    workload: str,
+    what: tuple[str, ...],
+    source: str | None,
+    directory: Path | None,
+    as_json_: bool,
+) -> None:
+    """Say whether WORKLOAD may connect to DEST, or with --from whether SOURCE may connect to it.
+
+    \b
+    penstock why litellm 10.30.1.9:5432
+    penstock why litellm [2001:db8::5]:53/udp
+    penstock why litellm 10.30.1.9 icmp
+    penstock why litellm --from clients 8000
+
+    Exit status: 0 allowed, 1 denied, 2 cannot tell.  It follows the policy, unless the kernel disagrees.
+    """
+    run = (ctx.obj or Context()).run
+    policy = applied_policy(run) if directory is None else _policy_in(directory)
+    sentence = _question(what, source)
+    _check_names(policy, workload, sentence)
+    answer = reply(policy, datetime.now(UTC), workload, sentence)
+    if answer is None:
+        raise CannotTell(f"`{shown(sentence.text)}` names no address")
+    kernel = Kernel.UNKNOWN if directory is not None else _kernel(run, workload, answer)
+    config = directory or place_of(run, "config")
+    found = Shown(policy, policy.workloads[workload], sentence, answer, kernel, config)
+    click.echo(json.dumps(as_json(found), indent=2) if as_json_ else "\n".join(lines(found)))
+    ctx.exit(_status(answer, kernel))
+
+
+def _status(answer: Answer, kernel: Kernel) -> int:
+    if kernel is Kernel.DISAGREES or answer.allow is None:
+        return 2
+    return 0 if answer.allow else 1
+
+
+def _question(what: Sequence[str], source: str | None) -> Sentence:
+    try:
+        return outgoing(what) if source is None else incoming(source, what)
+    except BadQuery as error:
+        raise CannotTell(str(error), hint=error.hint) from error
+
+
+def _policy_in(directory: Path) -> Policy:
+    try:
+        parsed = parse(read_config(directory), read_presets(directory))
+    except PenstockError as e:
+        raise CannotTell(e.message, where=e.where, hint=e.hint) from e
+    if parsed.policy is None:
+        raise CannotTell("has mistakes", where=str(directory), hint=f"see: penstock check {directory}")
+    return parsed.policy
+
+
+def _check_names(policy: Policy, workload: str, sentence: Sentence) -> None:
+    if workload not in policy.workloads:
+        raise no_such(workload, policy)
+    match sentence.peer:
+        case WorkloadPeer(name) if name not in policy.workloads:
+            raise no_such(name, policy)
+        case NetworkPeer(name) if name not in policy.networks:
+            raise CannotTell(f"the policy has no network `{shown(name)}`", hint=near(name, policy.networks))
+        case _:
+            pass
+
+
+def _kernel(run: Path, workload: str, answer: Answer) -> Kernel:
+    """Whether the kernel's sets hold what the rules open, and nothing else of what was asked about."""
+    for connection, held in answer.in_sets[:ASKED]:
+        remote = as_sent(connection).remote
+        if remote is None:
+            return Kernel.UNKNOWN
+        question = {
+            "workload": workload,
+            "direction": connection.direction.value,
+            "address": str(remote),
+            "protocol": connection.protocol,
+            "port": connection.port or 0,
+        }
+        try:
+            holds = ask(run, Message("holds", question))["holds"]
+        except PenstockError:
+            return Kernel.UNKNOWN
+        if holds is None:
+            return Kernel.UNKNOWN
+        if holds is not held:
+            return Kernel.DISAGREES
+    return Kernel.AGREES if len(answer.in_sets) <= ASKED else Kernel.UNKNOWN

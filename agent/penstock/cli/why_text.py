@@ -1,0 +1,139 @@
+"""The answer of `penstock why`, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from penstock.cli.applied import path_of
+from penstock.cli.format import paint, wrapped
+from penstock.core.asking import Answer
+from penstock.core.nearest import describe
+from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Policy, Sentence, Workload
+from penstock.core.text import printable
+
+
+class Kernel(StrEnum):
+    """What the kernel says to the same question."""
+
+    AGREES = "agrees"
+    DISAGREES = "disagrees"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A question and everything that was found out; `config` is where the rule files are."""
+
+    policy: Policy
+    workload: Workload
+    sentence: Sentence
+    answer: Answer
+    kernel: Kernel
+    config: Path | None
+
+    @property
+    def effect(self) -> str:
+        """What happens to it now: "allow", "deny", "would-deny", or "mixed" when it depends on the address."""
+        if self.answer.allow is None:
+            return "mixed"
+        if self.answer.allow:
+            return "allow"
+        return "would-deny" if self.workload.mode is Mode.OBSERVE else "deny"
+
+
+HEADINGS = {
+    "allow": ("ALLOWED", "green"),
+    "deny": ("DENIED", "red"),
+    "would-deny": ("WOULD BE DENIED, passes now: the workload is in observe mode", "yellow"),
+    "mixed": ("DEPENDS on the address", "yellow"),
+}
+VERDICTS = {True: "allow", False: "deny", None: None}
+KERNEL = {
+    Kernel.AGREES: ("agrees", "green"),
+    Kernel.UNKNOWN: ("unknown", None),
+    Kernel.DISAGREES: ("DISAGREES: what it does is not what the policy says; see: penstock status", "red"),
+}
+
+
+def lines(found: Shown) -> list[str]:
+    """For people."""
+    heading, colour = HEADINGS[found.effect]
+    word, kernel_colour = KERNEL[found.kernel]
+    result = [f"{paint(heading, colour, bold=True)}  {_subject(found)}"]
+    texts = [found.answer.verdict.text] if found.answer.allow is not None else _both(found.answer)
+    result += [line for text in texts for line in wrapped(text, 2)]
+    for what, rule in (("rule", _place(found, "rule")), ("nearest", _place(found, "nearest"))):
+        if rule is not None:
+            result.append(f"  {what}: {rule['id']} ({rule['text']})  {rule['file']}:{rule['line']}")
+    result.append(f"  kernel: {paint(word, kernel_colour)}")
+    result += [line for note in notes(found) for line in wrapped(note, 8, "  note: ")]
+    return result
+
+
+def as_json(found: Shown) -> dict[str, Any]:
+    """For programs."""
+    peer, verdict = found.sentence.peer, found.answer.verdict
+    return {
+        "v": 1,
+        "workload": found.workload.name,
+        "direction": found.sentence.direction.value,
+        "question": found.sentence.text,
+        "address": str(peer.address) if isinstance(peer, AddressPeer) else None,
+        "name": peer.pattern if isinstance(peer, NamePeer) else None,
+        "protocol": found.sentence.protocol,
+        "port": found.sentence.port,
+        "verdict": VERDICTS[found.answer.allow],
+        "effect": found.effect,
+        "mode": found.workload.mode.value,
+        "reason": verdict.reason.value,
+        "text": verdict.text,
+        "rule": _place(found, "rule"),
+        "nearest": _place(found, "nearest"),
+        "kernel": found.kernel.value,
+        "policy": found.policy.hash,
+        "notes": list(notes(found)),
+    }
+
+
+def notes(found: Shown) -> Iterator[str]:
+    """What else one should know."""
+    peer, name = found.sentence.peer, found.workload.name
+    if isinstance(peer, NamePeer):
+        yield "rules by name are not yet enforced, so a name is denied; ask about its address too: `why` takes it"
+    elif isinstance(peer, AddressPeer) and peer.address.is_loopback and found.workload.mode is not Mode.LOCK:
+        own = f"{name} always reaches its own listeners here" if _goes_out(found) else f"{name} itself always may"
+        yield f"{own}; this is about every other {'listener' if _goes_out(found) else 'process'}"
+    if found.kernel is Kernel.DISAGREES:
+        yield "the exit status is 2: policy and kernel give different answers"
+
+
+def _goes_out(found: Shown) -> bool:
+    return found.sentence.direction is Direction.OUT
+
+
+def _subject(found: Shown) -> str:
+    question = printable(found.sentence.text)
+    if _goes_out(found):
+        return f"{found.workload.name} -> {question}"
+    return f"{question.removeprefix('from ').rpartition(' ')[0]} -> {found.workload.name} {question.split()[-1]}"
+
+
+def _both(answer: Answer) -> Iterator[str]:
+    for word, item in (("allowed", answer.allowed), ("denied", answer.denied)):
+        if item is not None:
+            yield f"{word} for {item[0].remote}: {item[1].text}"
+
+
+def _place(found: Shown, which: str) -> dict[str, Any] | None:
+    """The rule that allows, or that came nearest: its id, words and place."""
+    verdict = found.answer.verdict
+    wanted = verdict.rule if which == "rule" else verdict.nearest
+    for rule in found.workload.rules:
+        if rule.id == wanted:
+            path = path_of(rule.place, found.config)
+            return {"id": rule.id, "text": describe(rule), "file": path, "line": rule.place.line}
+    return None

@@ -1,0 +1,229 @@
+"""`penstock why`: verdict, rule, kernel, exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.conftest import Call
+from cli.fake_daemon import FILES, FakeDaemon
+from penstock.cli import why as module
+from penstock.core.wire import Json, Message
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    daemon.replies["holds"] = by_the_rules
+
+
+def by_the_rules(message: Message) -> Json:
+    """What a kernel holds that has the policy of the fake."""
+    asked = message.arguments
+    out = (asked["direction"], asked["address"], asked["port"]) == ("out", "10.30.1.5", 5432)
+    client = asked["direction"] == "in" and asked["port"] == 8000 and asked["address"].startswith("10.30.")
+    return {"holds": asked["protocol"] == "tcp" and (out or client)}
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "first"),
+    [
+        (("10.30.1.5:5432",), 0, "ALLOWED  litellm -> 10.30.1.5:5432"),
+        (("10.30.1.5:5432/udp",), 1, "DENIED  litellm -> 10.30.1.5:5432/udp"),
+        (("10.30.1.9:5432",), 1, "DENIED  litellm -> 10.30.1.9:5432"),
+        (("[2001:db8::5]:53/udp",), 1, "DENIED  litellm -> [2001:db8::5]:53/udp"),
+        (("10.30.1.5", "icmp"), 1, "DENIED  litellm -> 10.30.1.5 icmp"),
+        (("--from", "10.30.7.7", "8000"), 0, "ALLOWED  10.30.7.7 -> litellm 8000"),
+        (("--from", "clients", "8000"), 0, "ALLOWED  clients -> litellm 8000"),
+        (("--from", "clients", "8001"), 1, "DENIED  clients -> litellm 8001"),
+        (("--from", "any", "8000"), 2, "DEPENDS on the address  any -> litellm 8000"),
+        (("--from", "host", "8000"), 1, "DENIED  host -> litellm 8000"),
+        (("--from", "workload:ollama", "8000"), 1, "DENIED  workload:ollama -> litellm 8000"),
+    ],
+)
+def test_questions(call: Call, question: tuple[str, ...], status: int, first: str) -> None:
+    done = call("why", "litellm", *question)
+    assert (done.exit_code, done.stdout.splitlines()[0], done.stderr) == (status, first, "")
+    assert "  kernel: agrees" in done.stdout.splitlines()
+
+
+def test_an_answer_for_people(daemon: FakeDaemon, call: Call) -> None:
+    assert call("why", "litellm", "10.30.1.9:5432").stdout == f"""\
+DENIED  litellm -> 10.30.1.9:5432
+  not in its rules; nearest is rule db (10.30.1.5:5432): other destination
+  nearest: db (10.30.1.5:5432)  {daemon.home}/config/rules.d/litellm.yaml:5
+  kernel: agrees
+"""
+    assert daemon.requests[-1].arguments == {
+        "workload": "litellm",
+        "direction": "out",
+        "address": "10.30.1.9",
+        "protocol": "tcp",
+        "port": 5432,
+    }
+
+
+def test_it_depends(call: Call) -> None:
+    lines = call("why", "litellm", "--from", "any", "8000").stdout.splitlines()
+    assert lines[1].startswith("  allowed for 10.30.0.0: rule ingress-")
+    assert lines[2].startswith("  denied for 0.0.0.0: not in its rules; nearest is ")
+
+
+def test_an_answer_for_programs(daemon: FakeDaemon, call: Call) -> None:
+    assert json.loads(call("why", "litellm", "10.30.1.5:5432", "--json").stdout) == {
+        "v": 1,
+        "workload": "litellm",
+        "direction": "out",
+        "question": "10.30.1.5:5432",
+        "address": "10.30.1.5",
+        "name": None,
+        "protocol": "tcp",
+        "port": 5432,
+        "verdict": "allow",
+        "effect": "allow",
+        "mode": "enforce",
+        "reason": "rule",
+        "text": "rule db (10.30.1.5:5432) allows it",
+        "rule": {
+            "id": "db",
+            "text": "10.30.1.5:5432",
+            "file": f"{daemon.home}/config/rules.d/litellm.yaml",
+            "line": 5,
+        },
+        "nearest": None,
+        "kernel": "agrees",
+        "policy": said_hash(call),
+        "notes": [],
+    }
+
+
+def said_hash(call: Call) -> str:
+    found: str = json.loads(call("why", "ollama", "10.0.0.1:1", "--json").stdout)["policy"]
+    assert len(found) == 12
+    return found
+
+
+def test_icmp_is_asked_for_without_a_port(daemon: FakeDaemon, call: Call) -> None:
+    call("why", "litellm", "10.30.1.5", "icmp")
+    assert daemon.requests[-1].arguments["port"] == 0
+
+
+def test_a_disagreement_is_said_loudly(daemon: FakeDaemon, call: Call) -> None:
+    for held, question in ((True, "10.30.1.9:5432"), (False, "10.30.1.5:5432")):
+        daemon.replies["holds"] = {"holds": held}
+        done = call("why", "litellm", question)
+        assert done.exit_code == 2
+        assert "kernel: DISAGREES" in done.stdout
+    daemon.replies["holds"] = {"holds": True}
+    assert call("why", "litellm", "--from", "any", "8000").exit_code == 2
+    said = json.loads(call("why", "litellm", "--from", "host", "8000", "--json").stdout)
+    assert (said["verdict"], said["kernel"]) == ("deny", "disagrees")
+
+
+@pytest.mark.parametrize("reply", [{"holds": None}, ("busy", "")])
+def test_the_kernel_is_unknown_when_nobody_knows(daemon: FakeDaemon, call: Call, reply: Any) -> None:
+    daemon.replies["holds"] = reply
+    done = call("why", "litellm", "10.30.1.5:5432", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["kernel"]) == (0, "unknown")
+
+
+def test_more_than_is_asked_about_is_unknown(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASKED", 2)
+    assert "kernel: unknown" in call("why", "litellm", "--from", "any", "8000").stdout
+
+
+def test_without_a_daemon(daemon: FakeDaemon, call: Call) -> None:
+    daemon.close()
+    done = call("why", "litellm", "10.30.1.9:5432")
+    assert done.exit_code == 1
+    assert "  kernel: unknown" in done.stdout
+
+
+def test_observe_mode_passes_now(call: Call) -> None:
+    done = call("why", "ollama", "10.0.0.1:443")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("WOULD BE DENIED, passes now: the workload is in observe mode  ollama -> ")
+    assert json.loads(call("why", "ollama", "10.0.0.1:443", "--json").stdout)["effect"] == "would-deny"
+
+
+def test_a_locked_workload_keeps_its_rules_in_the_kernel(daemon: FakeDaemon, call: Call) -> None:
+    files = {**FILES, "rules.d/litellm.yaml": FILES["rules.d/litellm.yaml"].replace(b"enforce", b"lock")}
+    daemon.write(files)
+    done = call("why", "litellm", "10.30.1.5:5432", "--json")
+    said = json.loads(done.stdout)
+    assert (done.exit_code, said["reason"], said["kernel"]) == (1, "locked", "agrees")
+
+
+def test_a_name_is_not_yet_enforced(daemon: FakeDaemon, call: Call) -> None:
+    done = call("why", "litellm", "Registry.example.org:443")
+    assert done.exit_code == 1
+    assert "of a kind not yet enforced" in done.stdout
+    assert "note: rules by name are not yet enforced" in done.stdout
+    assert "kernel: unknown" in done.stdout
+
+
+def test_loopback(call: Call) -> None:
+    text = "litellm always reaches its own listeners here; this is about every other listener"
+    assert text in call("why", "litellm", "127.0.0.1:80").stdout
+    assert text in call("why", "litellm", "[::1]:80").stdout
+    assert "litellm itself always may" in call("why", "litellm", "--from", "127.0.0.1", "80").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("litelm", "10.0.0.1:1"), "the policy has no workload `litelm`; did you mean `litellm`?"),
+        (("x", "10.0.0.1:1"), "the policy has no workload `x`; there are litellm, ollama"),
+        (("litellm", "10.0.0.1"), "`10.0.0.1`: the port is missing; write 10.0.0.5:443"),
+        (("litellm", "2001:db8::5:443"), "an IPv6 address before a port needs brackets"),
+        (("litellm", "10.0.0.1:99999"), "out of range"),
+        (("litellm", "10.0.0.1:1-5"), "`1-5` is more than one port"),
+        (("litellm", "10.0.0.0/8:443"), "is not one address or name"),
+        (("litellm", "*.org:443"), "one name is needed, and no pattern"),
+        (("litellm", "localhost:443"), "`localhost` is no network; write 127.0.0.1"),
+        (("litellm", "a b:443"), "is not one destination"),
+        (("litellm", "10.0.0.1:1", "10.0.0.1:2"), "is no destination"),
+        (("litellm", "--from", "nett", "80"), "the policy has no network `nett`"),
+        (("litellm", "--from", "client", "80"), "the policy has no network `client`; did you mean `clients`?"),
+        (("litellm", "--from", "workload:x", "80"), "the policy has no workload `x`"),
+        (("litellm", "--from", "plane:admin", "80"), "`from plane:admin 80` names no address"),
+        (("litellm", "--from", "a.org", "80"), "a name cannot be a source"),
+        (("litellm", "--from", "10.0.0.1", "icmp"), "the kernel answers echo requests by itself"),
+        (("litellm", "--from", "10.0.0.1", "80", "81"), "`80 81` is no port"),
+    ],
+)
+def test_cannot_tell(call: Call, arguments: tuple[str, ...], text: str) -> None:
+    done = call("why", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert text in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_by_a_directory(daemon: FakeDaemon, call: Call, tmp_path: Path) -> None:
+    daemon.requests.clear()
+    directory = daemon.home / "config"
+    done = call("why", "litellm", "10.30.1.5:5432", "--policy", directory, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["kernel"]) == (0, "unknown")
+    assert daemon.requests == []
+    (directory / "rules.d/bad.yaml").write_text("x")
+    done = call("why", "litellm", "10.30.1.5:5432", "--policy", directory)
+    assert done.exit_code == 2
+    assert done.stderr == f"penstock: {directory}: has mistakes; see: penstock check {directory}\n"
+    assert call("why", "litellm", "10.30.1.5:5432", "--policy", tmp_path / "x").exit_code == 2
+
+
+def test_no_policy_was_applied(daemon: FakeDaemon, call: Call) -> None:
+    applied = daemon.home / "state/applied.json"
+    applied.write_bytes(b"{}")
+    assert "the saved state is damaged" in call("why", "litellm", "10.30.1.5:5432").stderr
+    applied.unlink()
+    done = call("why", "litellm", "10.30.1.5:5432")
+    assert done.exit_code == 2
+    assert done.stderr == f"penstock: {applied}: no policy has been applied; penstock apply\n"
+    (daemon.run / "daemon.json").unlink()
+    done = call("why", "litellm", "10.30.1.5:5432")
+    assert done.exit_code == 2
+    assert "no daemon has run here yet" in done.stderr

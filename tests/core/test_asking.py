@@ -1,0 +1,111 @@
+"""Questions as they are typed, and answers about more than one connection."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import pytest
+
+from penstock.core.asking import BadQuery, incoming, outgoing, reply
+from penstock.core.parse import parse
+from penstock.core.policy import (
+    AddressPeer,
+    AnyPeer,
+    Direction,
+    NamePeer,
+    NetworkPeer,
+    Peer,
+    Plane,
+    PlanePeer,
+    Policy,
+    WorkloadPeer,
+)
+from penstock.core.verdict import Reason
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def address(text: str) -> AddressPeer:
+    return AddressPeer(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    ("words", "peer", "protocol", "port"),
+    [
+        (["10.0.0.5:443"], address("10.0.0.5"), "tcp", 443),
+        (["[2001:db8::5]:53/udp"], address("2001:db8::5"), "udp", 53),
+        (["10.0.0.5", "icmp"], address("10.0.0.5"), "icmp", None),
+        (["[::1]", "icmp"], address("::1"), "icmp", None),
+        (["2001:db8::5", "icmp"], address("2001:db8::5"), "icmp", None),
+        (["A.Example.org:443"], NamePeer("a.example.org"), "tcp", 443),
+    ],
+)
+def test_outgoing(words: list[str], peer: Peer, protocol: str, port: int | None) -> None:
+    found = outgoing(words)
+    assert (found.direction, found.peer, found.protocol, found.port) == (Direction.OUT, peer, protocol, port)
+
+
+@pytest.mark.parametrize(
+    ("source", "peer"),
+    [
+        ("10.0.0.5", address("10.0.0.5")),
+        ("clients", NetworkPeer("clients")),
+        ("any", AnyPeer()),
+        ("plane:admin", PlanePeer(Plane.ADMIN)),
+        ("workload:w", WorkloadPeer("w")),
+    ],
+)
+def test_incoming(source: str, peer: Peer) -> None:
+    found = incoming(source, ["8000/udp"])
+    assert (found.direction, found.peer, found.protocol, found.port) == (Direction.IN, peer, "udp", 8000)
+
+
+@pytest.mark.parametrize(
+    "words", [[], [""], [":"], ["icmp"], ["a"], [":443"], ["[]:443"], ["10.0.0.1:"], ["any:443"], ["\x1b:1"]]
+)
+def test_no_question(words: list[str]) -> None:
+    with pytest.raises(BadQuery) as caught:
+        outgoing(words)
+    assert caught.value.hint
+    assert str(caught.value).isprintable()
+
+
+def policy(mode: str = "enforce") -> Policy:
+    text = f"""\
+version: 1
+workload: w
+mode: {mode}
+egress: []
+ingress:
+  - {{from: 10.0.0.0/8, ports: [80], except: 10.9.0.0/16}}
+"""
+    found = parse({"rules.d/w.yaml": text.encode()}).policy
+    assert found
+    return found
+
+
+def test_all_of_a_network_or_some_of_it() -> None:
+    whole = reply(policy(), NOW, "w", incoming("10.1.0.0/16", ["80"]))
+    assert whole
+    assert whole.allow is True
+    assert whole.verdict.reason is Reason.RULE
+    some = reply(policy(), NOW, "w", incoming("10.0.0.0/8", ["80"]))
+    assert some
+    assert some.allow is None
+    assert some.allowed
+    assert some.denied
+    assert str(some.allowed[0].remote) == "10.0.0.0"
+    assert str(some.denied[0].remote) == "10.9.0.0"
+    assert some.verdict.reason is Reason.EXCEPTED
+
+
+def test_the_mode_is_not_in_the_sets() -> None:
+    found = reply(policy("lock"), NOW, "w", incoming("10.1.2.3", ["80"]))
+    assert found
+    assert (found.allow, found.verdict.reason) == (False, Reason.LOCKED)
+    assert [held for _, held in found.in_sets] == [True]
+
+
+def test_about_nothing() -> None:
+    assert reply(policy(), NOW, "w", incoming("plane:admin", ["80"])) is None
