@@ -73,6 +73,47 @@ def status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def by_the_rules(message: Message) -> Json:
+    """What a kernel holds that has the policy in `FILES`."""
+    asked = message.arguments
+    out = (asked["direction"], asked["address"], asked["port"]) == ("out", "10.30.1.5", 5432)
+    client = asked["direction"] == "in" and asked["port"] == 8000 and asked["address"].startswith("10.30.")
+    return {"holds": asked["protocol"] == "tcp" and (out or client)}
+
+
+def in_force() -> dict[str, Reply]:
+    """The answers when the policy in `FILES` is in force; tests/contract holds them against the real daemon's."""
+    return {
+        "status": status(
+            workload(enrolment="none", processes=0, denied=0, blocks_1h=0),
+            workload(
+                "ollama", mode="observe", egress="observing", ingress="observing", enrolment="none", processes=0
+            ),
+            findings=[finding("not-yet-enforced", "warning")],
+        ),
+        "apply": {"changed": False, "hash": "abcdef", "workloads": 2, "seconds": 0.01, "problems": [_PROBLEM]},
+        "ready": lambda message: _ready(message.arguments["workload"]),
+        "holds": by_the_rules,
+        "hits": {"rules": {"db": 0, "egress-11111111": 0, "ingress-22222222": 0}},
+    }
+
+
+_PROBLEM = {
+    "file": "rules.d/litellm.yaml",
+    "line": 6,
+    "column": 5,
+    "severity": "warning",
+    "code": "not-yet-enforced",
+    "message": "m",
+    "hint": "h",
+}
+
+
+def _ready(workload: str) -> Json:
+    known = workload in ("litellm", "ollama")
+    return {"ready": known, "reason": "" if known else "the applied policy has no such workload"}
+
+
 class FakeDaemon:
     """Serves RUN/control.sock in `home`; `replies` may be changed at any time."""
 
@@ -132,7 +173,11 @@ class FakeDaemon:
             line = lines.readline()
         if not line:
             return
-        message = decode_request(line)
+        try:
+            message = decode_request(line)
+        except ValueError as e:
+            peer.sendall(encode_error(f"not a request: {e}"))
+            return
         self.requests.append(message)
         reply = self.replies.get(message.command, ("unknown command", ""))
         if callable(reply):

@@ -9,23 +9,14 @@ from typing import Any
 import pytest
 
 from cli.conftest import Call
-from cli.fake_daemon import FILES, FakeDaemon
+from cli.fake_daemon import FILES, FakeDaemon, by_the_rules
 from penstock.cli import why as module
-from penstock.core.wire import Json, Message
 
 
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     daemon.replies["holds"] = by_the_rules
-
-
-def by_the_rules(message: Message) -> Json:
-    """What a kernel holds that has the policy of the fake."""
-    asked = message.arguments
-    out = (asked["direction"], asked["address"], asked["port"]) == ("out", "10.30.1.5", 5432)
-    client = asked["direction"] == "in" and asked["port"] == 8000 and asked["address"].startswith("10.30.")
-    return {"holds": asked["protocol"] == "tcp" and (out or client)}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +45,7 @@ def test_an_answer_for_people(daemon: FakeDaemon, call: Call) -> None:
     assert call("why", "litellm", "10.30.1.9:5432").stdout == f"""\
 DENIED  litellm -> 10.30.1.9:5432
   not in its rules; nearest is rule db (10.30.1.5:5432): other destination
-  nearest: db (10.30.1.5:5432)  {daemon.home}/config/rules.d/litellm.yaml:5
+  rule db: {daemon.home}/config/rules.d/litellm.yaml:5
   kernel: agrees
 """
     assert daemon.requests[-1].arguments == {

@@ -66,9 +66,9 @@ def lines(found: Shown) -> list[str]:
     result = [f"{paint(heading, colour, bold=True)}  {_subject(found)}"]
     texts = [found.answer.verdict.text] if found.answer.allow is not None else _both(found.answer)
     result += [line for text in texts for line in wrapped(text, 2)]
-    for what, rule in (("rule", _place(found, "rule")), ("nearest", _place(found, "nearest"))):
-        if rule is not None:
-            result.append(f"  {what}: {rule['id']} ({rule['text']})  {rule['file']}:{rule['line']}")
+    rule = _place(found, "rule") or _place(found, "nearest")
+    if rule is not None:
+        result.append(f"  rule {rule['id']}: {rule['file']}:{rule['line']}")
     result.append(f"  kernel: {paint(word, kernel_colour)}")
     result += [line for note in notes(found) for line in wrapped(note, 8, "  note: ")]
     return result

@@ -1,0 +1,76 @@
+"""What the daemon answers on its control socket: the fake and the real one must pass the same tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cli.fake_daemon import in_force
+from contract.conftest import Ask
+from penstock.errors import PenstockError
+
+STATES = {"enforcing", "observing", "locked", "unenforced", "degraded"}
+
+
+def shape(value: Any) -> Any:
+    """Keys and kinds of values, without the values; of a list the first member's."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return type(value).__name__
+
+
+def test_status(asked: Ask) -> None:
+    status = asked("status")
+    assert shape(status) == shape(in_force()["status"])
+    assert status["daemon"]["running"] is True
+    assert [one["name"] for one in status["workloads"]] == ["litellm", "ollama"]
+    assert [one["egress"] for one in status["workloads"]] == ["enforcing", "observing"]
+    assert {one["ingress"] for one in status["workloads"]} <= STATES
+    assert status["kernel"]["agrees"] is True
+    assert {finding["code"] for finding in status["findings"]} == {"not-yet-enforced"}
+    assert len(status["policy"]["hash"]) == 12
+
+
+def test_ready(asked: Ask) -> None:
+    assert asked("ready", workload="litellm") == {"ready": True, "reason": ""}
+    answer = asked("ready", workload="nobody")
+    assert answer == {"ready": False, "reason": "the applied policy has no such workload"}
+
+
+@pytest.mark.parametrize(
+    ("direction", "address", "protocol", "port", "held"),
+    [
+        ("out", "10.30.1.5", "tcp", 5432, True),
+        ("out", "10.30.1.5", "udp", 5432, False),
+        ("out", "10.30.1.6", "tcp", 5432, False),
+        ("out", "10.30.1.5", "icmp", 0, False),
+        ("out", "2001:db8::5", "icmp", 0, False),
+        ("in", "10.30.0.0", "tcp", 8000, True),
+        ("in", "10.31.0.0", "tcp", 8000, False),
+        ("in", "2001:db8::5", "tcp", 8000, False),
+    ],
+)
+def test_holds(asked: Ask, direction: str, address: str, protocol: str, port: int, held: bool) -> None:
+    question = {"direction": direction, "address": address, "protocol": protocol, "port": port}
+    assert asked("holds", workload="litellm", **question) == {"holds": held}
+
+
+def test_hits(asked: Ask) -> None:
+    rules = asked("hits", workload="litellm")["rules"]
+    assert [(name.partition("-")[0], hits) for name, hits in sorted(rules.items())] == [
+        ("db", 0), ("egress", 0), ("ingress", 0)]  # fmt: skip
+
+
+def test_apply_of_what_is_applied(asked: Ask) -> None:
+    answer = asked("apply")
+    assert shape(answer) == shape(in_force()["apply"])
+    assert (answer["changed"], answer["workloads"]) == (False, 2)
+    assert {problem["code"] for problem in answer["problems"]} >= {"not-yet-enforced"}
+
+
+def test_what_is_no_request(asked: Ask) -> None:
+    with pytest.raises(PenstockError, match="not a request: unknown command"):
+        asked("nonsense")
