@@ -24,6 +24,8 @@ from penstock.kernel.process import cgroup_of
 CONNECTIONS = 64
 PATIENCE = 10.0  # seconds for a request to arrive
 ANSWER_PATIENCE = 120.0
+LINGER = 1.0
+TOO_MANY = "too many requests at once; try again in a moment"
 
 
 class Control:
@@ -40,6 +42,7 @@ class Control:
         self._feed = feed
         self._clock = clock
         self._number = 0
+        self._connections = 0
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._server: asyncio.Server | None = None
 
@@ -51,7 +54,7 @@ class Control:
         try:
             listener.bind(str(self._path))
         except OSError as e:
-            raise PenstockError(f"cannot listen: {e.strerror}", where=str(self._path)) from e
+            raise PenstockError(f"cannot listen: {e.strerror or e}", where=str(self._path)) from e
         finally:
             os.umask(before)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=wire.MAX_REQUEST)
@@ -80,6 +83,7 @@ class Control:
         self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
         try:
             line = await self._converse(reader, writer)
             writer.write(line)
@@ -88,32 +92,39 @@ class Control:
         except (ConnectionError, TimeoutError):
             pass  # he went away, or does not read
         finally:
+            self._connections -= 1
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         why_not = self._objection(writer.get_extra_info("socket"))
-        if why_not:
-            return wire.encode_error(why_not)
-        if len(self._waiting) >= CONNECTIONS:
-            return wire.encode_error("too many requests at once", "try again in a moment")
+        if self._connections > 2 * CONNECTIONS:
+            return wire.encode_error(why_not or TOO_MANY)
+        if why_not or self._connections > CONNECTIONS:
+            await _hear_out(reader)
+            return wire.encode_error(why_not or TOO_MANY)
         try:
             async with asyncio.timeout(PATIENCE):
                 message = wire.decode_request(await reader.readuntil(b"\n"))
-        except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as e:
+        except ValueError as e:
             return wire.encode_error(f"not a request: {e}")
+        except asyncio.IncompleteReadError:
+            return wire.encode_error("not a request: it has no end")
+        except asyncio.LimitOverrunError:
+            return wire.encode_error(f"not a request: longer than {wire.MAX_REQUEST} bytes")
         self._number += 1
+        number = self._number  # others come while this one waits
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[self._number] = future
+        self._waiting[number] = future
         try:
-            self._feed(events.Command(self._clock(), self._number, message))
+            self._feed(events.Command(self._clock(), number, message))
             async with asyncio.timeout(ANSWER_PATIENCE):
                 return await future
         except TimeoutError:
             return wire.encode_error("the daemon is busy", "see its messages")
         finally:
-            self._waiting.pop(self._number, None)
+            self._waiting.pop(number, None)
 
     def _objection(self, peer: socket.socket) -> str:
         pid, uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -125,3 +136,10 @@ class Control:
         if f"{place}/".startswith(self._governed):
             return "a process of a governed workload may not ask the daemon"
         return ""
+
+
+async def _hear_out(reader: asyncio.StreamReader) -> None:
+    """Let the peer finish its request: who is hung up on while it sends does not see why."""
+    with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        async with asyncio.timeout(LINGER):
+            await reader.readuntil(b"\n")
