@@ -84,7 +84,7 @@ class Prove:
 
 @dataclass(frozen=True, slots=True)
 class CommitState:
-    """Put the staged state file in its place."""
+    """Put the staged state file in its place -> Saved."""
 
     operation: int
 

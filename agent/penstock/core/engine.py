@@ -6,23 +6,27 @@ knows came in events, what it wants goes out as effects.
 At most one operation is under way: the start, an `apply`, or a repair.  It compiles, loads, binds, reads the
 kernel back, and only what was read back becomes what is in force.  Killed at any point, the kernel holds the
 old rules or the new ones, and the saved state names one of the two.
+
+Nothing is put behind an effect that guards in the same list but what must not happen when that fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from penstock.core import effects, events, questions, state, status
+from penstock.core import effects, events, questions, results, state, status
 from penstock.core.blocks import Process
 from penstock.core.books import Books
+from penstock.core.commands import Commands
 from penstock.core.compile import Live
 from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.explain import explain
+from penstock.core.keeper import Keeper, summary, wrong_in
 from penstock.core.labels import assign
 from penstock.core.packets import Denied
 from penstock.core.parse import parse
@@ -32,10 +36,9 @@ from penstock.core.snapshot import differences
 from penstock.core.view import InForce, Operation, View
 
 TRIES = 3
-"""How often an operation loads again when the kernel does not hold what was loaded."""
+"""How often an operation loads when the kernel does not hold what was loaded."""
 
-REPAIR_PAUSE = timedelta(seconds=1)
-"""Between two repairs: whoever keeps changing our table must not keep us busy."""
+UNSAVED = effects.CommitState.__name__
 
 
 class Engine:
@@ -45,20 +48,20 @@ class Engine:
         self.view = View(started=now)
         self.in_force: InForce | None = None
         self.books = Books(seed, saved)
+        self._keeper = Keeper(self.view)
+        self._commands = Commands()
         self._depth = 0
         self._operation: Operation | None = None
-        self._waiting: list[int] = []  # requests to apply that came meanwhile
         self._operations = 0
-        self._generation = 0  # of the ruleset, up to which every change is known not to be about us
-        self._checking = False
-        self._suspect = ""  # who changed our table last
-        self._repaired: datetime | None = None
-        self._asked: dict[int, str] = {}  # request -> its command, or the workload it is about
+        self._waiting: list[int] = []  # requests to apply, in the order in which they came
+        self._reading = False  # the configuration, for one of them
+        self._proving = False
         self._handlers: dict[type, Callable[[Any], list[Effect]]] = {
             events.Started: self._started,
             events.ConfigRead: self._config_read,
             events.Compiled: self._compiled,
             events.ReadBack: self._read_back,
+            events.Saved: self._saved,
             events.Proven: self._proven,
             events.Failed: self._failed,
             events.Worked: self._worked,
@@ -67,14 +70,16 @@ class Engine:
             events.PacketsDenied: self._packets_denied,
             events.Command: self._command,
             events.Held: lambda e: [effects.Answer(e.request, {"holds": e.holds})],
-            events.Hits: self._hits,
+            events.Hits: lambda e: self._commands.hits(e, self.in_force),
             events.Ticked: self._ticked,
-            events.Stopping: lambda e: self._record(self.books.close(e.now.timestamp())),
+            events.Stopping: self._stopping,
         }
 
     def handle(self, event: Event) -> list[Effect]:
         """Take in what happened; return what shall be done about it."""
-        return self._handlers[type(event)](event)
+        todo = self._handlers[type(event)](event)
+        # Behind anything else it would be lost if that failed; the event that comes of that brings us here again.
+        return todo if any(not isinstance(e, effects.Telling) for e in todo) else [*todo, *self._next()]
 
     # --- start and apply ---
 
@@ -90,30 +95,34 @@ class Engine:
             return [effects.Journal("error", f"{e}: reading the configuration instead"), effects.ReadConfig(None)]
         parsed = parse(applied.files, applied.presets)
         if parsed.policy is None:
-            lines = "\n".join(problem.line() for problem in parsed.problems)
-            return [effects.Quit(1, f"the applied policy is not understood by this version:\n{lines}")]
-        return self._begin("start", parsed.policy, applied, event.now)
+            return [effects.Quit(1, results.not_understood(parsed.problems))]
+        labels = assign(parsed.policy.workloads, applied.labels)
+        saved = labels == applied.labels
+        return self._begin("start", parsed.policy, replace(applied, labels=labels), event.now, saved=saved)
 
     def _config_read(self, event: events.ConfigRead) -> list[Effect]:
         request, policy, problems = event.request, event.parsed.policy, event.parsed.problems
+        self._reading = False
+        if self._operation is not None and request is not None:
+            self._waiting.insert(0, request)  # a repair came first; the files are read again after it
+            return []
         if policy is None:
             return self._refused(request, problems)
-        if self.in_force and self.in_force.policy.hash == policy.hash and self.view.agrees:
-            return [*self._applied(request, problems, changed=False, seconds=0.0), *self._next()]
-        before = self.in_force.applied.labels if self.in_force else {}
+        in_force = self.in_force
+        good = self.view.agrees and UNSAVED not in self.view.troubles
+        if good and in_force and in_force.policy.hash == policy.hash:
+            return self._applied(request, problems, changed=False, seconds=0.0)
+        before = in_force.applied.labels if in_force else {}
         applied = state.Applied(
             policy.hash, event.now.timestamp(), event.files, event.presets, assign(policy.workloads, before)
         )
         kind = "start" if request is None else "apply"
-        return self._begin(kind, policy, applied, event.now, request, problems)
+        return self._begin(kind, policy, applied, event.now, request=request, problems=problems)
 
     def _refused(self, request: int | None, problems: tuple[Problem, ...]) -> list[Effect]:
         if request is None:
-            lines = "\n".join(problem.line() for problem in problems)
-            return [effects.Quit(1, f"the configuration has errors, and no policy was applied before:\n{lines}")]
-        current = self.in_force.policy.hash if self.in_force else None
-        result = {"changed": False, "refused": True, "hash": current, "problems": [p.as_json() for p in problems]}
-        return [effects.Answer(request, result), *self._next()]
+            return [effects.Quit(1, results.nothing_to_start(problems))]
+        return [effects.Answer(request, results.refused(self.in_force, problems))]
 
     def _begin(
         self,
@@ -121,13 +130,19 @@ class Engine:
         policy: Policy,
         applied: state.Applied,
         now: datetime,
+        *,
+        saved: bool = False,
         request: int | None = None,
         problems: tuple[Problem, ...] = (),
     ) -> list[Effect]:
         self._operations += 1
-        self._operation = Operation(self._operations, kind, policy, applied, now, request, problems)
+        self._operation = Operation(self._operations, kind, policy, applied, now, saved, request, problems)
         live = Live(now, applied.labels, self._depth)
         return [effects.Compile(self._operation.id, policy, live)]
+
+    def _again(self, kind: str, in_force: InForce, now: datetime) -> list[Effect]:
+        """Load what is in force once more."""
+        return self._begin(kind, in_force.policy, in_force.applied, now, saved=True)
 
     def _compiled(self, event: events.Compiled) -> list[Effect]:
         operation = self._operation
@@ -135,12 +150,8 @@ class Engine:
             return []
         operation.ruleset = event.ruleset
         known = self.in_force.snapshot.present if self.in_force and self.view.agrees else None
-        if operation.kind == "repair":
-            return self._load(operation, None)
-        return [
-            effects.StageState(operation.id, state.encode(operation.applied)),
-            *self._load(operation, known),
-        ]
+        stage = [] if operation.saved else [effects.StageState(operation.id, state.encode(operation.applied))]
+        return [*stage, *self._load(operation, None if operation.kind == "repair" else known)]
 
     def _load(self, operation: Operation, present: Any) -> list[Effect]:
         assert operation.ruleset is not None
@@ -161,31 +172,34 @@ class Engine:
             return []
         wanted = questions.bindings(tuple(operation.policy.workloads), event.cgroups)
         wrong = differences(operation.ruleset, wanted, event.snapshot, event.now)
-        if wrong or not event.alone:
-            if operation.tries < TRIES:
-                return self._load(operation, None)
+        if not wrong and not event.alone:
+            wrong = ["somebody else changed the ruleset meanwhile"]
+        if wrong and operation.tries < TRIES:
+            return self._load(operation, None)
+        if wrong:
             return self._give_up(event.now, "the kernel does not hold what was loaded: " + summary(wrong))
         self.in_force = InForce(
             operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups
         )
-        self._agree(event.now, event.snapshot.generation)
+        self._keeper.agree(event.now, event.snapshot.generation)
+        return self._done(operation, event.now) if operation.saved else [effects.CommitState(operation.id)]
+
+    def _saved(self, event: events.Saved) -> list[Effect]:
+        operation = self._operation
+        if operation is None or operation.id != event.operation:
+            return []
         return self._done(operation, event.now)
 
     def _done(self, operation: Operation, now: datetime) -> list[Effect]:
-        seconds = (now - operation.began).total_seconds()
-        prove = [] if self.view.proven and operation.kind == "apply" else [effects.Prove()]
-        if operation.kind == "repair":
-            self._operation, self._repaired = None, now
-            text = f"repaired in {seconds:.2f} s"
-            return [effects.Journal("warning", text), *prove, *self._next()]
-        text = f"policy {operation.policy.hash} is in force after {seconds:.2f} s"
+        """What the operation wanted is in force and saved."""
         self._operation = None
+        seconds = (now - operation.began).total_seconds()
+        if operation.kind == "repair":
+            self._keeper.mended(now)
         return [
-            effects.CommitState(operation.id),
             *self._applied(operation.request, operation.problems, changed=True, seconds=seconds),
-            effects.Journal("info", text),
-            *prove,
-            *self._next(),
+            results.news(operation.kind, operation.policy.hash, seconds),
+            *self._prove(again=operation.kind != "apply"),
         ]
 
     def _applied(
@@ -193,21 +207,14 @@ class Engine:
     ) -> list[Effect]:
         if request is None or self.in_force is None:
             return []
-        policy = self.in_force.policy
-        result = {
-            "changed": changed,
-            "hash": policy.hash,
-            "workloads": len(policy.workloads),
-            "problems": [problem.as_json() for problem in problems],
-            "seconds": round(seconds, 3),
-        }
-        return [effects.Answer(request, result)]
+        return [effects.Answer(request, results.applied(self.in_force, problems, changed, seconds))]
 
     def _next(self) -> list[Effect]:
-        """The next one who waits to apply; all of them get the files as they are now."""
-        if self._operation is None and self._waiting:
-            return [effects.ReadConfig(self._waiting.pop(0))]
-        return []
+        """The next one who waits to apply gets the files as they are now."""
+        if not self._waiting or self._reading or self._operation is not None or self.in_force is None:
+            return []
+        self._reading = True
+        return [effects.ReadConfig(self._waiting.pop(0))]
 
     def _give_up(self, now: datetime, error: str) -> list[Effect]:
         """The operation failed.  The kernel holds the old rules or the new ones: find out, and mend."""
@@ -217,89 +224,88 @@ class Engine:
             return []
         if self.in_force is None:
             return [effects.Quit(1, error)]
-        self.view.agrees, self.view.disagreement = None, error
-        self._repaired = now
+        self._keeper.gave_up(now, error)
         told: list[Effect] = [effects.Journal("error", f"{operation.kind}: {error}")]
         if operation.request is not None:
             told.append(effects.Refuse(operation.request, error, "the last good policy stays in force"))
-        return [*told, *self._check(), *self._next()]
+        return [*told, *self._check()]
 
-    # --- the kernel, checked and repaired ---
+    def _unsaved(self, operation: Operation, error: str) -> list[Effect]:
+        """In force, and the next start would bring back what was before."""
+        self._operation = None
+        self.view.troubles[UNSAVED] = error
+        text = f"in force, but it could not be saved: {error}"
+        told: list[Effect] = [effects.Journal("error", text)]
+        if operation.request is not None:
+            told.append(effects.Refuse(operation.request, text, "mend that, then: penstock apply"))
+        return [*told, *self._prove(again=operation.kind != "apply")]
 
-    def _agree(self, now: datetime, generation: int) -> None:
-        self.view.agrees, self.view.checked, self.view.disagreement = True, now, ""
-        self._generation = generation
+    # --- the kernel, checked, repaired and proven ---
 
     def _check(self) -> list[Effect]:
-        if self._checking or self._operation is not None or self.in_force is None:
-            return []
-        self._checking = True
-        return [effects.ReadKernel(None, tuple(sorted(self.in_force.policy.workloads)))]
+        if self._operation is not None or self.in_force is None:
+            return []  # an operation reads for itself
+        return self._keeper.check(self.in_force)
 
     def _checked(self, event: events.ReadBack) -> list[Effect]:
-        self._checking = False
+        current = self._keeper.answered(self.in_force)
         if self.in_force is None or self._operation is not None:
-            return []  # the operation reads for itself
-        policy = self.in_force.policy
-        wanted = questions.bindings(tuple(policy.workloads), event.cgroups)
-        wrong = differences(self.in_force.ruleset, wanted, event.snapshot, event.now)
-        if not wrong and event.snapshot.digest != self.in_force.snapshot.digest:
-            wrong = ["a rule was changed"]
-        if not wrong:
-            self.in_force = replace(self.in_force, snapshot=event.snapshot, cgroups=event.cgroups)
-            self._agree(event.now, event.snapshot.generation)
             return []
-        return self._repair(event.now, summary(wrong))
+        if not current:
+            return self._check()
+        wrong = wrong_in(self.in_force, event)
+        if wrong:
+            return self._repair(event.now, summary(wrong))
+        self.in_force = replace(self.in_force, snapshot=event.snapshot, cgroups=event.cgroups)
+        return self._check() if self._keeper.agree(event.now, event.snapshot.generation) else []
 
     def _repair(self, now: datetime, wrong: str) -> list[Effect]:
         assert self.in_force is not None
-        wrong, self._suspect = wrong + self._suspect, ""
-        if self.view.disagreement != wrong:
-            self.view.alarms.append((now, wrong))
-        self.view.agrees, self.view.disagreement = False, wrong
-        if self._repaired is not None and now - self._repaired < REPAIR_PAUSE:
-            return []  # the next tick finds it again
-        self._repaired = now
-        text = f"the kernel does not hold the policy: {wrong}; repairing"
-        return [
-            effects.Journal("error", text),
-            *self._begin("repair", self.in_force.policy, self.in_force.applied, now),
-        ]
+        text = self._keeper.may_mend(now, wrong)
+        return [effects.Journal("error", text), *self._again("repair", self.in_force, now)] if text else []
 
     def _ruleset_changed(self, event: events.RulesetChanged) -> list[Effect]:
-        news = [commit for commit in event.commits if commit.generation > self._generation]
         if self._operation is not None:
             return []  # it reads back itself, and sees whether somebody interfered
-        foreign = [commit for commit in news if commit.touched]
-        if foreign or event.lost:
-            self._suspect = f" (by {foreign[-1].comm!r}, pid {foreign[-1].pid})" if foreign else ""
-            return self._check()
-        if news and news[0].generation == self._generation + 1:
-            self._generation = news[-1].generation
-        return []
+        return self._check() if self._keeper.announced(event) else []
+
+    def _prove(self, *, again: bool) -> list[Effect]:
+        if self._proving or (self.view.proven and not again):
+            return []
+        self._proving = True
+        return [effects.Prove()]
 
     def _proven(self, event: events.Proven) -> list[Effect]:
+        self._proving = False
         self.view.proven, self.view.proof_error = True, ""
         return []
 
+    def _not_proven(self, error: str) -> list[Effect]:
+        self._proving = False
+        new = self.view.proven or self.view.proof_error != error
+        self.view.proven, self.view.proof_error = False, error
+        return [effects.Journal("error", f"cgroup matching could not be proven: {error}")] if new else []
+
     def _failed(self, event: events.Failed) -> list[Effect]:
+        operation = self._operation
         if event.effect == effects.Prove.__name__:
-            self.view.proven, self.view.proof_error = False, event.error
-            return [effects.Journal("error", f"cgroup matching could not be proven: {event.error}")]
-        if event.effect == effects.CommitState.__name__ and self.in_force:
-            self.view.troubles[event.effect] = event.error
-            text = f"in force, but it could not be saved: {event.error}"
-            return [effects.Journal("error", text), *self._next()]
-        if self._operation is not None and event.operation == self._operation.id:
+            return self._not_proven(event.error)
+        if operation is not None and event.operation == operation.id:
+            if event.effect == UNSAVED:
+                return self._unsaved(operation, event.error)
             return self._give_up(event.now, event.error)
-        if event.effect == effects.ReadKernel.__name__:
-            self._checking = False
-            self.view.agrees, self.view.disagreement = None, event.error
-            return [effects.Journal("error", event.error)]
-        if event.request is not None:
-            return [effects.Refuse(event.request, event.error), *self._next()]
         if event.effect == effects.ReadConfig.__name__:
-            return [effects.Quit(1, event.error)]
+            self._reading = False
+            if event.request is None:
+                return [effects.Quit(1, event.error)]
+        if event.effect == effects.ReadKernel.__name__:
+            self._keeper.answered(None)
+            self._keeper.unknown(event.error)
+        if event.effect == effects.Examine.__name__:
+            self._keeper.unknown(event.error)
+        if event.request is not None:
+            self._commands.forget(event.request)
+            return [effects.Refuse(event.request, event.error)]
         new = self.view.troubles.get(event.effect) != event.error
         self.view.troubles[event.effect] = event.error
         return [effects.Journal("error", event.error)] if new else []
@@ -318,32 +324,34 @@ class Engine:
         workloads = tuple(sorted(self.in_force.policy.workloads)) if self.in_force else ()
         watch = {(p.pid, p.started): name for name, seen in self.view.processes.items() for p in seen}
         watch.update({(stray.pid, stray.started): stray.workload for stray in self.view.strays})
-        return effects.Examine(request, workloads, watch)
+        return effects.Examine(request, workloads, {k: name for k, name in watch.items() if name in workloads})
 
     def _examined(self, event: events.Examined) -> list[Effect]:
         self.view.counters, self.view.processes = event.counters, event.processes
         self.view.strays = event.strays
         result: list[Effect] = []
+        todo: list[Effect] = []
         if self.in_force and self._operation is None:
             grown, blocks = self.books.counters(event.counters, self.in_force.policy, event.now.timestamp())
             result += [*self._record(blocks), *([effects.SaveBooks(self.books.save())] if grown else [])]
-            result += self._look(event)
+            todo = self._look(event)
         if event.request is not None:
             result.append(effects.Answer(event.request, status.build(event, self.view, self.in_force, self.books)))
-        return result
+        return [*result, *todo]
 
     def _look(self, event: events.Examined) -> list[Effect]:
         """What the self-check found: is all as it was read back?"""
         assert self.in_force is not None
-        over = [e for s in self.in_force.ruleset.sets for e in s.expires.values() if e <= event.now]
-        if dict(event.cgroups) != dict(self.in_force.cgroups):
+        in_force = self.in_force
+        if event.processes.keys() != in_force.policy.workloads.keys():
+            return []  # a look from before the last operation
+        if dict(event.cgroups) != dict(in_force.cgroups):
             return self._repair(event.now, "a slice was removed or made again")
-        if over and not self._checking:
-            return self._begin("repair", self.in_force.policy, self.in_force.applied, event.now)
-        if self.view.agrees and event.generation == self._generation:
-            self.view.checked = event.now
-            return []
-        return self._check()
+        if any(end <= event.now for s in in_force.ruleset.sets for end in s.expires.values()):
+            return self._again("expiry", in_force, event.now)
+        if not self._keeper.holds_still(event.now, event.generation):
+            return self._check()
+        return self._prove(again=False)
 
     def _packets_denied(self, event: events.PacketsDenied) -> list[Effect]:
         self.view.lost += event.lost
@@ -366,6 +374,10 @@ class Engine:
         seen = [p for p in self.view.processes.get(denied.workload, ()) if denied.uid in (None, p.uid)]
         return Process(seen[0].pid, seen[0].comm) if len(seen) == 1 else None
 
+    def _stopping(self, event: events.Stopping) -> list[Effect]:
+        self._waiting.clear()
+        return self._record(self.books.close(event.now.timestamp()))
+
     @staticmethod
     def _record(blocks: Any) -> list[Effect]:
         return [effects.Record(tuple(blocks))] if blocks else []
@@ -373,46 +385,11 @@ class Engine:
     # --- commands ---
 
     def _command(self, event: events.Command) -> list[Effect]:
-        request, arguments = event.request, event.message.arguments
         match event.message.command:
             case "status":
-                return [self._examine(request)]
+                return [self._examine(event.request)]
             case "apply":
-                if self._operation is not None or self.in_force is None:
-                    self._waiting.append(request)
-                    return []
-                return [effects.ReadConfig(request)]
-            case "ready":
-                return [effects.Answer(request, status.ready(self.view, self.in_force, arguments["workload"]))]
-            case "hits":
-                return self._count_hits(request, arguments["workload"])
+                self._waiting.append(event.request)
+                return []
             case _:
-                return self._ask_kernel(request, arguments)
-
-    def _count_hits(self, request: int, workload: str) -> list[Effect]:
-        if self.in_force is None or workload not in self.in_force.policy.workloads:
-            return [effects.Refuse(request, "no such workload in the applied policy")]
-        self._asked[request] = workload
-        return [effects.CountHits(request, tuple(questions.sets_of(workload)))]
-
-    def _hits(self, event: events.Hits) -> list[Effect]:
-        workload = self._asked.pop(event.request, "")
-        if self.in_force is None or workload not in self.in_force.policy.workloads:
-            return [effects.Refuse(event.request, "the policy has changed meanwhile")]
-        hits = questions.hits_by_rule(self.in_force, workload, event.sets)
-        return [effects.Answer(event.request, {"rules": hits})]
-
-    def _ask_kernel(self, request: int, arguments: Mapping[str, Any]) -> list[Effect]:
-        try:
-            question = questions.to_kernel(request, arguments)
-        except ValueError as e:
-            return [effects.Refuse(request, str(e))]
-        if self.in_force is None or arguments["workload"] not in self.in_force.policy.workloads:
-            return [effects.Answer(request, {"holds": None})]
-        return [question]
-
-
-def summary(phrases: list[str]) -> str:
-    """The first few of them, and how many more."""
-    more = f" and {len(phrases) - 3} more" if len(phrases) > 3 else ""
-    return ", ".join(phrases[:3]) + more
+                return self._commands.take(event, self.view, self.in_force)

@@ -62,6 +62,14 @@ class ReadBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """The state file names what is in force."""
+
+    now: datetime
+    operation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Proven:
     """A packet from a cgroup of ours was caught at both levels: the kernel matches as computed."""
 
@@ -197,6 +205,7 @@ Event = (
     | ConfigRead
     | Compiled
     | ReadBack
+    | Saved
     | Proven
     | Failed
     | Worked

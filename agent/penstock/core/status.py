@@ -32,8 +32,13 @@ IMPLICIT = (
 )
 
 
-TROUBLES = {"Record": "log-unwritable", "CommitState": "state-unwritable", "SaveBooks": "state-unwritable"}
-"""Findings for effects that do not work."""
+BY_ITSELF = "it is tried again by itself"
+TROUBLES = {
+    "Record": ("log-unwritable", BY_ITSELF),
+    "CommitState": ("state-unwritable", "until then a restart brings back the policy before it: penstock apply"),
+    "SaveBooks": ("state-unwritable", BY_ITSELF),
+}
+"""Findings for effects that do not work, and what helps."""
 
 
 def build(event: Examined, view: View, in_force: InForce | None, books: Books) -> Json:
@@ -145,7 +150,8 @@ def _of_workloads(view: View, in_force: InForce | None) -> Iterator[Json]:
 
 def _of_log(view: View) -> Iterator[Json]:
     for effect, error in view.troubles.items():
-        yield finding(TROUBLES.get(effect, "trouble"), "warning", error, "it is tried again by itself")
+        code, remedy = TROUBLES.get(effect, ("trouble", BY_ITSELF))
+        yield finding(code, "warning", error, remedy)
     if view.lost:
         text = f"{view.lost} log records of denied packets were lost; the packets are counted all the same"
         yield finding("log-loss", "warning", text, "see `unlogged` in the block log")

@@ -20,13 +20,14 @@ ALARMS = 20
 
 @dataclass(slots=True)
 class Operation:
-    """What is under way: a start, an apply or a repair."""
+    """What is under way: a start, an apply, a repair, or the removal of rules that are over (expiry)."""
 
     id: int
     kind: str
     policy: Policy
     applied: Applied
     began: datetime
+    saved: bool = False  # the state file says so already
     request: int | None = None
     problems: tuple[Problem, ...] = ()
     ruleset: Ruleset | None = None

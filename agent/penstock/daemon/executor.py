@@ -86,8 +86,9 @@ class Executor:
                 return events.Compiled(now(), operation, ruleset)
             case effects.StageState():
                 await self._in_files(lambda: files.stage_state(effect))
-            case effects.CommitState():
+            case effects.CommitState(operation):
                 await self._in_files(files.commit_state)
+                return events.Saved(now(), operation)
             case effects.MakeCgroups():
                 await self._in_kernel(lambda: kernel.make_cgroups(effect))
             case effects.BindCgroups():

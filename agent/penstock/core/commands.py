@@ -1,0 +1,57 @@
+"""Commands that only ask: may a process come in, what does a set hold, how often did each rule match?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.core import questions, status
+from penstock.core.effects import Answer, CountHits, Effect, Refuse
+from penstock.core.events import Command, Hits
+from penstock.core.view import InForce, View
+
+
+class Commands:
+    """Remembers which workload a request is about while the kernel is asked."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, str] = {}
+
+    def take(self, event: Command, view: View, in_force: InForce | None) -> list[Effect]:
+        """What to do about `ready`, `hits` and `holds`."""
+        request, arguments = event.request, event.message.arguments
+        match event.message.command:
+            case "ready":
+                return [Answer(request, status.ready(view, in_force, arguments["workload"]))]
+            case "hits":
+                return self._count_hits(request, arguments["workload"], in_force)
+            case _:
+                return _ask_kernel(request, arguments, in_force)
+
+    def _count_hits(self, request: int, workload: str, in_force: InForce | None) -> list[Effect]:
+        if in_force is None or workload not in in_force.policy.workloads:
+            return [Refuse(request, "no such workload in the applied policy")]
+        self._asked[request] = workload
+        return [CountHits(request, tuple(questions.sets_of(workload)))]
+
+    def hits(self, event: Hits, in_force: InForce | None) -> list[Effect]:
+        """The answer to `hits`."""
+        workload = self._asked.pop(event.request, "")
+        if in_force is None or workload not in in_force.policy.workloads:
+            return [Refuse(event.request, "the policy has changed meanwhile")]
+        hits = questions.hits_by_rule(in_force, workload, event.sets)
+        return [Answer(event.request, {"rules": hits})]
+
+    def forget(self, request: int) -> None:
+        """The kernel did not answer."""
+        self._asked.pop(request, None)
+
+
+def _ask_kernel(request: int, arguments: Mapping[str, Any], in_force: InForce | None) -> list[Effect]:
+    try:
+        question = questions.to_kernel(request, arguments)
+    except ValueError as e:
+        return [Refuse(request, str(e))]
+    if in_force is None or arguments["workload"] not in in_force.policy.workloads:
+        return [Answer(request, {"holds": None})]
+    return [question]

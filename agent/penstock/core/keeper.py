@@ -1,0 +1,111 @@
+"""Whether the kernel still holds what is in force: what makes us look, whom to name, when to mend.
+
+`View` says what came of it.  One check is under way at most.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from penstock.core import questions
+from penstock.core.effects import Effect, ReadKernel
+from penstock.core.events import Commit, ReadBack, RulesetChanged
+from penstock.core.ruleset import Ruleset
+from penstock.core.snapshot import differences
+from penstock.core.view import InForce, View
+
+REPAIR_PAUSE = timedelta(seconds=1)
+"""Between two repairs: whoever keeps changing our table must not keep us busy."""
+
+
+class Keeper:
+    """The engine asks it, and does what is to be done."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._generation = 0  # of the ruleset, up to which every change is known not to be about us
+        self._about: Ruleset | None = None  # what a check that is under way compares with
+        self._suspect: Commit | None = None  # who changed our table last
+        self._mended: datetime | None = None
+        self._own_doing = False  # an operation of ours ended half-way: what differs is nobody else's work
+
+    def agree(self, now: datetime, generation: int) -> bool:
+        """The kernel was read at that generation, and agrees.  True: it was changed since, look again."""
+        self._view.agrees, self._view.checked, self._view.disagreement = True, now, ""
+        self._generation, self._own_doing = generation, False
+        if self._suspect is not None and self._suspect.generation <= generation:
+            self._suspect = None
+        return self._suspect is not None
+
+    def holds_still(self, now: datetime, generation: int) -> bool:
+        """Nothing happened since the kernel was read back, so what was found then is so now."""
+        if self._view.agrees is not True or generation != self._generation:
+            return False
+        self._view.checked = now
+        return True
+
+    def unknown(self, error: str) -> None:
+        """The kernel could not be looked at."""
+        self._view.agrees, self._view.disagreement = None, error
+
+    def check(self, in_force: InForce) -> list[Effect]:
+        """Have the kernel read, unless it is being read."""
+        if self._about is not None:
+            return []
+        self._about = in_force.ruleset
+        return [ReadKernel(None, tuple(sorted(in_force.policy.workloads)))]
+
+    def answered(self, in_force: InForce | None) -> bool:
+        """The check is over; whether it was about what is in force now."""
+        about, self._about = self._about, None
+        return in_force is not None and about is in_force.ruleset
+
+    def may_mend(self, now: datetime, wrong: str) -> str:
+        """The kernel differs.  Returns what to say of a repair now; empty when the last one was just before."""
+        news = self._view.agrees is not False and not self._own_doing
+        if self._suspect is not None:
+            wrong, news = f"{wrong} (by {self._suspect.comm!r}, pid {self._suspect.pid})", True
+            self._suspect = None
+        if news:
+            self._view.alarms.append((now, wrong))
+        self._view.agrees, self._view.disagreement = False, wrong
+        if self._mended is not None and timedelta(0) <= now - self._mended < REPAIR_PAUSE:
+            return ""  # the next tick finds it again
+        self._mended = now
+        return f"the kernel does not hold the policy: {wrong}; repairing"
+
+    def mended(self, now: datetime) -> None:
+        """A repair ended well."""
+        self._mended = now
+
+    def gave_up(self, now: datetime, error: str) -> None:
+        """An operation ended half-way: the kernel holds the old rules or the new ones."""
+        self._mended, self._own_doing = now, True
+        self.unknown(error)
+
+    def announced(self, event: RulesetChanged) -> bool:
+        """Take announcements in; whether the kernel must be looked at."""
+        news = [commit for commit in event.commits if commit.generation > self._generation]
+        foreign = [commit for commit in news if commit.touched]
+        if foreign:
+            self._suspect = foreign[-1]
+        if foreign or event.lost:
+            return True
+        if news and news[0].generation == self._generation + 1 and self._suspect is None:
+            self._generation = news[-1].generation
+        return False
+
+
+def wrong_in(in_force: InForce, event: ReadBack) -> list[str]:
+    """In what the kernel differs from what it held when it was last read back, a phrase each."""
+    wanted = questions.bindings(tuple(in_force.policy.workloads), event.cgroups)
+    wrong = differences(in_force.ruleset, wanted, event.snapshot, event.now)
+    if not wrong and event.snapshot.digest != in_force.snapshot.digest:
+        return ["a rule was changed"]
+    return wrong
+
+
+def summary(phrases: list[str]) -> str:
+    """The first few of them, and how many more."""
+    more = f" and {len(phrases) - 3} more" if len(phrases) > 3 else ""
+    return ", ".join(phrases[:3]) + more
