@@ -34,7 +34,7 @@ PLANS = [
     for echo in (False, True)
 ]
 BUILT = {chain.name: chain for chain in chains.build(PLANS, DEPTH)}
-RETURNING = ("own_", "stale_", "told", "unproven", "not_own", "deny_loopback_")
+RETURNING = ("inherited", "own_", "stale_", "told", "unproven", "not_own", "deny_loopback_")
 """Chains that are jumped to, and may come back."""
 
 

@@ -213,7 +213,7 @@ def _observing(plan: Plan) -> list[Chain]:
 
 def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     """The chains that look up what is allowed."""
-    name, label = plan.name, plan.label
+    name = plan.name
     allowed = _in_set(Direction.OUT, name, End.DESTINATION, End.DESTINATION)
     echo = [_rule(ICMP, Goto(f"echo_{name}"))] if plan.echo else []
     deny = _rule(Goto(f"deny_out_{name}"))
@@ -221,59 +221,61 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     foreign = _rule(ForeignSource(), *deny.do)
     # The header names the first stop; the stranger stands in the route.
     detours = [_rule(Detour(family), *deny.do) for family in (4, 6)]
-    answers = (
-        _rule(Reply(), Goto(f"answer_{name}")) if plan.mode is Mode.ENFORCE else _rule(Reply(), Final.ACCEPT)
+    out = Chain(
+        f"out_{name}",
+        (
+            _rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")),
+            *detours,
+            to_replies,
+            foreign,
+            *echo,
+            *allowed,
+            deny,
+        ),
     )
-    result = [
-        Chain(
-            f"stale_{name}",
-            (_rule(HasLabel(label), Final.RETURN), _rule(SetLabel(STALE))),
+    loopback = _loopback(plan, before=(*detours, to_replies, foreign), allowed=(*echo, *allowed), deny=deny)
+    chains = [*loopback, out, _in(plan)]
+    return [_echo(name), *chains] if plan.echo else chains
+
+
+def _loopback(
+    plan: Plan, before: tuple[Rule, ...], allowed: tuple[Rule, ...], deny: Rule
+) -> list[Chain]:
+    """To an address of this host: what no rule allows goes on as UNPROVEN."""
+    name, label = plan.name, plan.label
+    stale = Chain(f"stale_{name}", (_rule(HasLabel(label), Final.RETURN), _rule(SetLabel(STALE))))
+    rules = (
+        *before,
+        _rule(UDP, HasLabel(WORKLOAD), Jump(stale.name)),
+        _rule(TCP, Tracked.NEW, HasLabel(WORKLOAD), Jump(stale.name)),
+        _rule(Tracked.NEW, SetLabel(WORKLOAD), SetLabel(label)),
+        _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
+        *allowed,
+        _rule(HasLabel(STALE), *deny.do),
+        _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
+        _rule(UDP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
+        # Connections older than our table have no room for labels: what was set may not be there.
+        _rule(Tracked.NEW, LocalDestination(), HasLabel(UNPROVEN), Final.ACCEPT),
+        deny,
+    )
+    return [stale, Chain(f"loopback_{name}", rules)]
+
+
+def _in(plan: Plan) -> Chain:
+    """What arrives at a socket of the workload."""
+    name = plan.name
+    answers = Goto(f"answer_{name}") if plan.mode is Mode.ENFORCE else Final.ACCEPT
+    return Chain(
+        f"in_{name}",
+        (
+            # A bare SYN may count as a reply: to a SYN that somebody else sent from this port in vain.
+            _rule(TcpAnswer(), Reply(), Final.ACCEPT),
+            *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
+            _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
+            _rule(Reply(), answers),
+            _rule(Goto(f"deny_in_{name}")),
         ),
-        Chain(
-            f"loopback_{name}",
-            (
-                *detours,
-                to_replies,
-                foreign,
-                _rule(UDP, HasLabel(WORKLOAD), Jump(f"stale_{name}")),
-                _rule(TCP, Tracked.NEW, HasLabel(WORKLOAD), Jump(f"stale_{name}")),
-                _rule(Tracked.NEW, SetLabel(WORKLOAD), SetLabel(label)),
-                _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
-                *echo,
-                *allowed,
-                _rule(HasLabel(STALE), *deny.do),
-                _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
-                _rule(UDP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
-                # Connections older than our table have no room for labels: what was set may not be there.
-                _rule(Tracked.NEW, LocalDestination(), HasLabel(UNPROVEN), Final.ACCEPT),
-                deny,
-            ),
-        ),
-        Chain(
-            f"out_{name}",
-            (
-                _rule(ON_LOOPBACK_OUT, Goto(f"loopback_{name}")),
-                *detours,
-                to_replies,
-                foreign,
-                *echo,
-                *allowed,
-                deny,
-            ),
-        ),
-        Chain(
-            f"in_{name}",
-            (
-                # A bare SYN may count as a reply: to a SYN that somebody else sent from this port in vain.
-                _rule(TcpAnswer(), Reply(), Final.ACCEPT),
-                *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
-                _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
-                answers,
-                _rule(Goto(f"deny_in_{name}")),
-            ),
-        ),
-    ]
-    return [_echo(name), *result] if plan.echo else result
+    )
 
 
 def _echo(name: str) -> Chain:
@@ -310,7 +312,15 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
         _rule(Tracked.NEW, Goto("not_own")),
     )
     not_own = tuple(_rule(HasLabel(plan.label), Goto(f"deny_loopback_{plan.name}")) for plan in plans)
+    inherited = (
+        # A bystander on a workload's old source port: what the labels said is over.
+        _rule(UDP, Original(), SetLabel(STALE)),
+        _rule(TCP, Tracked.NEW, Original(), SetLabel(STALE)),
+        # Nor does he become the workload by answering what it tells nobody but itself.
+        _rule(UDP, HasLabel(UNPROVEN), SetLabel(STALE)),
+    )
     return [
+        Chain("inherited", inherited),
         Chain(PROOF, (_rule(Count(PROOF)), _rule(Final.DROP))),
         Chain("not_own", not_own),
         Chain("unproven", unproven),
@@ -320,11 +330,8 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
             "output",
             (
                 _rule(Dispatch(OUT_SLICE, depth)),
-                # A bystander on a workload's old source port: what the labels said is over.
-                _rule(UDP, ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Original(), SetLabel(STALE)),
-                _rule(TCP, ON_LOOPBACK_OUT, Tracked.NEW, HasLabel(WORKLOAD), Original(), SetLabel(STALE)),
-                # Nor does he become the workload by answering what it tells nobody but itself.
-                _rule(UDP, ON_LOOPBACK_OUT, HasLabel(UNPROVEN), SetLabel(STALE)),
+                # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.
+                _rule(ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Jump("inherited")),
             ),
             Hook.OUTPUT,
         ),
