@@ -1,0 +1,155 @@
+"""What the rules cost each connection: python -m tests.bench.datapath [--rounds N] [--only TEXT] [--json]
+
+Operations per CPU second, of a workload that is allowed and of a bystander, over a veth link and over loopback,
+with each variant in a lab of its own.  All variants take turns in every round, and a ratio is taken within its
+round; printed is the median of the rounds.  1.00 is the same host with conntrack alone switched on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from governed import Governed, slice_of
+from penstock.demo.lab import REMOTES, Lab
+
+from .generator import OPERATIONS, Place, build
+from .variants import CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, VARIANTS, Variant
+
+COUNTS = {"connects": 100, "requests": 200, "echoes": 300}
+"""Operations at a stretch: some milliseconds, so that all variants see the same moods of the machine."""
+
+ROLES = ("workload", "bystander")
+LINKS = ("veth", "loopback")
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is measured of each variant."""
+
+    operation: str
+    role: str
+    link: str
+    family: int
+
+    def __str__(self) -> str:
+        return f"{self.operation} v{self.family}, {self.role}, {self.link}"
+
+
+CELLS = [Cell(o, r, link, f) for o in OPERATIONS for f in (4, 6) for r in ROLES for link in LINKS]
+
+
+class Stand:
+    """One variant in its lab, and whoever calls there."""
+
+    def __init__(self, variant: Variant, cpu: int) -> None:
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            lab = stack.enter_context(Lab(remotes={"registry": REMOTES["registry"]}))
+            governed = stack.enter_context(closing(Governed(lab)))
+            variant.load(governed, lab)
+            self._places = {}
+            for role in ROLES:
+                cgroup = lab.cgroup / slice_of(CALLER) if role == "workload" else None
+                for link in LINKS:
+                    called = lab.host if link == "loopback" else lab.remote["registry"]
+                    port = PORT + (role == "bystander")
+                    place = Place(lab.host, cgroup, called, port, cpu)
+                    self._places[role, link] = stack.enter_context(closing(place))
+            self._remote = lab.remote["registry"]
+            self._stack = stack.pop_all()
+
+    def run(self, cell: Cell, count: int) -> float:
+        """CPU nanoseconds of one operation."""
+        address = LOOPBACK[cell.family] if cell.link == "loopback" else self._remote.address(cell.family)
+        return self._places[cell.role, cell.link].run(cell.operation, address, count)
+
+    def close(self) -> None:
+        """End the lab."""
+        self._stack.close()
+
+
+Times = dict[Cell, dict[str, list[float]]]
+
+
+def measure(cells: Sequence[Cell], rounds: int, cpu: int, variants: Sequence[Variant]) -> Times:
+    """CPU nanoseconds by cell and variant, one of each round."""
+    times: Times = {cell: {v.name: [] for v in variants if cell.family == 4 or v.both} for cell in cells}
+    with ExitStack() as stack:
+        stands = {v.name: stack.enter_context(closing(Stand(v, cpu))) for v in variants}
+        for number in range(-1, rounds):  # the first warms up
+            for cell, taken in times.items():
+                for name in _turned(list(taken), number):
+                    stands[name].run(cell, COUNTS[cell.operation] // 10)
+                    value = stands[name].run(cell, COUNTS[cell.operation])
+                    if number >= 0:
+                        taken[name].append(value)
+            print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return times
+
+
+def _turned(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
+
+
+def ratios(base: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Operations of `other` to those of `base`, in each round."""
+    return [b / o for b, o in zip(base, other, strict=True)]
+
+
+def figures(times: Times) -> Iterator[tuple[Cell, str, float, list[float]]]:
+    """Cell, variant, median microseconds of an operation, ratios against conntrack alone."""
+    for cell, taken in times.items():
+        for name, values in taken.items():
+            yield cell, name, statistics.median(values) / 1000, ratios(taken[CONNTRACK], values)
+        if ONE in taken and HUNDRED in taken:
+            values = taken[HUNDRED]
+            yield cell, "100 x 1,000 against 1 x 10", statistics.median(values) / 1000, ratios(taken[ONE], values)
+
+
+def show(times: Times) -> None:
+    """Print one table a cell."""
+    before = None
+    for cell, name, microseconds, found in figures(times):
+        if cell != before:
+            print(f"\n{cell}")
+            before = cell
+        spread = f"{min(found):.2f} to {max(found):.2f}"
+        print(f"  {name:32} {statistics.median(found):5.3f}  ({spread})  {microseconds:7.2f} us")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="datapath", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only what has this in its name")
+    parser.add_argument("--variants", default="", metavar="TEXT", help="besides conntrack, only those with this")
+    parser.add_argument("--cpu", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    cells = [cell for cell in CELLS if options.only in str(cell)]
+    variants = [v for v in VARIANTS if v.name in (NOTHING, CONNTRACK) or options.variants in v.name]
+    if not build():
+        print("no C compiler: the load is generated in Python, which hides much of what rules cost")
+    times = measure(cells, options.rounds, options.cpu, variants)
+    if options.json:
+        rows = [
+            {"what": str(cell), "variant": name, "us": us, "ratio": statistics.median(found), "ratios": found}
+            for cell, name, us, found in figures(times)
+        ]
+        print(json.dumps(rows, indent=1))
+    else:
+        show(times)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

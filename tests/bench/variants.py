@@ -1,0 +1,113 @@
+"""What is compared: the same host with nothing, with conntrack, with penstock, and as its peers write rules."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from governed import Governed, slice_of
+from penstock.demo.lab import Lab
+
+PORT = 8000
+CALLER = "w50"
+"""The workload that calls.  Of a hundred it is the one in the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """`load` puts it in force; `both` families are measured, or only IPv4."""
+
+    name: str
+    load: Callable[[Governed, Lab], None]
+    both: bool = False
+
+
+def _called(lab: Lab) -> list[str]:
+    return [*lab.remote["registry"].addresses, "127.0.0.1", "::1"]
+
+
+def _addresses(count: int, seed: int) -> list[str]:
+    """`count` addresses of each family, no two next to each other: those would become one element."""
+    draw = random.Random(seed)
+    numbers = draw.sample(range(2**22), count)
+    v4 = [str(IPv4Address("10.0.0.0") + 2 * number) for number in numbers]
+    return v4 + [str(IPv6Address("2001:db8:77::") + 2 * number) for number in numbers]
+
+
+def policy(lab: Lab, workloads: int, addresses: int) -> list[str]:
+    """Rule files of that many workloads, each of which may call that many addresses of each family."""
+    called = ", ".join(f"'{address}'" for address in _called(lab))
+    names = [CALLER, *(f"w{i}" for i in range(100) if f"w{i}" != CALLER)]
+    files = []
+    for seed, name in enumerate(names[:workloads]):
+        others = ", ".join(f"'{address}'" for address in _addresses(addresses - 2, seed))
+        files.append(
+            f"version: 1\nworkload: {name}\nmode: enforce\negress:\n"
+            f"  - {{to: [{called}], ports: [{PORT}, {PORT}/udp]}}\n"
+            f"  - {{to: [{others}], ports: [443]}}\n"
+            "ingress: []\n"
+        )
+    return files
+
+
+def _nothing(governed: Governed, lab: Lab) -> None:
+    pass
+
+
+def _conntrack(governed: Governed, lab: Lab) -> None:
+    governed.nft(
+        "table inet other {\nchain c {\ntype filter hook output priority 10\nct state invalid counter\n}\n}\n"
+    )
+
+
+def _penstock(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
+    return lambda governed, lab: governed.load(*policy(lab, workloads, addresses))
+
+
+def _load(governed: Governed, lab: Lab, first: str, allowed: dict[str, list[str]]) -> None:
+    """A chain a workload; all get there by one jump each, which every process of the host goes through."""
+    for name in allowed:
+        governed.agent(os.makedirs, lab.cgroup / slice_of(name), exist_ok=True)
+    chains = [
+        f"chain {name} {{\n{first}\n{chr(10).join(rules)}\nmeta l4proto tcp reject with tcp reset\nreject\n}}"
+        for name, rules in allowed.items()
+    ]
+    jumps = [f'socket cgroupv2 level 3 "{lab.name}/{slice_of(name)}" jump {name}' for name in allowed]
+    base = "type filter hook output priority 0\n" + "\n".join(jumps)
+    governed.nft("table inet peer {\n" + "\n".join([*chains, f"chain output {{\n{base}\n}}"]) + "\n}\n")
+
+
+def _linear(first: str = "") -> Callable[[Governed, Lab], None]:
+    def load(governed: Governed, lab: Lab) -> None:
+        rules = [f"ip daddr {a} tcp dport 443 accept" for a in _addresses(1000, 0)[:1000]]
+        rules[500:500] = [
+            f"{'ip6' if ':' in a else 'ip'} daddr {a} {protocol} dport {PORT} accept"
+            for a in _called(lab)
+            for protocol in ("tcp", "udp")
+        ]
+        _load(governed, lab, first, {CALLER: rules})
+
+    return load
+
+
+def _jumps(governed: Governed, lab: Lab) -> None:
+    called = ", ".join(a for a in _called(lab) if ":" not in a)
+    rules = [f"ip daddr {{ {called} }} meta l4proto {{ tcp, udp }} accept", "meta nfproto ipv6 accept"]
+    names = [f"w{i}" for i in range(100)]
+    _load(governed, lab, "", dict.fromkeys(names, rules))
+
+
+NOTHING, CONNTRACK = "nothing", "conntrack alone"
+ONE, HUNDRED = "penstock, 1 x 10", "penstock, 100 x 1,000"
+VARIANTS = (
+    Variant(NOTHING, _nothing, both=True),
+    Variant(CONNTRACK, _conntrack, both=True),
+    Variant(ONE, _penstock(1, 10), both=True),
+    Variant(HUNDRED, _penstock(100, 1000), both=True),
+    Variant("1,000 rules", _linear()),
+    Variant("1,000 rules, established first", _linear("ct state established accept")),
+    Variant("100 cgroup jumps", _jumps),
+)
