@@ -10,6 +10,7 @@ import pytest
 
 from cli.conftest import Call
 from cli.fake_daemon import FakeDaemon, finding, status, workload
+from penstock.cli.context import CannotTell
 from penstock.cli.status import in_force
 from penstock.core.wire import Json, Message
 
@@ -86,6 +87,25 @@ def test_wait_ends(daemon: FakeDaemon, call: Call) -> None:
     assert (done.exit_code, done.stderr) == (1, "penstock: not in force after 0 s\n")
     daemon.close()
     assert call("status", "--wait", "--timeout", "0s").exit_code == 2
+
+
+def test_waiting_does_not_help_who_may_not_ask(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(*_: object) -> Json:
+        asked.append(1)
+        raise CannotTell("only root may ask")
+
+    monkeypatch.setattr("penstock.cli.status.ask", ask)
+    assert call("status", "--wait").exit_code == 2
+    assert len(asked) == 1
+
+
+def test_wait_for_a_workload_that_is_not_there_yet(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["hits"] = {"rules": {}}
+    answers = [status(), status(workload("ollama"))]
+    daemon.replies["status"] = lambda _: answers.pop(0)
+    assert call("status", "ollama", "--wait", "--timeout", "20s").exit_code == 0
 
 
 def about_one(daemon: FakeDaemon) -> None:

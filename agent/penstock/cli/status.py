@@ -96,7 +96,8 @@ def _wait(run: Path, workload: str | None, seconds: float) -> Answer:
     deadline = time.monotonic() + seconds
     while True:
         answer = _look(run, workload)
-        if answer.code == 0 or time.monotonic() >= deadline:
+        forbidden = isinstance(answer.trouble, CannotTell) and not answer.status["daemon"]["running"]
+        if answer.code == 0 or forbidden or time.monotonic() >= deadline:
             return answer
         time.sleep(POLL)
 
