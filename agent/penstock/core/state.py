@@ -14,6 +14,7 @@ from typing import Any
 VERSION = 1
 FILE = "applied.json"
 STAGED = "applied.json.new"
+LATEST = 250_000_000_000.0  # some years short of where datetime ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,15 @@ def decode(data: bytes) -> Applied:
     """The state in `data`; ValueError when it is none of ours."""
     try:
         value: Any = json.loads(data)
-        if value["penstock"] != VERSION:
-            raise ValueError(f"version {value['penstock']!r} of the saved state is not known")
-        return Applied(
-            hash=str(value["hash"]),
-            at=float(value["at"]),
-            files=_bytes(value["files"]),
-            presets=_bytes(value["presets"]),
-            labels={str(name): int(bit) for name, bit in value["labels"].items()},
-        )
-    except (KeyError, TypeError, AttributeError, RecursionError) as e:
+        version, at = value["penstock"], float(value["at"]) if value["penstock"] == VERSION else 0.0
+        if version == VERSION:
+            labels = {str(name): int(bit) for name, bit in value["labels"].items()}
+            if not 0 <= at < LATEST or len(set(labels.values())) < len(labels):
+                raise ValueError("no such time, or a label twice")
+            return Applied(str(value["hash"]), at, _bytes(value["files"]), _bytes(value["presets"]), labels)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise ValueError("the saved state is damaged") from e
+    raise ValueError(f"the saved state is of another version ({str(version)[:20]!r})")
 
 
 def _text(files: Mapping[str, bytes]) -> dict[str, str]:
