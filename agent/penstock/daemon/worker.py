@@ -5,6 +5,7 @@ The kernel's half runs in a thread of its own, so that nothing waits behind a ta
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,6 +107,7 @@ class KernelWorker:
         self._nft = Nft()
         self._mark = _Mark()
         self.port = self._nft.port
+        self.thread = threading.get_native_id()
 
     def snapshot(self) -> events.ReadBack:
         return self.read_kernel(effects.ReadKernel(None, ()))

@@ -25,11 +25,14 @@ DATAGRAMS_PER_READ = 256
 class NftMonitor:
     """Non-blocking; wait for `fileno` to become readable, then `read`.
 
-    Transactions of the netlink port `own_port` are announced as not about our table: we know of them.
+    Transactions of the netlink port `own_port`, or of the thread `own_thread`, are announced as not about our
+    table: we know of them.  (The kernel says threads as the first pid namespace counts them; in another one ours
+    is not recognised, and announced as anybody's.)
     """
 
-    def __init__(self, own_port: int = 0) -> None:
+    def __init__(self, own_port: int = 0, own_thread: int = 0) -> None:
         self._own_port = own_port
+        self._own_thread = own_thread
         try:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             self._socket = socket.socket(socket.AF_NETLINK, kind, nl.NETLINK_NETFILTER)
@@ -74,6 +77,7 @@ class NftMonitor:
         values = nl.attribute_map(payload, 4)
         (generation,) = struct.unpack(">I", values[1])
         pid = struct.unpack(">I", values[2])[0] if 2 in values else 0
-        touched = self._touched and (port == 0 or port != self._own_port)
+        own = (port != 0 and port == self._own_port) or (pid != 0 and pid == self._own_thread)
+        touched = self._touched and not own
         commits.append(Commit(generation, touched, pid, nl.string(values.get(3, b""))))
         self._touched = False
