@@ -1,0 +1,201 @@
+"""The daemon starts, ends and starts again: what stays in force, who is refused, what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.running import MIB, Running, hammering
+from governed import Actor, eventually
+from penstock.demo.lab import Lab
+from penstock.demo.probe import tcp, udp
+from penstock.demo.recorder import Recorder
+
+pytestmark = pytest.mark.root
+
+EXAMPLES = Path(__file__).parents[2] / "rules/examples"
+TO_REGISTRY = '[{to: [198.51.100.10, "2001:db8:51::10"], ports: [80, 80/udp]}]'
+FAMILIES = (4, 6)
+PORT = 80
+
+
+def test_start_to_enforcing(running: Running) -> None:
+    _write_examples(running)
+    start = time.monotonic()
+    running.up()
+    seconds = time.monotonic() - start
+    print(f"from the start to everything in force: {seconds:.2f} s")
+    assert seconds < 2  # alone on a machine it is half a second
+
+
+def test_restart_loads_what_was_applied(running: Running) -> None:
+    running.rules("a", TO_REGISTRY)
+    running.up()
+    applied = running.ask("status")["policy"]["hash"]
+    assert running.stop() == 0
+    running.rules("a", "[]")
+    running.rules("b")
+    running.up()
+    policy = running.ask("status")["policy"]
+    assert (policy["hash"], policy["pending_files"]) == (applied, 2)
+    assert running.ask("apply")["changed"]
+    assert running.ask("status")["policy"]["pending_files"] == 0
+
+
+@pytest.mark.parametrize("same", ["run directory", "network namespace"])
+def test_a_second_one_is_refused(same: str, lab: Lab, running: Running) -> None:
+    running.rules("a")
+    running.up()
+    before = running.snapshot()
+    with Running(lab, guest=True) as second:
+        second.rules("a", TO_REGISTRY)
+        if same == "run directory":
+            second.run = running.run
+        text = second.refused()
+    assert text.count("\n") == 1
+    assert "another" in text
+    assert running.snapshot() == before
+    assert running.status()["egress"] == "enforcing"
+
+
+def test_the_end_leaves_all_in_force(lab: Lab, running: Running, stranger: Recorder) -> None:
+    running.rules("a", TO_REGISTRY)
+    running.up()
+    before = running.snapshot()
+    with running.actor() as workload:
+        assert running.stop() == 0
+        assert not (running.run / "control.sock").exists()
+        assert running.snapshot() == before
+        for family in FAMILIES:
+            assert workload(tcp, lab.remote["stranger"].address(family), PORT).outcome == "ECONNREFUSED"
+            assert workload(tcp, lab.remote["registry"].address(family), PORT).outcome == "ok"
+    assert stranger.arrivals() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_no_instant_of_openness(
+    number: int, count: int, lab: Lab, running: Running, stranger: Recorder
+) -> None:
+    """A process of the workload calls the stranger all the time, while the daemon comes and goes."""
+    running.rules("a", TO_REGISTRY)
+    addresses = [lab.remote["stranger"].address(family) for family in FAMILIES]
+    with running.actor() as workload:
+        for address in addresses:  # without rules he is reached
+            assert workload(tcp, address, PORT).outcome == "ok"
+            assert workload(udp, address, PORT).outcome == "ok"
+        running.up()
+        reached = len(stranger.arrivals())
+        assert reached > 0
+        cgroup, denied = running.cgroup_id(), 0
+        with hammering(workload, lab.dir / "stop", _hammer, addresses) as calls:
+            for _ in range(10 if count == 1 else 3):
+                eventually(lambda: running.counter("denied_out_a") > denied)  # noqa: B023 - called at once
+                denied = running.counter("denied_out_a")
+                running.stop(number)
+                running.up()
+                assert running.counter("denied_out_a") >= denied
+        print(f"{calls[0]} calls of the stranger while the daemon was restarted")
+        assert running.cgroup_id() == cgroup
+        assert len(stranger.arrivals()) == reached
+        assert running.counter("denied_out_a") >= calls[0]
+
+
+def test_memory_and_silence(lab: Lab, running: Running) -> None:
+    """Packets that are allowed do not wake the daemon."""
+    _write_examples(running)
+    running.rules("a", TO_REGISTRY)
+    running.up()
+    eventually(lambda: running.findings() <= {"not-yet-enforced"})
+    registry = lab.remote["registry"]
+    with running.actor() as workload, Actor(registry) as receiver:
+        receiver(_open, registry.v4)
+        idle = _switches_meanwhile(running, lambda: 0)
+        busy = _switches_meanwhile(running, lambda: workload(_send, registry.v4, 20_000))
+        received = receiver(_drain)
+    print(f"idle: {running.rss() / MIB:.1f} MiB; in 4 s it slept {idle} times, {busy} with {received} packets")
+    assert running.rss() < 60 * MIB
+    assert received >= 19_000  # what the receiver's buffer lost is not the firewall's
+    assert busy - idle < 30
+
+
+@pytest.fixture
+def stranger(lab: Lab) -> Iterator[Recorder]:
+    host = lab.remote["stranger"]
+    recorders = [
+        Recorder(lab, host, ports=(PORT,), udp_ports=(PORT,)),
+        Recorder(lab, lab.remote["registry"], ports=(PORT,), udp_ports=(PORT,)),
+    ]
+    yield recorders[0]
+    for recorder in recorders:
+        recorder.stop()
+
+
+def _write_examples(running: Running) -> None:
+    for path in EXAMPLES.glob("*.yaml"):
+        (running.config / "rules.d").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, running.config if path.stem == "penstock" else running.config / "rules.d")
+
+
+def _switches_meanwhile(running: Running, work: Any) -> int:
+    """How often the daemon went to sleep during two of its ticks, while `work` was done."""
+    before, start = running.switches(), time.monotonic()
+    work()
+    time.sleep(max(0, start + 4 - time.monotonic()))  # the same time for both
+    return running.switches() - before
+
+
+# --- in actors ---
+
+_sockets: list[socket.socket] = []
+
+
+def _hammer(stop: Path, addresses: list[str]) -> int:
+    """Call the addresses by TCP and UDP as fast as may be; how often."""
+    calls = 0
+    while not stop.exists():
+        for address in addresses:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                for _ in range(20):
+                    with socket.socket(family, kind) as sock:
+                        sock.setblocking(False)
+                        if not sock.connect_ex((address, PORT)) and kind == socket.SOCK_DGRAM:
+                            with contextlib.suppress(OSError):
+                                sock.send(b"x")
+                    calls += 1
+    return calls
+
+
+def _open(address: str) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+    sock.bind((address, PORT))
+    sock.setblocking(False)
+    _sockets.append(sock)
+
+
+def _drain() -> int:
+    received = 0
+    while True:
+        try:
+            _sockets[-1].recv(16)
+        except BlockingIOError:
+            return received
+        received += 1
+
+
+def _send(address: str, packets: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((address, PORT))
+        for _ in range(packets):
+            sock.send(b"x")
+    os.sched_yield()
