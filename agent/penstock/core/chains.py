@@ -45,6 +45,7 @@ from penstock.core.ruleset import (
     Log,
     Loopback,
     Original,
+    OtherSource,
     Protocol,
     Reply,
     Rule,
@@ -233,7 +234,10 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
             deny,
         ),
     )
-    loopback = _loopback(plan, before=(*detours, to_replies, foreign), allowed=(*echo, *allowed), deny=deny)
+    # The same, without a route lookup for nearly all that travels there.
+    foreign_here = [_rule(OtherSource(family), ForeignSource(), *deny.do) for family in (4, 6)]
+    before = (*detours, to_replies, *foreign_here)
+    loopback = _loopback(plan, before, allowed=(*echo, *allowed), deny=deny)
     chains = [*loopback, out, _in(plan)]
     return [_echo(name), *chains] if plan.echo else chains
 

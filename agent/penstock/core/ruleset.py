@@ -105,6 +105,13 @@ class ForeignSource:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherSource:
+    """The packet is of that family, and its source is not 127.0.0.1 (4) or ::1 (6), which no stranger has."""
+
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
 class Detour:
     """The packet may prescribe its route: it has IPv4 options (family 4) or an IPv6 routing header (6)."""
 
@@ -145,6 +152,7 @@ Condition = (
     | TcpAnswer
     | HasLabel
     | ForeignSource
+    | OtherSource
     | Detour
     | LocalDestination
     | FullSocket
