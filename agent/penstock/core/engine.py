@@ -18,7 +18,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from penstock.core import effects, events, questions, results, state, status
+from penstock.core import effects, events, results, state, status
 from penstock.core.blocks import Process
 from penstock.core.books import Books
 from penstock.core.commands import Commands
@@ -26,13 +26,11 @@ from penstock.core.compile import Live
 from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.explain import explain
-from penstock.core.keeper import Keeper, summary, wrong_in
+from penstock.core.keeper import Keeper, differs, missing, summary
 from penstock.core.labels import assign
-from penstock.core.packets import Denied
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
-from penstock.core.snapshot import differences
 from penstock.core.view import InForce, Operation, View
 
 TRIES = 3
@@ -170,8 +168,7 @@ class Engine:
             return self._checked(event)
         if operation is None or operation.id != event.operation or operation.ruleset is None:
             return []
-        wanted = questions.bindings(tuple(operation.policy.workloads), event.cgroups)
-        wrong = differences(operation.ruleset, wanted, event.snapshot, event.now)
+        wrong = differs(operation.policy, operation.ruleset, event)
         if not wrong and not event.alone:
             wrong = ["somebody else changed the ruleset meanwhile"]
         if wrong and operation.tries < TRIES:
@@ -253,7 +250,9 @@ class Engine:
             return []
         if not current:
             return self._check()
-        wrong = wrong_in(self.in_force, event)
+        wrong = differs(self.in_force.policy, self.in_force.ruleset, event)
+        if not wrong and event.snapshot.digest != self.in_force.snapshot.digest:
+            wrong = ["a rule was changed"]
         if wrong:
             return self._repair(event.now, summary(wrong))
         self.in_force = replace(self.in_force, snapshot=event.snapshot, cgroups=event.cgroups)
@@ -333,7 +332,8 @@ class Engine:
         todo: list[Effect] = []
         if self.in_force and self._operation is None:
             grown, blocks = self.books.counters(event.counters, self.in_force.policy, event.now.timestamp())
-            result += [*self._record(blocks), *([effects.SaveBooks(self.books.save())] if grown else [])]
+            unsaved = grown or effects.SaveBooks.__name__ in self.view.troubles
+            result += [*self._record(blocks), *([effects.SaveBooks(self.books.save())] if unsaved else [])]
             todo = self._look(event)
         if event.request is not None:
             result.append(effects.Answer(event.request, status.build(event, self.view, self.in_force, self.books)))
@@ -345,7 +345,7 @@ class Engine:
         in_force = self.in_force
         if event.processes.keys() != in_force.policy.workloads.keys():
             return []  # a look from before the last operation
-        if dict(event.cgroups) != dict(in_force.cgroups):
+        if dict(event.cgroups) != dict(in_force.cgroups) or missing(in_force.policy, event.cgroups):
             return self._repair(event.now, "a slice was removed or made again")
         if any(end <= event.now for s in in_force.ruleset.sets for end in s.expires.values()):
             return self._again("expiry", in_force, event.now)
@@ -365,14 +365,9 @@ class Engine:
                 now,
                 partial(explain, policy, now=event.now),
                 policy.hash or None,
-                self._process(denied),
+                _only_process(event.processes.get(denied.workload, ()), denied.uid),
             )
         return self._record(blocks)
-
-    def _process(self, denied: Denied) -> Process | None:
-        """Who sent it, when only one process of the workload can have."""
-        seen = [p for p in self.view.processes.get(denied.workload, ()) if denied.uid in (None, p.uid)]
-        return Process(seen[0].pid, seen[0].comm) if len(seen) == 1 else None
 
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()
@@ -393,3 +388,9 @@ class Engine:
                 return []
             case _:
                 return self._commands.take(event, self.view, self.in_force)
+
+
+def _only_process(seen: tuple[events.Seen, ...], uid: int | None) -> Process | None:
+    """Who sent it, when only one process can have: a record names the user, and no process."""
+    mine = [process for process in seen if uid in (None, process.uid)]
+    return Process(mine[0].pid, mine[0].comm) if len(mine) == 1 else None

@@ -7,7 +7,7 @@ kernel and the wall is done by whoever makes the event.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from penstock.core.packets import Denied
@@ -151,12 +151,16 @@ class RulesetChanged:
 
 @dataclass(frozen=True, slots=True)
 class PacketsDenied:
-    """Log records.  `lost` were made by the kernel and dropped on the way; `malformed` made no sense."""
+    """Log records.  `lost` were made by the kernel and dropped on the way; `malformed` made no sense.
+
+    `processes` are those of each workload that is named, seen when the records were read.
+    """
 
     now: datetime
     packets: tuple[Denied, ...]
     lost: int = 0
     malformed: int = 0
+    processes: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from penstock.core import questions
 from penstock.core.effects import Effect, ReadKernel
 from penstock.core.events import Commit, ReadBack, RulesetChanged
+from penstock.core.policy import Policy
 from penstock.core.ruleset import Ruleset
+from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import differences
 from penstock.core.view import InForce, View
 
@@ -96,13 +99,17 @@ class Keeper:
         return False
 
 
-def wrong_in(in_force: InForce, event: ReadBack) -> list[str]:
-    """In what the kernel differs from what it held when it was last read back, a phrase each."""
-    wanted = questions.bindings(tuple(in_force.policy.workloads), event.cgroups)
-    wrong = differences(in_force.ruleset, wanted, event.snapshot, event.now)
-    if not wrong and event.snapshot.digest != in_force.snapshot.digest:
-        return ["a rule was changed"]
-    return wrong
+def missing(policy: Policy, cgroups: Mapping[str, int]) -> list[str]:
+    """Slices that are not there, a phrase each."""
+    wanted = (SLICE, *(slice_of(name) for name in sorted(policy.workloads)))
+    return [f"{path} is missing" for path in wanted if path not in cgroups]
+
+
+def differs(policy: Policy, ruleset: Ruleset, event: ReadBack) -> list[str]:
+    """In what the kernel differs from `ruleset` with the workloads of `policy` bound, a phrase each."""
+    wanted = questions.bindings(tuple(policy.workloads), event.cgroups)
+    wrong = differences(ruleset, wanted, event.snapshot, event.now)
+    return wrong or missing(policy, event.cgroups)
 
 
 def summary(phrases: list[str]) -> str:

@@ -1,0 +1,392 @@
+"""A host without a kernel, on which the engine is run: it plays the executor, and what the executor works on.
+
+Each list of effects is a task; tasks go on in an order that a seed chooses, as do the events that come of them.
+What fails is injected.  What the fakes do is what the real kernel modules promise.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from penstock.core import effects, events, state
+from penstock.core.blocks import Block
+from penstock.core.checking import examine
+from penstock.core.compile import compile_policy
+from penstock.core.effects import Effect
+from penstock.core.engine import Engine
+from penstock.core.events import Commit, Event, Seen, Stray
+from penstock.core.parse import parse
+from penstock.core.questions import bindings
+from penstock.core.render_nft import Present, unexpired
+from penstock.core.ruleset import MARKER, Element, Ruleset
+from penstock.core.slices import SLICE, slice_of
+from penstock.core.snapshot import Snapshot
+from penstock.core.wire import Json, Message
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+DEPTH = 1
+Failing = Callable[[Effect], str]
+
+
+def rules(name: str, egress: str = "[]", ingress: str = "[]", mode: str = "enforce") -> bytes:
+    """A rule file; the lists in YAML's flow style."""
+    text = f"version: 1\nworkload: {name}\nmode: {mode}\negress: {egress}\ningress: {ingress}\n"
+    return text.encode()
+
+
+ONE = {"rules.d/a.yaml": rules("a", "[{to: 198.51.100.10, ports: [443]}]")}
+TWO = {**ONE, "rules.d/b.yaml": rules("b", "[{to: 198.51.100.11, ports: [443]}]")}
+BROKEN = {"rules.d/a.yaml": b"version: 1\nworkload: a\nmode: enfoce\negress: x\ningress: []\n"}
+
+
+def applied(files: Mapping[str, bytes], labels: Mapping[str, int]) -> bytes:
+    """The state file of a daemon that applied these files."""
+    policy = parse(files).policy
+    assert policy
+    return state.encode(state.Applied(policy.hash, START.timestamp() - 60, files, {}, labels))
+
+
+class Kernel:
+    """One table, cgroups, and a generation that grows with each transaction."""
+
+    def __init__(self) -> None:
+        self.ruleset: Ruleset | None = None
+        self.bindings: dict[str, dict[int, tuple[str, str]]] = {}
+        self.sets: dict[str, frozenset[Element]] = {}
+        self.tampered = ""  # what somebody else did to our rules
+        self.ours = True
+        self.generation = 1
+        self.commits = 0  # of ours
+        self.recognised = True  # our loads are announced as ours
+        self.cgroups: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+        self.announcements: deque[Commit] = deque()
+        self._next_cgroup = 100
+
+    def commit(self, *, touched: bool, pid: int, comm: str = "penstock") -> None:
+        self.generation += 1
+        self.announcements.append(Commit(self.generation, touched, pid, comm))
+
+    def mkdir(self, path: str) -> None:
+        if path not in self.cgroups:
+            self._next_cgroup += 1
+            self.cgroups[path] = self._next_cgroup
+
+    def load(self, ruleset: Ruleset, now: datetime) -> None:
+        self.ruleset, self.ours, self.tampered = ruleset, True, ""
+        kept = {chain.name for chain in ruleset.chains}
+        for name in ruleset.maps:
+            held = self.bindings.get(name, {})
+            self.bindings[name] = {c: v for c, v in held.items() if v[1] in kept}
+        self.sets = {s.name: frozenset(unexpired(s, now)) for s in ruleset.sets}
+        self.counters = {name: self.counters.get(name, 0) for name in ruleset.counters}
+        self.commits += 1
+        self.commit(touched=not self.recognised, pid=1)
+
+    def bind(self, wanted: Mapping[str, Mapping[int, tuple[str, str]]]) -> None:
+        new = {name: dict(elements) for name, elements in wanted.items()}
+        if new != self.bindings:
+            self.bindings = new
+            self.commits += 1
+            self.commit(touched=False, pid=1)
+
+    def flush(self, comm: str = "nft", pid: int = 77) -> None:
+        """Somebody flushes everything."""
+        self.ruleset, self.bindings, self.sets, self.tampered, self.counters = None, {}, {}, "", {}
+        self.commit(touched=True, pid=pid, comm=comm)
+
+    def tamper(self, comm: str = "nft", pid: int = 77) -> None:
+        """Somebody exchanges a rule for another one."""
+        self.tampered += "x"
+        self.commit(touched=True, pid=pid, comm=comm)
+
+    def snapshot(self, now: datetime) -> Snapshot:
+        ruleset = self.ruleset
+        if ruleset is None:
+            return Snapshot(self.generation)
+        ends = {s.name: s.expires for s in ruleset.sets}
+        held = {
+            name: frozenset(e for e in elements if e not in ends[name] or ends[name][e] > now)
+            for name, elements in self.sets.items()
+        }
+        chains = repr([(chain.name, chain.rules, chain.hook) for chain in ruleset.chains])
+        return Snapshot(
+            generation=self.generation,
+            exists=True,
+            ours=self.ours,
+            chains={chain.name: len(chain.rules) for chain in ruleset.chains},
+            digest=sha256((chains + self.tampered).encode()).hexdigest(),
+            counters=frozenset(ruleset.counters) if self.ours else frozenset(ruleset.counters) - {MARKER},
+            bindings={name: dict(elements) for name, elements in self.bindings.items()},
+            sets=held,
+            timed={name: frozenset(e for e in elements if e in ends[name]) for name, elements in held.items()},
+        )
+
+
+class Host:
+    """Run it with `start`, `command`, `tick`, `settle`; look at its parts."""
+
+    def __init__(
+        self,
+        files: Mapping[str, bytes] | None = None,
+        saved: bytes | None = None,
+        seed: int | None = None,
+        books: bytes | None = None,
+    ) -> None:
+        self.files: dict[str, bytes] = dict(ONE if files is None else files)
+        self.state = saved
+        self.staged: bytes | None = None
+        self.kernel = Kernel()
+        self.now = START
+        self.engine = Engine(START, 7, books)
+        self.failing: Failing = lambda effect: ""
+        self.done: list[Effect] = []  # all that were tried
+        self.answers: dict[int, Json] = {}
+        self.refusals: dict[int, effects.Refuse] = {}
+        self.asked: list[int] = []
+        self.blocks: list[Block] = []
+        self.books: bytes | None = None
+        self.journal: list[tuple[str, str]] = []
+        self.quit: effects.Quit | None = None
+        self.processes: dict[str, list[Seen]] = {}
+        self.strays: list[Stray] = []
+        self.interfere: Callable[[], None] = lambda: None  # called between a load and its reading back
+        self._random = random.Random(seed) if seed is not None else None
+        self._tasks: list[deque[Effect]] = []
+        self._events: deque[tuple[Event | None, deque[Effect] | None]] = deque()
+        self._failed: set[str] = set()
+        self._mark = (0, 0)
+
+    # --- what happens ---
+
+    def start(self) -> Host:
+        self.feed(events.Started(self.now, self.kernel.snapshot(self.now), self.state, DEPTH))
+        return self.settle()
+
+    def command(self, name: str, **arguments: Any) -> int:
+        """Send it; settle must follow before it is answered."""
+        number = len(self.asked) + 1
+        self.asked.append(number)
+        self.feed(events.Command(self.now, number, Message(name, arguments)))
+        return number
+
+    def ask(self, name: str, **arguments: Any) -> Any:
+        """Send it and return its answer."""
+        number = self.command(name, **arguments)
+        self.settle()
+        return self.answers[number]
+
+    def apply(self, files: Mapping[str, bytes] | None = None) -> Any:
+        if files is not None:
+            self.files = dict(files)
+        return self.ask("apply")
+
+    def status(self) -> Any:
+        return self.ask("status")
+
+    def tick(self, seconds: float = 2.0) -> Host:
+        self.now += timedelta(seconds=seconds)
+        self.feed(events.Ticked(self.now))
+        return self.settle()
+
+    def announce(self) -> None:
+        """The kernel's announcements reach the daemon."""
+        commits = tuple(self.kernel.announcements)
+        self.kernel.announcements.clear()
+        if commits:
+            self.feed(events.RulesetChanged(self.now, commits))
+
+    def settle(self) -> Host:
+        """Until nothing is under way."""
+        while self.step():
+            pass
+        return self
+
+    def feed(self, event: Event) -> None:
+        self.now += timedelta(milliseconds=1)
+        todo = self.engine.handle(event)
+        if todo:
+            self._tasks.append(deque(todo))
+
+    # --- the executor ---
+
+    def step(self) -> bool:
+        """One effect, or one event; False when there is none."""
+        if self._events and (not self._tasks or self._pick(2) == 0):
+            event, task = self._events.popleft()
+            if task:
+                self._tasks.append(task)
+            if event is not None:
+                self.feed(event)
+        elif self._tasks:
+            self._perform(self._tasks.pop(self._pick(len(self._tasks))))
+        elif self.kernel.announcements:
+            self.announce()
+        else:
+            return False
+        return True
+
+    def _pick(self, count: int) -> int:
+        return self._random.randrange(count) if self._random else 0
+
+    def _perform(self, task: deque[Effect]) -> None:
+        effect = task.popleft()
+        name = type(effect).__name__
+        self.done.append(effect)
+        error = self.failing(effect)
+        if error:
+            self._failed.add(name)
+            numbers = (getattr(effect, "operation", None), getattr(effect, "request", None))
+            rest = task if isinstance(effect, effects.Telling) else None
+            self._events.append((events.Failed(self.now, name, error, *numbers), rest))
+            return
+        if name in self._failed:
+            self._failed.discard(name)
+            self._events.append((events.Worked(self.now, name), None))
+        self._events.append((self._do(effect), task))
+
+    def _do(self, effect: Effect) -> Event | None:
+        handler: Callable[[Any], Event | None] = getattr(self, f"_do_{type(effect).__name__}")
+        return handler(effect)
+
+    def _do_ReadConfig(self, effect: effects.ReadConfig) -> Event:
+        parsed = examine(parse(self.files), self.now)
+        return events.ConfigRead(self.now, effect.request, dict(self.files), {}, parsed)
+
+    def _do_Compile(self, effect: effects.Compile) -> Event:
+        return events.Compiled(self.now, effect.operation, compile_policy(effect.policy, effect.live))
+
+    def _do_StageState(self, effect: effects.StageState) -> None:
+        self.staged = effect.data
+
+    def _do_CommitState(self, effect: effects.CommitState) -> Event:
+        assert self.staged is not None
+        self.state, self.staged = self.staged, None
+        return events.Saved(self.now, effect.operation)
+
+    def _do_MakeCgroups(self, effect: effects.MakeCgroups) -> None:
+        for path in (SLICE, *map(slice_of, effect.workloads)):
+            self.kernel.mkdir(path)
+
+    def _do_Load(self, effect: effects.Load) -> None:
+        assert effect.present is None or isinstance(effect.present, Present)
+        self._mark = (self.kernel.generation, self.kernel.commits)
+        self.kernel.load(effect.ruleset, self.now)
+        self.interfere()
+
+    def _do_BindCgroups(self, effect: effects.BindCgroups) -> None:
+        assert self.kernel.ruleset or self._random, "bound without a table"
+        self.kernel.bind(bindings(effect.workloads, self._ids(effect.workloads)))
+
+    def _do_ReadKernel(self, effect: effects.ReadKernel) -> Event:
+        generation, commits = self._mark
+        alone = self.kernel.generation - generation == self.kernel.commits - commits
+        snapshot = self.kernel.snapshot(self.now)
+        return events.ReadBack(self.now, effect.operation, snapshot, self._ids(effect.workloads), alone)
+
+    def _do_Prove(self, effect: effects.Prove) -> Event:
+        for _ in range(2):  # bound, and unbound again
+            self.kernel.commits += 1
+            self.kernel.commit(touched=False, pid=1)
+        return events.Proven(self.now)
+
+    def _do_Examine(self, effect: effects.Examine) -> Event:
+        processes = {name: tuple(self.processes.get(name, ())) for name in effect.workloads}
+        inside = {(p.pid, p.started) for found in processes.values() for p in found}
+        strays = tuple(
+            s for s in self.strays if (s.pid, s.started) in effect.watch and (s.pid, s.started) not in inside
+        )
+        config = {name: sha256(data).hexdigest() for name, data in self.files.items()}
+        return events.Examined(
+            self.now,
+            effect.request,
+            self.kernel.generation,
+            {name: (count, count * 60) for name, count in self.kernel.counters.items()},
+            self._ids(effect.workloads),
+            processes,
+            strays,
+            None if effect.request is None else config,
+        )
+
+    def _do_AskKernel(self, effect: effects.AskKernel) -> Event:
+        address = int.from_bytes(effect.address)
+        held = any(
+            e.low <= address <= e.high and e.protocol == effect.protocol and e.first <= effect.port <= e.last
+            for e in self.kernel.sets.get(effect.set, ())
+        )
+        return events.Held(self.now, effect.request, held)
+
+    def _do_CountHits(self, effect: effects.CountHits) -> Event:
+        sets = {name: dict.fromkeys(self.kernel.sets.get(name, ()), 3) for name, _ in effect.sets}
+        return events.Hits(self.now, effect.request, sets)
+
+    def _do_Record(self, effect: effects.Record) -> None:
+        self.blocks += effect.blocks
+
+    def _do_SaveBooks(self, effect: effects.SaveBooks) -> None:
+        self.books = effect.data
+
+    def _do_Journal(self, effect: effects.Journal) -> None:
+        self.journal.append((effect.level, effect.text))
+
+    def _do_Answer(self, effect: effects.Answer) -> None:
+        self._once(effect.request)
+        self.answers[effect.request] = effect.result
+
+    def _do_Refuse(self, effect: effects.Refuse) -> None:
+        self._once(effect.request)
+        self.refusals[effect.request] = effect
+
+    def _do_Quit(self, effect: effects.Quit) -> None:
+        self.quit = effect
+
+    def _once(self, request: int) -> None:
+        assert request in self.asked
+        assert request not in self.answers, "answered twice"
+        assert request not in self.refusals, "refused twice"
+
+    def _ids(self, workloads: Sequence[str]) -> dict[str, int]:
+        cgroups = self.kernel.cgroups
+        return {path: cgroups[path] for path in (SLICE, *map(slice_of, workloads)) if path in cgroups}
+
+    # --- what is looked at ---
+
+    @property
+    def unanswered(self) -> list[int]:
+        return [n for n in self.asked if n not in self.answers and n not in self.refusals]
+
+    def names(self, since: int = 0) -> list[str]:
+        """What was tried, by name."""
+        return [type(effect).__name__ for effect in self.done[since:]]
+
+    def holds_policy(self) -> bool:
+        """Whether the kernel holds what the engine says is in force: rules, sets and bindings."""
+        in_force = self.engine.in_force
+        if in_force is None or self.kernel.tampered or self.kernel.ruleset != in_force.ruleset:
+            return False
+        names = tuple(in_force.policy.workloads)
+        sets = {s.name: frozenset(unexpired(s, START)) for s in in_force.ruleset.sets}
+        return self.kernel.bindings == bindings(names, self._ids(names)) and self.kernel.sets == sets
+
+
+def once(name: str, error: str = "it broke") -> Failing:
+    """The first effect of that name fails."""
+    left = [name]
+
+    def failing(effect: Effect) -> str:
+        if type(effect).__name__ in left:
+            left.clear()
+            return error
+        return ""
+
+    return failing
+
+
+def always(*names: str, error: str = "it broke") -> Failing:
+    """Every effect of those names fails."""
+    return lambda effect: error if type(effect).__name__ in names else ""
