@@ -82,7 +82,7 @@ def test_a_row_as_people_read_it(tmp_path: Path) -> None:
     result = run("--log", str(tmp_path))
     assert result.exit_code == 0
     assert result.stderr == ""
-    text = "not in its rules; nearest is rule 2 (10.30.1.5:5432)"
+    text = "not in its rules; nearest is rule 2 (10.30.1.5:5432); by python3[7]"
     assert [line.rstrip() for line in result.stdout.splitlines()] == [
         f"2025-11-25 02:02:11  DENY        litellm  -> 10.30.1.9:5432/tcp        x214   {text}",
         "          allow until morning:  penstock grant litellm 10.30.1.9:5432 --for 8h",
@@ -377,4 +377,4 @@ def test_narrow_terminals_get_the_text_on_a_line_of_its_own() -> None:
         block_text.Row(BLOCK, 214, 3), block_text.Widths(), block_text.Look("", columns=80), hint=False
     )
     assert len(told) == 2
-    assert told[1].strip() == f"{BLOCK.text}; 3 of them counted, not logged"
+    assert told[1].strip() == f"{BLOCK.text}; by python3[7]; 3 of them counted, not logged"

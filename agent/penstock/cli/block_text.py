@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import click
 
+from penstock.cli.format import local
 from penstock.core.blocks import Block, rfc3339
 from penstock.core.text import printable
 
@@ -122,6 +123,8 @@ def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
     end = endpoint(block).ljust(widths.endpoint)
     head = f"{_clock(block.last, look.today)}  {verdict}  {name} {arrow} {end}  {f'x{row.packets}':<5}"
     text = printable(block.text, 512)
+    if block.process.comm is not None:
+        text += f"; by {printable(block.process.comm, 32)}[{block.process.pid}]"
     if row.unlogged:
         text += f"; {row.unlogged} of them counted, not logged"
     bare = len(click.unstyle(head)) + 2 + len(text)
@@ -165,10 +168,5 @@ def group_line(group: Group, by: str, today: str) -> str:
 
 
 def _clock(seconds: float, today: str) -> str:
-    day, _, time = local(seconds).partition(" ")
+    day, _, time = local(datetime.fromtimestamp(seconds, UTC)).partition(" ")
     return time if day == today else f"{day} {time}"
-
-
-def local(seconds: float) -> str:
-    """Local date and time, to the second."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

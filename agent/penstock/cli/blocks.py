@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -20,9 +20,10 @@ from typing import TextIO
 import click
 
 from penstock.cli.block_log import BlockReader, Record, Wanted
-from penstock.cli.block_text import Look, Row, Widths, destination, group_line, groups, lines, local, rows
-from penstock.cli.context import Context, find_daemon_json
+from penstock.cli.block_text import Look, Row, Widths, destination, group_line, groups, lines, rows
+from penstock.cli.context import Context, drop_output, find_daemon_json
 from penstock.cli.duration import when
+from penstock.cli.format import local
 from penstock.errors import PenstockError
 
 DEFAULT_LOG = Path("/var/log/penstock")
@@ -99,7 +100,7 @@ def blocks(
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
-        _drop_output(output.stream)
+        drop_output(output.stream)
     finally:
         reader.close()
         _tell_malformed(reader)
@@ -195,19 +196,15 @@ def _output(as_json: bool) -> _Output:
         stream.reconfigure(errors="backslashreplace")
     terminal = stream.isatty()
     look = Look(
-        today=local(time.time()).split(" ")[0],
+        today=_local(time.time()).split(" ")[0],
         colour=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
         columns=shutil.get_terminal_size().columns if terminal else None,
     )
     return _Output(stream, look, as_json)
 
 
-def _drop_output(stream: TextIO) -> None:
-    """What is still buffered has no reader: the interpreter must not complain about it when it ends."""
-    with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+def _local(seconds: float) -> str:
+    return local(datetime.fromtimestamp(seconds, UTC))
 
 
 def _log_of(context: Context | None) -> Path:
@@ -222,7 +219,7 @@ def _seconds(when: datetime | None) -> float | None:
 
 def _tell_if_none(any_found: bool, wanted: Wanted) -> None:
     if not any_found:
-        since = "the log began" if wanted.since is None else local(wanted.since)
+        since = "the log began" if wanted.since is None else _local(wanted.since)
         click.echo(f"no blocks since {since}", err=True)
 
 

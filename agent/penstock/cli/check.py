@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from penstock.cli.context import Context, place_of
 from penstock.core.checking import examine
 from penstock.core.parse import parse, parse_file
 from penstock.core.parse_workload import WorkloadPart
@@ -34,7 +35,7 @@ def check(context: click.Context, target: Path | None, as_json: bool) -> None:
 
     Exits 1 when there is an error; warnings alone are 0.
     """
-    target = target or DEFAULT
+    target = target or place_of((context.obj or Context()).run, "config") or DEFAULT
     try:
         problems, count = check_path(target, datetime.now(UTC))
     except PenstockError as error:

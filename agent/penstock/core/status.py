@@ -139,9 +139,10 @@ def _of_workloads(view: View, in_force: InForce | None) -> Iterator[Json]:
         yield finding("outside", "error", text, f"end it and start it again with: penstock run {name}", name)
     if in_force is None:
         return
+    written_in = {workload.place.file: name for name, workload in in_force.policy.workloads.items()}
     for problem in unenforced(in_force.policy):
         text = f"{problem.place}: {problem.message}"
-        yield finding("not-yet-enforced", "warning", text, problem.hint)
+        yield finding("not-yet-enforced", "warning", text, problem.hint, written_in.get(problem.place.file))
     for name, processes in view.processes.items():
         if any(process.uid == 0 for process in processes):
             text = "runs as root: root can leave its cgroup, and with it the rules"

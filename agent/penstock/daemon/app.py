@@ -18,19 +18,22 @@ from penstock.core import events, state
 from penstock.core.engine import Engine
 from penstock.core.events import Event
 from penstock.core.packets import Denied, parse_nflog
-from penstock.core.slices import SLICE
+from penstock.core.slices import SLICE, slice_of
 from penstock.daemon import places
 from penstock.daemon.control import Control
 from penstock.daemon.executor import Executor
 from penstock.daemon.options import Options
 from penstock.daemon.worker import FileWorker, KernelWorker, now
 from penstock.errors import PenstockError
-from penstock.kernel import cgroup
+from penstock.kernel import cgroup, process
 from penstock.kernel.nflog import NflogReader
 from penstock.kernel.nft_monitor import NftMonitor
 
 TICK = 2.0
 """Seconds between two self-checks."""
+
+FEW = 64
+"""Processes of a workload that are looked at when one of its packets was denied."""
 
 
 def main(options: Options) -> int:
@@ -68,7 +71,7 @@ class Daemon:
         # Who reads the log group is the only daemon of this network namespace: the kernel sees to it.
         with NflogReader() as log:
             kernel_worker = await loop.run_in_executor(kernel_thread, KernelWorker, self._tree)
-            monitor = NftMonitor(kernel_worker.port)
+            monitor = NftMonitor(kernel_worker.port, kernel_worker.thread)
             snapshot = (await loop.run_in_executor(kernel_thread, kernel_worker.snapshot)).snapshot
             file_worker = FileWorker(self._options)
             self._open_log(file_worker)
@@ -122,7 +125,14 @@ class Daemon:
         batch = log.read()
         packets, malformed = _parse_all(batch.records)
         if packets or malformed or batch.lost:
-            self._feed(events.PacketsDenied(now(), tuple(packets), batch.lost, malformed))
+            names = {packet.workload for packet in packets}
+            processes = {name: self._processes(name) for name in names}
+            self._feed(events.PacketsDenied(now(), tuple(packets), batch.lost, malformed, processes))
+
+    def _processes(self, workload: str) -> tuple[events.Seen, ...]:
+        """Those in the workload's cgroup, if they are few: among many nobody could be named anyway."""
+        pids = cgroup.processes(self._tree / slice_of(workload))
+        return tuple(p for p in map(process.seen, pids) if p) if len(pids) <= FEW else ()
 
     def _read_monitor(self, monitor: NftMonitor) -> None:
         commits, lost = monitor.read()
