@@ -30,6 +30,8 @@ COUNTER_OBJECT = 1  # NFT_OBJECT_COUNTER
 FAMILIES = {12: 4, 24: 6}  # by the key size of our sets: address, protocol, port, each padded to four bytes
 VERDICTS = {"jump": -3, "goto": -4}
 VERDICT_NAMES = {number: name for name, number in VERDICTS.items()}
+ATTEMPTS = 5
+TOO_FAST, WHO = "the ruleset changes faster than it can be read", "find out who changes it: nft monitor"
 ElementSets = dict[str, frozenset[Element]]
 Part = tuple[int, int, int, bytes]  # message type, flags, family, attributes
 
@@ -132,17 +134,12 @@ class Nft:
 
     def snapshot(self, *, elements: bool = True) -> Snapshot:
         """Read the table back, all of it at one generation.  Without `elements` the sets come out empty."""
-        for _ in range(5):
+        for _ in range(ATTEMPTS):
             before = self.generation()
-            try:
-                snapshot = self._read(before, elements)
-            except nl.Interrupted:
-                continue
+            snapshot = self._read(before, elements)
             if self.generation() == before:
                 return snapshot
-        raise PenstockError(
-            "the ruleset changes faster than it can be read", hint="find out who changes it: nft monitor"
-        )
+        raise PenstockError(TOO_FAST, hint=WHO)
 
     def _read(self, generation: int, elements: bool) -> Snapshot:
         tables = [nl.attribute_map(body) for body in self._dump(GET_TABLE)]
@@ -214,12 +211,17 @@ class Nft:
                 result[cgroup] = (VERDICT_NAMES.get(number, str(number)), chain)
         return result
 
-    def _dump(self, kind: int, body: bytes = b"") -> Iterable[bytes]:
-        try:
-            yield from self._channel.dump(_code(kind), INET, body)
-        except OSError as e:
-            if e.errno != errno.ENOENT:
+    def _dump(self, kind: int, body: bytes = b"") -> list[bytes]:
+        for _ in range(ATTEMPTS):
+            try:
+                return list(self._channel.dump(_code(kind), INET, body))
+            except nl.Interrupted:
+                continue
+            except OSError as e:
+                if e.errno == errno.ENOENT:
+                    return []
                 raise self._error(e) from e
+        raise PenstockError(TOO_FAST, hint=WHO)
 
     def _request(self, kind: int, family: int) -> bytes:
         try:
