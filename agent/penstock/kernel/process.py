@@ -11,15 +11,17 @@ def seen(pid: int) -> Seen | None:
     """The process, with the start time that tells it from a later one with its pid."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        uid = Path(f"/proc/{pid}").stat().st_uid
+        status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
         return None
+    # Not the owner of /proc/PID: that is root for whoever forbids to be dumped (prctl(2)).
+    uids = status.partition(b"\nUid:\t")[2].split(None, 2)
     # The name stands in parentheses and may hold any byte, also ")": the last one closes it.
     name, _, rest = stat.partition("(")[2].rpartition(")")
     fields = rest.split()
-    if len(fields) < 20:
+    if len(fields) < 20 or len(uids) < 2:
         return None
-    return Seen(pid, int(fields[19]), name, uid)
+    return Seen(pid, int(fields[19]), name, int(uids[1]))
 
 
 def cgroup_of(pid: int) -> str | None:
@@ -41,7 +43,7 @@ def stray(pid: int, started: int, workload: str) -> Stray | None:
 
 
 def _is_dead(pid: int) -> bool:
-    """A zombie has left its cgroup for the root, and does nothing any more."""
+    """A zombie is in no list of its cgroup's processes, and does nothing any more."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
