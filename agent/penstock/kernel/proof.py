@@ -7,8 +7,10 @@ cgroup of its own at a workload's level sends a datagram to this host, and must 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from pathlib import Path
 
 from penstock.core import chains
@@ -17,11 +19,14 @@ from penstock.errors import PenstockError
 from penstock.kernel.nft import Nft
 
 DISCARD = ("127.0.0.1", 9)
+PREFIX = "proof-"
+PATIENCE = 0.2  # seconds
 
 
 def prove(nft: Nft, tree: Path) -> None:
     """Raise PenstockError unless the datagram was caught.  The maps must be bound already."""
-    directory = tree / SLICE / f"proof-{os.getpid()}"
+    _sweep(tree)
+    directory = tree / SLICE / f"{PREFIX}{os.getpid()}"
     _make(directory)
     try:
         before = nft.counters().get(chains.PROOF, (0, 0))[0]
@@ -30,7 +35,7 @@ def prove(nft: Nft, tree: Path) -> None:
             _send_from(directory)
             after = nft.counters().get(chains.PROOF, (0, 0))[0]
     finally:
-        directory.rmdir()
+        _remove(directory)
     if after == before:
         raise PenstockError(
             f"a packet from {directory} was not matched at the level that was computed",
@@ -45,6 +50,29 @@ def _make(directory: Path) -> None:
         pass
     except OSError as e:
         raise PenstockError(f"cannot be made: {e.strerror}", where=str(directory)) from e
+
+
+def _sweep(tree: Path) -> None:
+    """Remove what one who was killed in between left behind."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(tree / SLICE):
+            if entry.name.startswith(PREFIX):
+                with contextlib.suppress(OSError):
+                    os.rmdir(entry.path)
+
+
+def _remove(directory: Path) -> None:
+    """The dead leave their cgroup a moment after they were reaped.  What stays is for the next sweep."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            directory.rmdir()
+        except OSError:
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.002)
+        else:
+            return
 
 
 def _send_from(directory: Path) -> None:
