@@ -47,7 +47,19 @@ def main(options: Options) -> int:
         hint = "move it elsewhere, or give penstock another tree with --cgroup"
         raise PenstockError(f"holds {strangers[0]}, which is not penstock's", where=str(tree / SLICE), hint=hint)
     places.prepare(options)
-    return asyncio.run(Daemon(options, tree, path).run())
+    try:
+        return asyncio.run(Daemon(options, tree, path).run())
+    except ExceptionGroup as group:
+        # The task group wraps what goes wrong inside of it; a user's mistake is one of ours all the same.
+        errors, others = group.split(PenstockError)
+        if errors is None or others is not None:
+            raise
+        raise _first(errors) from None
+
+
+def _first(group: ExceptionGroup[PenstockError]) -> PenstockError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 class Daemon:

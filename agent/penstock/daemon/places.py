@@ -26,7 +26,11 @@ def prepare(options: Options) -> int:
     _directory(options.state, 0o700, STATE_FILES)
     _directory(options.run, 0o700, RUN_FILES)
     _directory(options.log, 0o750, None)
-    descriptor = os.open(options.run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = options.run / LOCK
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as e:
+        raise PenstockError(f"cannot be locked: {e.strerror}", where=str(lock)) from e
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
@@ -50,7 +54,10 @@ def _directory(path: Path, mode: int, ours: frozenset[str] | None) -> None:
     if foreign:
         hint = "name a directory that is empty or penstock's own"
         raise PenstockError(f"holds files that are not penstock's: {foreign[0]}", where=str(path), hint=hint)
-    path.chmod(mode)
+    try:
+        path.chmod(mode)
+    except OSError as e:
+        raise PenstockError(f"cannot be used: {e.strerror}", where=str(path), hint="name another directory") from e
 
 
 def read(path: Path) -> bytes | None:
@@ -75,4 +82,7 @@ def tell(options: Options, tree: Path, depth: int) -> None:
         "version": penstock.__version__,
         "depth": depth,
     }
-    files.replace(options.run / FACTS, json.dumps(facts).encode() + b"\n")
+    try:
+        files.replace(options.run / FACTS, json.dumps(facts).encode() + b"\n")
+    except OSError as e:
+        raise PenstockError(f"cannot be written: {e.strerror}", where=str(options.run / FACTS)) from e

@@ -43,7 +43,9 @@ class FileWorker:
 
     def read_config(self, effect: effects.ReadConfig) -> events.ConfigRead:
         """Files that did not change since the last time are not parsed again."""
-        contents = self._config()
+        # At the first start there may be none yet; later a missing directory is a mistake, not an empty policy.
+        first = effect.request is None
+        contents = self._config() if first else files.read_config(self._options.config)
         presets = files.read_presets(self._options.config)
         results = self._parse(contents, presets)
         parsed = assemble(
