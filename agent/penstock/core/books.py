@@ -101,6 +101,6 @@ class Books:
 def _decode(saved: bytes | None) -> dict[str, int]:
     try:
         value = json.loads(saved or b"{}")
-        return {str(name): int(count) for name, count in value.items()}
-    except (ValueError, TypeError, AttributeError):
+        return {str(name): max(0, int(count)) for name, count in value.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}  # the next reading tells all as unlogged: too much, never too little
