@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core.yaml_nodes import MAX_BYTES
+from penstock.core.language.yaml_nodes import MAX_BYTES
 from penstock.errors import PenstockError
 from penstock.files import read_config, read_presets
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import penstock
-from penstock.core.yaml_nodes import MAX_BYTES
+from penstock.core.language.yaml_nodes import MAX_BYTES
 from penstock.errors import PenstockError
 
 MAX_FILES = 1000

@@ -8,9 +8,9 @@ import click
 
 from penstock.cli.context import DEFAULT_RUN, CannotTell, place_of
 from penstock.core import state
+from penstock.core.language.reading import near, shown
 from penstock.core.parse import parse
 from penstock.core.policy import Place, Policy
-from penstock.core.reading import near, shown
 from penstock.core.text import printable
 from penstock.errors import PenstockError
 

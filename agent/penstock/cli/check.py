@@ -13,8 +13,8 @@ import click
 
 from penstock.cli.context import Context, place_of
 from penstock.core.checking import examine
+from penstock.core.language.parse_workload import WorkloadPart
 from penstock.core.parse import parse, parse_file
-from penstock.core.parse_workload import WorkloadPart
 from penstock.core.policy import Place
 from penstock.core.problems import Problem, any_error, in_order
 from penstock.core.text import printable

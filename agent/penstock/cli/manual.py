@@ -9,7 +9,7 @@ import click
 
 import penstock
 from penstock.cli.context import CannotTell
-from penstock.core.reading import near, shown
+from penstock.core.language.reading import near, shown
 
 PAGES = Path(penstock.__file__).parent / "manual"
 

@@ -11,8 +11,8 @@ import click
 from penstock.cli.applied import complete_workload
 from penstock.cli.client import ask
 from penstock.cli.context import Context, NotStarted, place_of
-from penstock.core.parse_peer import NAME_OF_OURS
-from penstock.core.reading import shown
+from penstock.core.language.parse_peer import NAME_OF_OURS
+from penstock.core.language.reading import shown
 from penstock.core.text import printable
 from penstock.core.wire import Message
 from penstock.errors import NoDaemon, PenstockError

@@ -17,8 +17,8 @@ from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.duration import duration
 from penstock.cli.format import rfc3339
 from penstock.cli.status_text import screen
+from penstock.core.language.reading import near, shown
 from penstock.core.nearest import describe
-from penstock.core.reading import near, shown
 from penstock.core.wire import Json, Message
 from penstock.errors import NoDaemon
 

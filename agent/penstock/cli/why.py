@@ -15,9 +15,9 @@ from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.why_text import Kernel, Shown, as_json, lines
 from penstock.core.asking import Answer, BadQuery, incoming, outgoing, reply
 from penstock.core.connection import as_sent
+from penstock.core.language.reading import near, shown
 from penstock.core.parse import parse
 from penstock.core.policy import NetworkPeer, Policy, Sentence, WorkloadPeer
-from penstock.core.reading import near, shown
 from penstock.core.wire import Message
 from penstock.errors import PenstockError
 from penstock.files import read_config, read_presets

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from penstock.core.connection import Connection
-from penstock.core.parse_peer import BadPeer, peer
-from penstock.core.parse_ports import BadPorts, port_range
+from penstock.core.language.parse_peer import BadPeer, peer
+from penstock.core.language.parse_ports import BadPorts, port_range
+from penstock.core.language.reading import shown
 from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Peer, Policy, Sentence
-from penstock.core.reading import shown
 from penstock.core.sentences import connections
 from penstock.core.verdict import Live, Verdict, judge
 

@@ -11,6 +11,8 @@ from ipaddress import ip_address
 
 from penstock.core import names
 from penstock.core.coverage import LOOPBACK, Cover, is_everything, networks_of_plane
+from penstock.core.language.reading import shown
+from penstock.core.language.rule_ids import peer_text
 from penstock.core.policy import (
     METADATA,
     AddressPeer,
@@ -32,8 +34,6 @@ from penstock.core.policy import (
     WorkloadPeer,
 )
 from penstock.core.problems import Problem, Severity, in_order
-from penstock.core.reading import shown
-from penstock.core.rule_ids import peer_text
 
 _DOH_ADDRESSES = frozenset(
     ip_address(text)

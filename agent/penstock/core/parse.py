@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from penstock.core.assemble import Assembly
-from penstock.core.parse_host import HostPart, read_host
-from penstock.core.parse_workload import PresetPart, WorkloadPart, read_preset, read_workload
+from penstock.core.language.assemble import Assembly
+from penstock.core.language.parse_host import HostPart, read_host
+from penstock.core.language.parse_workload import PresetPart, WorkloadPart, read_preset, read_workload
+from penstock.core.language.reading import Reader, Reference
+from penstock.core.language.yaml_nodes import Node, Pairs, read
 from penstock.core.policy import Place, Policy
 from penstock.core.problems import Problem, any_error, in_order
-from penstock.core.reading import Reader, Reference
-from penstock.core.yaml_nodes import Node, Pairs, read
 
 _OF_A_WORKLOAD = frozenset({"workload", "mode", "match", "egress", "ingress", "tests"})
 

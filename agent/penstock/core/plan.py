@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from penstock.core.language.rule_ids import peer_text
 from penstock.core.nearest import describe
 from penstock.core.policy import Mode, Network, NetworkPeer, Place, PlanePeer, Policy, Ports, Rule, Workload
-from penstock.core.rule_ids import peer_text
 from penstock.core.text import printable
 
 SHOWN = 8

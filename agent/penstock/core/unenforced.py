@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from penstock.core.language.reading import shown
+from penstock.core.language.rule_ids import peer_text
 from penstock.core.policy import (
     HostPeer,
     Match,
@@ -20,8 +22,6 @@ from penstock.core.policy import (
     WorkloadPeer,
 )
 from penstock.core.problems import Problem
-from penstock.core.reading import shown
-from penstock.core.rule_ids import peer_text
 
 CODE = "not-yet-enforced"
 

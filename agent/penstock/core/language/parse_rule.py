@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
-from penstock.core.parse_peer import BadPeer, peer, prefix
-from penstock.core.parse_ports import read_ports
+from penstock.core.language.parse_peer import BadPeer, peer, prefix
+from penstock.core.language.parse_ports import read_ports
+from penstock.core.language.reading import Reader, Reference, shown
+from penstock.core.language.rule_ids import derived_id
+from penstock.core.language.yaml_nodes import UNQUOTED_COLON, Node, Pairs, Scalar, Unreadable
 from penstock.core.policy import (
     CidrPeer,
     Direction,
@@ -20,10 +23,7 @@ from penstock.core.policy import (
     Rule,
     WorkloadPeer,
 )
-from penstock.core.reading import Reader, Reference, shown
-from penstock.core.rule_ids import derived_id
 from penstock.core.text import printable
-from penstock.core.yaml_nodes import UNQUOTED_COLON, Node, Pairs, Scalar, Unreadable
 
 MAX_RULES = 10_000  # of one list
 MAX_REASON = 500

@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from penstock.core.parse_peer import BadPeer, peer, prefix
+from penstock.core.language.parse_peer import BadPeer, peer, prefix
 from penstock.core.policy import (
     AddressPeer,
     AnyPeer,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from penstock.core.parse_ports import BadPorts, merged, port_range, read_ports
+from penstock.core.language.parse_ports import BadPorts, merged, port_range, read_ports
+from penstock.core.language.reading import Reader
+from penstock.core.language.yaml_nodes import read
 from penstock.core.policy import EVERY_PORT, PortRange, Ports
-from penstock.core.reading import Reader
-from penstock.core.yaml_nodes import read
 
 
 def ports(text: str) -> tuple[Ports | None, list[str]]:

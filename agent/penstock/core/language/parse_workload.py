@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from penstock.core.parse_host import is_interface, read_own_name
-from penstock.core.parse_rule import Use, read_rules
-from penstock.core.parse_sentence import read_sentences
+from penstock.core.language.parse_host import is_interface, read_own_name
+from penstock.core.language.parse_rule import Use, read_rules
+from penstock.core.language.parse_sentence import read_sentences
+from penstock.core.language.reading import Reader, near, shown
+from penstock.core.language.yaml_nodes import Items, Node, Unreadable
 from penstock.core.policy import Direction, Match, Mode, Place, Rule, Sentence
-from penstock.core.reading import Reader, near, shown
-from penstock.core.yaml_nodes import Items, Node, Unreadable
 
 WORKLOAD_KEYS = ("version", "workload", "mode", "match", "egress", "ingress", "tests")
 PRESET_KEYS = ("version", "preset", "title", "source", "date", "egress")

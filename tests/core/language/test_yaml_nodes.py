@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.core import yaml_nodes
-from penstock.core.yaml_nodes import MAX_BYTES, Items, Pairs, Scalar, read
+from penstock.core.language import yaml_nodes
+from penstock.core.language.yaml_nodes import MAX_BYTES, Items, Pairs, Scalar, read
 
 MISTAKES = [
     ("a: *.hf.co", "f:1:4: error: an unquoted `*` is an alias in YAML; write \"*.hf.co\""),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from penstock.core.parse_peer import BadPeer
-from penstock.core.parse_ports import BadPorts, port_range
-from penstock.core.parse_rule import read_peer
+from penstock.core.language.parse_peer import BadPeer
+from penstock.core.language.parse_ports import BadPorts, port_range
+from penstock.core.language.parse_rule import read_peer
+from penstock.core.language.reading import Reader, shown
+from penstock.core.language.yaml_nodes import Node, Scalar
 from penstock.core.policy import AddressPeer, Direction, NamePeer, Peer, Sentence
-from penstock.core.reading import Reader, shown
-from penstock.core.yaml_nodes import Node, Scalar
 
 MAX_SENTENCES = 10_000
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from penstock.core.parse_peer import NAME_OF_OURS, BadPeer, address, prefix
-from penstock.core.parse_ports import BadPorts, port_range, read_ports
+from penstock.core.language.parse_peer import NAME_OF_OURS, BadPeer, address, prefix
+from penstock.core.language.parse_ports import BadPorts, port_range, read_ports
+from penstock.core.language.reading import Reader, near, shown
+from penstock.core.language.yaml_nodes import Node, Pairs, Scalar, Unreadable
 from penstock.core.policy import NOWHERE, RESERVED_NAMES, Cidr, Network, Place, Plane, Ports, Upstream
-from penstock.core.reading import Reader, near, shown
-from penstock.core.yaml_nodes import Node, Pairs, Scalar, Unreadable
 
 HOST_KEYS = ("version", "networks", "host", "dns")
 MAX_NETWORKS = 1000

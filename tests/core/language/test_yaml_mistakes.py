@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from penstock.core.yaml_mistakes import explain
+from penstock.core.language.yaml_mistakes import explain
 
 
 @pytest.mark.parametrize("loader", [yaml.CBaseLoader, yaml.BaseLoader])

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from penstock.core.language.yaml_nodes import MAX_PROBLEMS, Items, Node, Pairs, Scalar, Unreadable
 from penstock.core.policy import Place
 from penstock.core.problems import Problem, Severity
 from penstock.core.text import printable
-from penstock.core.yaml_nodes import MAX_PROBLEMS, Items, Node, Pairs, Scalar, Unreadable
 
 _BOOLEANS = re.compile(r"(?:yes|no|on|off|true|false|y|n)\Z", re.IGNORECASE)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
+from penstock.core.language.rule_ids import derived_id
 from penstock.core.policy import AddressPeer, CidrPeer, Direction, PortRange, Ports, Rule
-from penstock.core.rule_ids import derived_id
 
 RULE = Rule("", Direction.OUT, (AddressPeer(ip_address("10.0.0.1")),), Ports((PortRange("tcp", 443, 443),)))
 

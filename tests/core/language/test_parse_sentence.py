@@ -2,11 +2,11 @@
 
 import pytest
 
-from penstock.core.parse_sentence import read_sentences
+from penstock.core.language.parse_sentence import read_sentences
+from penstock.core.language.reading import Reader
+from penstock.core.language.rule_ids import peer_text
+from penstock.core.language.yaml_nodes import Items, Scalar
 from penstock.core.policy import Direction, Sentence
-from penstock.core.reading import Reader
-from penstock.core.rule_ids import peer_text
-from penstock.core.yaml_nodes import Items, Scalar
 
 
 def read_one(text: str) -> tuple[Sentence | None, list[str]]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from penstock.core.reading import Reader, near
-from penstock.core.yaml_nodes import MAX_PROBLEMS, Items, Scalar
+from penstock.core.language.reading import Reader, near
+from penstock.core.language.yaml_nodes import MAX_PROBLEMS, Items, Scalar
 
 
 @pytest.mark.parametrize("word", ["on", "Yes", "NO", "off", "true", "y", "~", "null", ""])

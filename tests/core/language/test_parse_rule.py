@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from penstock.core.parse_rule import MAX_RULES, Use, read_rules
+from penstock.core.language.parse_rule import MAX_RULES, Use, read_rules
+from penstock.core.language.reading import Reader
+from penstock.core.language.yaml_nodes import read
 from penstock.core.policy import Direction, Rule
-from penstock.core.reading import Reader
-from penstock.core.yaml_nodes import read
 
 
 def rules(text: str, direction: Direction = Direction.OUT) -> tuple[list[Rule], list[str]]:

@@ -15,10 +15,10 @@ from typing import NamedTuple, TypeAlias
 
 import yaml
 
+from penstock.core.language.yaml_mistakes import explain
 from penstock.core.policy import Place
 from penstock.core.problems import Problem
 from penstock.core.text import printable
-from penstock.core.yaml_mistakes import explain
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 16

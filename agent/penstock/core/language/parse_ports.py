@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from penstock.core.language.reading import Reader, shown
+from penstock.core.language.yaml_nodes import Items, Node, Scalar
 from penstock.core.policy import EVERY_PORT, PortRange, Ports
-from penstock.core.reading import Reader, shown
-from penstock.core.yaml_nodes import Items, Node, Scalar
 
 _PORTS = re.compile(r"(0|[1-9][0-9]{0,5})(?:-(0|[1-9][0-9]{0,5}))?(?:/(tcp|udp))?\Z")
 _EXAMPLE = "`ports: [443, 443/udp, 8000-8100, icmp, any]`"

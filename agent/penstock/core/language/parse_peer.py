@@ -9,6 +9,7 @@ import re
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from penstock.core import names
+from penstock.core.language.reading import shown
 from penstock.core.policy import (
     Address,
     AddressPeer,
@@ -25,7 +26,6 @@ from penstock.core.policy import (
     PlanePeer,
     WorkloadPeer,
 )
-from penstock.core.reading import shown
 
 NAME_OF_OURS = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?\Z")  # of a workload or a network
 

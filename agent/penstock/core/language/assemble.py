@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from penstock.core.parse_host import HostPart
-from penstock.core.parse_rule import Use
-from penstock.core.parse_workload import PresetPart, WorkloadPart
+from penstock.core.language.parse_host import HostPart
+from penstock.core.language.parse_rule import Use
+from penstock.core.language.parse_workload import PresetPart, WorkloadPart
+from penstock.core.language.reading import Reference, near, shown
+from penstock.core.language.rule_ids import derived_id
+from penstock.core.language.yaml_nodes import MAX_PROBLEMS
 from penstock.core.policy import (
     NOWHERE,
     Match,
@@ -24,9 +27,6 @@ from penstock.core.policy import (
     Workload,
 )
 from penstock.core.problems import Problem
-from penstock.core.reading import Reference, near, shown
-from penstock.core.rule_ids import derived_id
-from penstock.core.yaml_nodes import MAX_PROBLEMS
 
 MAX_WORKLOADS = 125  # each needs one of the 128 bits of a conntrack label; three have a meaning of their own
 MAX_GUESSES = 50  # looking for names that were meant is slow
