@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -17,8 +18,9 @@ from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import differences
 from penstock.core.view import InForce, View
 
-REPAIR_PAUSE = timedelta(seconds=1)
-"""Between two repairs: whoever keeps changing our table must not keep us busy."""
+REPAIRS, PERIOD = 5, timedelta(seconds=1)
+"""So many repairs are made within that time, further ones wait for a tick: whoever keeps changing our table must not
+keep us busy.  One alone is too few: the second flush of a tool that reloads would leave everything open until then."""
 
 
 class Keeper:
@@ -29,7 +31,7 @@ class Keeper:
         self._generation = 0  # of the ruleset, up to which every change is known not to be about us
         self._about: Ruleset | None = None  # what a check that is under way compares with
         self._suspect: Commit | None = None  # who changed our table last
-        self._mended: datetime | None = None
+        self._mended: deque[datetime] = deque(maxlen=REPAIRS)
         self._own_doing = False  # an operation of ours ended half-way: what differs is nobody else's work
 
     def agree(self, now: datetime, generation: int) -> bool:
@@ -64,7 +66,7 @@ class Keeper:
         return in_force is not None and about is in_force.ruleset
 
     def may_mend(self, now: datetime, wrong: str) -> str:
-        """The kernel differs.  Returns what to say of a repair now; empty when the last one was just before."""
+        """The kernel differs.  Returns what to say of a repair now; empty when there were many just before."""
         news = self._view.agrees is not False and not self._own_doing
         if self._suspect is not None:
             wrong, news = f"{wrong} (by {self._suspect.comm!r}, pid {self._suspect.pid})", True
@@ -72,18 +74,18 @@ class Keeper:
         if news:
             self._view.alarms.append((now, wrong))
         self._view.agrees, self._view.disagreement = False, wrong
-        if self._mended is not None and timedelta(0) <= now - self._mended < REPAIR_PAUSE:
+        if sum(timedelta(0) <= now - when < PERIOD for when in self._mended) == REPAIRS:
             return ""  # the next tick finds it again
-        self._mended = now
         return f"the kernel does not hold the policy: {wrong}; repairing"
 
     def mended(self, now: datetime) -> None:
         """A repair ended well."""
-        self._mended = now
+        self._mended.append(now)
 
     def gave_up(self, now: datetime, error: str) -> None:
         """An operation ended half-way: the kernel holds the old rules or the new ones."""
-        self._mended, self._own_doing = now, True
+        self._mended.extend([now] * REPAIRS)  # what does not work is not tried again at once
+        self._own_doing = True
         self.unknown(error)
 
     def announced(self, event: RulesetChanged) -> bool:
