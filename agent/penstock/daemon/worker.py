@@ -43,9 +43,7 @@ class FileWorker:
 
     def read_config(self, effect: effects.ReadConfig) -> events.ConfigRead:
         """Files that did not change since the last time are not parsed again."""
-        # At the first start there may be none yet; later a missing directory is a mistake, not an empty policy.
-        first = effect.request is None
-        contents = self._config() if first else files.read_config(self._options.config)
+        contents = self._config()
         presets = files.read_presets(self._options.config)
         results = self._parse(contents, presets)
         parsed = assemble(
@@ -54,9 +52,12 @@ class FileWorker:
         return events.ConfigRead(now(), effect.request, contents, presets, examine(parsed, now()))
 
     def _config(self) -> dict[str, bytes]:
-        if not self._options.config.exists():
-            return {}
-        return files.read_config(self._options.config)
+        """A directory that is missing or empty is a mistake, not a policy that governs nobody."""
+        contents = files.read_config(self._options.config)
+        if not contents:
+            hint = "write penstock.yaml and a file for each workload in rules.d"
+            raise PenstockError("holds no rule files", where=str(self._options.config), hint=hint)
+        return contents
 
     def _parse(
         self, contents: dict[str, bytes], presets: dict[str, bytes]
