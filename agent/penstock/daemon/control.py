@@ -128,7 +128,7 @@ class Control:
 
     def _objection(self, peer: socket.socket) -> str:
         pid, uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != 0:
+        if not _is_root(uid):
             return "only root may ask the daemon"
         place = cgroup_of(pid)
         if place is None:
@@ -136,6 +136,10 @@ class Control:
         if f"{place}/".startswith(self._governed):
             return "a process of a governed workload may not ask the daemon"
         return ""
+
+
+def _is_root(uid: int) -> bool:
+    return uid == 0
 
 
 async def _hear_out(reader: asyncio.StreamReader) -> None:

@@ -1,0 +1,130 @@
+"""Performing lists of effects: the order, what stops a list, and what the engine hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+
+from penstock.core import effects, events
+from penstock.core.compile import Live
+from penstock.core.effects import Effect
+from penstock.core.events import Event
+from penstock.core.policy import Policy
+from penstock.daemon.executor import Executor
+from penstock.daemon.worker import FileWorker, KernelWorker, now
+from penstock.errors import PenstockError
+
+
+class Workers:
+    """Takes the place of both: remembers calls, and fails those that it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.broken: dict[str, Exception] = {}
+        self.heard: list[Event] = []
+        self.told: list[Any] = []
+        self.heals = False  # what is broken fails once
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: object) -> Any:
+            self.calls.append(name)
+            if name in self.broken:
+                raise self.broken.pop(name) if self.heals else self.broken[name]
+            return events.Proven(now()) if name == "prove" else None
+
+        return call
+
+    def answer(self, request: int, result: object) -> None:
+        self.told.append((request, result))
+
+    def refuse(self, request: int, message: str, hint: str) -> None:
+        self.told.append((request, message, hint))
+
+    def run(self, *lists: list[Effect]) -> None:
+        async def whole() -> None:
+            thread = ThreadPoolExecutor(1)
+            async with asyncio.TaskGroup() as tasks:
+                files, kernel = cast(FileWorker, self), cast(KernelWorker, self)
+                quit_ = lambda status, text: self.told.append((status, text))  # noqa: E731
+                executor = Executor(tasks, files, kernel, thread, self, self.heard.append, quit_)
+                for todo in lists:
+                    task = executor.perform(todo)
+                    if task:
+                        await task
+            executor.close()
+            thread.shutdown()
+
+        asyncio.run(whole())
+
+
+MAKE = effects.MakeCgroups(3, ("a",))
+RECORD = effects.Record(())
+ANSWER = effects.Answer(5, {"x": 1})
+
+
+def test_in_its_order_and_then_the_events() -> None:
+    workers = Workers()
+    workers.run([MAKE, effects.Prove(), effects.CommitState(3), ANSWER])
+    assert workers.calls == ["make_cgroups", "prove", "commit_state"]
+    assert [type(e) for e in workers.heard] == [events.Proven, events.Saved]
+    assert workers.told == [(5, {"x": 1})]
+
+
+def test_a_guard_that_fails_ends_the_list_and_is_told() -> None:
+    workers = Workers()
+    workers.broken["make_cgroups"] = PenstockError("no", where="/x", hint="do")
+    workers.run([MAKE, effects.Prove(), ANSWER])
+    assert workers.calls == ["make_cgroups"]
+    [failed] = workers.heard
+    assert isinstance(failed, events.Failed)
+    assert (failed.effect, failed.error) == ("MakeCgroups", "/x: no; do")
+    assert (failed.operation, failed.request) == (3, None)
+
+
+def test_what_only_tells_stops_nothing() -> None:
+    workers = Workers()
+    workers.broken["record"] = OSError(28, "No space left on device", "/log")
+    workers.run([RECORD, ANSWER])
+    [failed] = workers.heard
+    assert isinstance(failed, events.Failed)
+    assert failed.error == "/log: No space left on device"
+    assert workers.told == [(5, {"x": 1})]
+
+
+def test_what_works_again_is_told_once() -> None:
+    workers = Workers()
+    workers.broken["record"] = OSError(28, "full")
+    workers.heals = True
+    workers.run([RECORD], [RECORD, RECORD])
+    assert [type(event).__name__ for event in workers.heard] == ["Failed", "Worked"]
+
+
+def test_a_request_that_fails_carries_its_number() -> None:
+    workers = Workers()
+    workers.broken["read_config"] = PenstockError("gone")
+    workers.run([effects.ReadConfig(9)])
+    [failed] = workers.heard
+    assert isinstance(failed, events.Failed)
+    assert failed.request == 9
+
+
+def test_the_journal_is_one_safe_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Workers().run([effects.Journal("error", "a\x1b[31mb")])
+    assert capsys.readouterr().err == "penstock: error: a\\x1b[31mb\n"
+
+
+def test_a_policy_is_compiled_and_the_rest_is_passed_on() -> None:
+    workers = Workers()
+    todo: list[Effect] = [
+        effects.Compile(4, Policy(), Live(now(), {}, 1)),
+        effects.Refuse(1, "m", "h"),
+        effects.Quit(1, "bye"),
+    ]
+    workers.run(todo, [])
+    [compiled] = workers.heard
+    assert isinstance(compiled, events.Compiled)
+    assert compiled.operation == 4
+    assert workers.told == [(1, "m", "h"), (1, "bye")]
