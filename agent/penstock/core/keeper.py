@@ -19,8 +19,8 @@ from penstock.core.snapshot import differences
 from penstock.core.view import InForce, View
 
 REPAIRS, PERIOD = 5, timedelta(seconds=1)
-"""So many repairs are made within that time, further ones wait for a tick: whoever keeps changing our table must not
-keep us busy.  One alone is too few: the second flush of a tool that reloads would leave everything open until then."""
+"""So many repairs are made within that time, further ones wait for a tick: whoever keeps changing our table must
+not keep us busy.  One is too few: the second flush of a tool that reloads would leave all open until the tick."""
 
 
 class Keeper:
