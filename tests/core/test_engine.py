@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from penstock.core import effects, events, state
 from penstock.core.engine import TRIES
 from penstock.core.events import Seen, Stray
-from penstock.core.keeper import REPAIRS
 from penstock.core.log_prefix import Kind, Refusal
 from penstock.core.packets import Denied
 from penstock.core.parse import parse
@@ -388,15 +387,13 @@ def test_a_rule_exchanged_for_another_is_seen() -> None:
     assert "a rule was changed" in host.journal[-2][1]
 
 
-def test_who_keeps_changing_it_is_repaired_at_once_a_few_times() -> None:
+def test_who_keeps_changing_it_does_not_keep_us_busy() -> None:
     host = running()
-    for _ in range(REPAIRS):
+    for _ in range(20):
         host.kernel.flush()
         host.settle()
-        assert host.holds_policy()
-    host.kernel.flush()
-    host.settle()
     assert host.kernel.ruleset is None
+    assert host.names().count("Load") < 10
     assert host.status()["kernel"]["agrees"] is False
     assert words(host) == {"degraded"}
     host.tick()
@@ -405,8 +402,9 @@ def test_who_keeps_changing_it_is_repaired_at_once_a_few_times() -> None:
 
 def test_a_clock_that_is_set_back_does_not_stop_repairs() -> None:
     host = running()
-    host.kernel.flush()
-    host.settle()
+    for _ in range(20):
+        host.kernel.flush()
+        host.settle()
     host.now -= timedelta(hours=5)
     host.kernel.flush()
     host.settle().tick()

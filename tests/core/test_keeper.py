@@ -1,0 +1,85 @@
+"""When the kernel is looked at and mended, and who is named."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from fake_host import START, Host
+
+from penstock.core.events import Commit, ReadBack, RulesetChanged
+from penstock.core.keeper import Keeper, differs, missing, summary
+from penstock.core.slices import SLICE, slice_of
+from penstock.core.view import View
+
+
+def keeper() -> Keeper:
+    made = Keeper(View(START))
+    made.agree(START, 10)
+    return made
+
+
+def told(*commits: Commit, lost: bool = False) -> RulesetChanged:
+    return RulesetChanged(START, commits, lost)
+
+
+def test_our_own_and_others_tables_move_the_generation_on() -> None:
+    kept = keeper()
+    assert not kept.announced(told(Commit(11, False, 1, "x"), Commit(12, False, 1, "x")))
+    assert kept.holds_still(START, 12)
+    assert not kept.holds_still(START, 13)
+
+
+def test_a_gap_in_the_announcements_is_looked_at_by_the_next_self_check() -> None:
+    kept = keeper()
+    assert not kept.announced(told(Commit(12, False, 1, "x")))
+    assert not kept.holds_still(START, 12)
+
+
+def test_what_is_known_already_is_no_news() -> None:
+    assert not keeper().announced(told(Commit(10, True, 1, "x")))
+
+
+def test_a_change_behind_what_was_read_is_looked_at_again() -> None:
+    kept = keeper()
+    assert kept.announced(told(Commit(12, True, 1, "x")))
+    assert kept.agree(START, 11)
+    assert not kept.agree(START, 12)
+
+
+def test_one_check_at_a_time_and_it_must_be_about_what_is_in_force() -> None:
+    host = Host().start()
+    first = host.engine.in_force
+    assert first
+    kept = keeper()
+    assert kept.check(first)
+    assert kept.check(first) == []
+    host.apply({**host.files, "penstock.yaml": b"version: 1\n"})
+    assert not kept.answered(host.engine.in_force)
+    assert kept.check(first)
+    assert kept.answered(first)
+
+
+def test_an_alarm_is_raised_once() -> None:
+    view = View(START)
+    kept = Keeper(view)
+    kept.agree(START, 10)
+    kept.announced(told(Commit(11, True, 7, "nft")))
+    kept.may_mend(START, "chain x")
+    kept.may_mend(START + timedelta(seconds=5), "chain x")
+    assert [text for _, text in view.alarms] == ["chain x (by 'nft', pid 7)"]
+
+
+def test_missing_slices_differ() -> None:
+    host = Host().start()
+    in_force = host.engine.in_force
+    assert in_force
+    assert missing(in_force.policy, {SLICE: 1}) == [f"{slice_of('a')} is missing"]
+    del host.kernel.cgroups[slice_of("a")]
+    host.kernel.bindings = {name: {} for name in host.kernel.bindings}
+    back = ReadBack(START, None, host.kernel.snapshot(START), host._ids(["a"]))
+    assert differs(in_force.policy, in_force.ruleset, back)
+
+
+def test_summary() -> None:
+    assert summary(["a", "b"]) == "a, b"
+    assert summary(list("abcde")) == "a, b, c and 2 more"
