@@ -77,7 +77,7 @@ def test_appends_with_the_right_mode(tmp_path: Path) -> None:
 
 
 def test_open_makes_an_empty_log(tmp_path: Path) -> None:
-    BlockLog(tmp_path).open()
+    BlockLog(tmp_path).append([])
     assert (tmp_path / "blocks.jsonl").read_bytes() == b""
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from penstock.core import events, state
+from penstock.core import effects, events, state
 from penstock.core.engine import Engine
 from penstock.core.events import Event
 from penstock.core.packets import Denied, parse_nflog
@@ -86,7 +86,6 @@ class Daemon:
             monitor = NftMonitor(kernel_worker.port, kernel_worker.thread)
             snapshot = (await loop.run_in_executor(kernel_thread, kernel_worker.snapshot)).snapshot
             file_worker = FileWorker(self._options)
-            self._open_log(file_worker)
             control = Control(self._options.run / places.SOCKET, self._path, self._feed, now)
             async with asyncio.TaskGroup() as tasks:
                 self._executor = Executor(
@@ -96,6 +95,8 @@ class Daemon:
                     loop.add_signal_handler(number, self._end.set)
                 places.tell(self._options, self._tree, self._depth)
                 data = places.read(self._options.state / state.FILE)
+                # This opens the log: if it fails `status` says so from the beginning, and nothing else happens.
+                self._executor.perform([effects.Record(())])
                 self._feed(events.Started(now(), snapshot, data, self._depth))
                 await control.start()
                 loop.add_reader(log, partial(self._read_log, log))
@@ -111,14 +112,6 @@ class Daemon:
             monitor.close()
         kernel_thread.shutdown()
         return self._status
-
-    @staticmethod
-    def _open_log(file_worker: FileWorker) -> None:
-        try:
-            file_worker.open_log()
-        except OSError as e:
-            # Not a reason to leave workloads ungoverned: each record will say it again, and so will `status`.
-            print(f"penstock: error: the block log cannot be opened: {e.strerror}", file=sys.stderr)
 
     def _feed(self, event: Event) -> None:
         self._executor.perform(self._engine.handle(event))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import penstock
@@ -16,6 +19,11 @@ from penstock.errors import PenstockError
 SOCKET, FACTS, LOCK, BOOKS = "control.sock", "daemon.json", "lock", "books.json"
 STATE_FILES = frozenset({state.FILE, state.STAGED, BOOKS, f"{BOOKS}.new"})
 RUN_FILES = frozenset({SOCKET, FACTS, f"{FACTS}.new", LOCK})
+_REMEDIES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room on that disk",
+    errno.EROFS: "mount it writable, or name another directory",
+}
 
 
 def prepare(options: Options) -> int:
@@ -82,7 +90,15 @@ def tell(options: Options, tree: Path, depth: int) -> None:
         "version": penstock.__version__,
         "depth": depth,
     }
-    try:
+    with writing(options.run / FACTS):
         files.replace(options.run / FACTS, json.dumps(facts).encode() + b"\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An OSError inside the block is about writing `path`: say so."""
+    try:
+        yield
     except OSError as e:
-        raise PenstockError(f"cannot be written: {e.strerror}", where=str(options.run / FACTS)) from e
+        hint = _REMEDIES.get(e.errno or 0, "see the file and its directory")
+        raise PenstockError(f"cannot be written: {e.strerror or e}", where=str(path), hint=hint) from e

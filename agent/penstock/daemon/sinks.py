@@ -22,7 +22,7 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | o
 
 
 class BlockLog:
-    """Appends blocks to `DIRECTORY/blocks.jsonl`.  Nothing is touched before `open` or `append`."""
+    """Appends blocks to `DIRECTORY/blocks.jsonl`.  Nothing is touched before `append`."""
 
     def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
         self._directory = directory
@@ -36,12 +36,8 @@ class BlockLog:
         """How many blocks could not be written since the start."""
         return self._unwritten
 
-    def open(self) -> None:
-        """Make sure that there is a log that can be written.  OSError if not; `append` tries again."""
-        self._opened()
-
     def append(self, blocks: Sequence[Block]) -> None:
-        """Write the blocks in one go, in order.
+        """Write the blocks in one go, in order; without any, only make sure that there is a log.
 
         OSError when some could not be written; those are lost and counted in `unwritten`, the file ends
         with the last whole line, and the next call starts anew.

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from penstock import files
 from penstock.core import effects, events, state
-from penstock.core.blocks import Block
+from penstock.core.blocks import LOG_NAME, Block
 from penstock.core.checking import examine
 from penstock.core.parse import FileResult, assemble, parse_file
 from penstock.core.questions import bindings
 from penstock.core.slices import slice_of
 from penstock.daemon import places
 from penstock.daemon.options import Options
+from penstock.daemon.places import writing
 from penstock.daemon.sinks import BlockLog
 from penstock.errors import PenstockError
 from penstock.kernel import cgroup, process, proof
@@ -79,19 +80,20 @@ class FileWorker:
             return None
 
     def stage_state(self, effect: effects.StageState) -> None:
-        files.stage(self._options.state / state.STAGED, effect.data)
+        with writing(self._options.state / state.STAGED):
+            files.stage(self._options.state / state.STAGED, effect.data)
 
     def commit_state(self) -> None:
-        files.put(self._options.state / state.STAGED, self._options.state / state.FILE)
+        with writing(self._options.state / state.FILE):
+            files.put(self._options.state / state.STAGED, self._options.state / state.FILE)
 
     def save_books(self, effect: effects.SaveBooks) -> None:
-        files.replace(self._options.state / places.BOOKS, effect.data)
-
-    def open_log(self) -> None:
-        self._log.open()
+        with writing(self._options.state / places.BOOKS):
+            files.replace(self._options.state / places.BOOKS, effect.data)
 
     def record(self, blocks: Sequence[Block]) -> None:
-        self._log.append(blocks)
+        with writing(self._options.log / LOG_NAME):
+            self._log.append(blocks)
 
 
 @dataclass(slots=True)
