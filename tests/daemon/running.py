@@ -19,6 +19,7 @@ from typing import Any
 from governed import Actor, eventually, rules
 from penstock.cli.client import ask as ask_daemon
 from penstock.core import state
+from penstock.core.blocks import LOG_NAME
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import Snapshot
 from penstock.core.wire import Json, Message
@@ -68,8 +69,7 @@ class Running:
 
     def blocks(self) -> list[dict[str, Any]]:
         """The log: the last state of each block."""
-        lines = (self.log / "blocks.jsonl").read_text().splitlines()
-        return list({block["id"]: block for block in map(json.loads, lines)}.values())
+        return latest((self.log / LOG_NAME).read_text())
 
     # --- the daemon ---
 
@@ -101,6 +101,11 @@ class Running:
         assert "Traceback" not in done.stderr, done.stderr
         assert done.stdout == ""
         return done.stderr
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was started, and was not seen to end."""
+        return self._daemon is not None
 
     @property
     def process(self) -> subprocess.Popen[Any]:
@@ -236,6 +241,11 @@ class Running:
         if error is not None and self._messages.exists():
             print(self.messages())  # for pytest to show with the failure
         self.close()
+
+
+def latest(log: str) -> list[dict[str, Any]]:
+    """The last state of each block in the text of a log."""
+    return list({block["id"]: block for block in map(json.loads, log.splitlines())}.values())
 
 
 @contextmanager
