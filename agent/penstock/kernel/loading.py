@@ -15,8 +15,8 @@ def load(nft: Nft, ruleset: Ruleset, present: Present | None, now: datetime) -> 
     """Make the kernel hold `ruleset`.  PenstockError: it holds what it held before.
 
     `present` is what it is believed to hold; None, or a belief that turns out wrong, makes us look first.  If even
-    that does not fit (a set of another type, made by another release) the sets are made anew, in the same
-    transaction; the maps, and with them the bound cgroups, stay whatever happens.
+    that does not fit (a set of another type, a base chain at another hook) sets and base chains are made anew, in
+    the same transaction; the maps, and with them the bound cgroups, stay whatever happens.
 
     Cgroups of workloads that are not in `ruleset` any more are unbound before: they are denied everything then.
     """
@@ -32,8 +32,23 @@ def load(nft: Nft, ruleset: Ruleset, present: Present | None, now: datetime) -> 
     try:
         nft.load(script(ruleset, found, now))
     except PenstockError:
-        if not found.sets:
+        if not found.chains and not found.sets:
             raise
-        removals = "".join(f"delete set inet penstock {name}\n" for name in sorted(found.sets))
-        flushes = "".join(f"flush chain inet penstock {name}\n" for name in sorted(found.chains))
-        nft.load(flushes + removals + script(ruleset, replace(found, sets={}), now))
+        nft.load(_from_scratch(ruleset, found) + script(ruleset, _rest(ruleset, found), now))
+
+
+def _base_chains(ruleset: Ruleset) -> list[str]:
+    return [chain.name for chain in ruleset.chains if chain.hook]
+
+
+def _from_scratch(ruleset: Ruleset, found: Present) -> str:
+    """Remove sets, and base chains: where a chain is hooked cannot be changed, and nothing refers to it."""
+    lines = [f"flush chain inet penstock {name}" for name in sorted(found.chains)]
+    lines += [f"delete chain inet penstock {name}" for name in _base_chains(ruleset) if name in found.chains]
+    lines += [f"delete set inet penstock {name}" for name in sorted(found.sets)]
+    return "\n".join(lines) + "\n"
+
+
+def _rest(ruleset: Ruleset, found: Present) -> Present:
+    """What is there after `_from_scratch`."""
+    return replace(found, sets={}, chains=found.chains.difference(_base_chains(ruleset)))

@@ -1,0 +1,181 @@
+"""Loading onto whatever is there: a delta, a wrong belief, sets of another release, what others did to us."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from penstock.core import chains
+from penstock.core.compile import Live, compile_policy
+from penstock.core.parse import parse
+from penstock.core.questions import bindings
+from penstock.core.render_nft import Present
+from penstock.core.ruleset import Ruleset
+from penstock.core.snapshot import differences
+from penstock.demo.lab import Lab
+from penstock.errors import PenstockError
+from penstock.kernel import cgroup
+from penstock.kernel.loading import load
+from penstock.kernel.nft import Nft
+
+pytestmark = pytest.mark.root
+
+NOW = datetime.now(UTC)
+REMOVE = "add table inet penstock\ndelete table inet penstock\n"
+
+
+def ruleset(**egress: str) -> Ruleset:
+    """Workloads with what each may call."""
+    files = {
+        f"rules.d/{name}.yaml": (
+            f"version: 1\nworkload: {name}\nmode: enforce\negress: {rules}\ningress: []\n".encode()
+        )
+        for name, rules in egress.items()
+    }
+    policy = parse(files).policy
+    assert policy
+    labels = {name: chains.FIRST_LABEL + n for n, name in enumerate(sorted(egress))}
+    return compile_policy(policy, Live(NOW, labels, 2))
+
+
+A = "[{to: 198.51.100.10, ports: [443]}]"
+ONE, TWO = ruleset(a=A), ruleset(a=A, b="[{to: 198.51.100.11, ports: [443]}]")
+OTHER = ruleset(a="[{to: 198.51.100.0/24, ports: [80]}]")
+
+
+class World:
+    """An Nft in the lab, and cgroups of two workloads."""
+
+    def __init__(self, tree: Path) -> None:
+        self.nft, self.tree = Nft(), tree
+        cgroup.make(tree, ("a", "b"))
+
+    def bind(self, *workloads: str) -> None:
+        self.nft.bind(self.wanted(*workloads))
+
+    def wanted(self, *workloads: str) -> dict[str, dict[int, tuple[str, str]]]:
+        found = bindings(workloads, cgroup.ids(self.tree, workloads))
+        return {name: dict(elements) for name, elements in found.items()}
+
+    def wrong(self, expected: Ruleset, *workloads: str) -> list[str]:
+        return differences(expected, self.wanted(*workloads), self.nft.snapshot(), NOW)
+
+
+def inside(body: Callable[[World], None]) -> Callable[[Lab], None]:
+    def run(tree: Path) -> None:
+        world = World(tree)
+        try:
+            body(world)
+        finally:
+            world.nft.load(REMOVE)
+            world.nft.close()
+
+    def test(lab: Lab) -> None:
+        lab.host.call(run, lab.cgroup)
+
+    test.__name__, test.__doc__ = body.__name__, body.__doc__
+    return test
+
+
+def foreign(text: str) -> None:
+    done = subprocess.run(["nft", "-f", "-"], input=text + "\n", text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@inside
+def test_onto_nothing_then_a_delta_then_back(world: World) -> None:
+    load(world.nft, ONE, None, NOW)
+    world.bind("a")
+    assert world.wrong(ONE, "a") == []
+    present = world.nft.snapshot().present
+    load(world.nft, TWO, present, NOW)
+    world.bind("a", "b")
+    assert world.wrong(TWO, "a", "b") == []
+    load(world.nft, OTHER, world.nft.snapshot().present, NOW)
+    assert world.wrong(OTHER, "a") == []
+
+
+@inside
+def test_a_delta_is_one_transaction_and_keeps_bindings(world: World) -> None:
+    load(world.nft, ONE, None, NOW)
+    world.bind("a")
+    before, held = world.nft.generation(), world.nft.snapshot().bindings
+    load(world.nft, OTHER, world.nft.snapshot().present, NOW)
+    assert world.nft.generation() == before + 1
+    assert world.nft.snapshot().bindings == held
+
+
+@inside
+def test_a_wrong_belief_is_found_out(world: World) -> None:
+    for present in (Present.of(TWO, NOW), Present.of(OTHER, NOW)):
+        load(world.nft, ONE, None, NOW)
+        world.bind("a")
+        if present == Present.of(OTHER, NOW):
+            foreign("flush ruleset")
+        load(world.nft, TWO, present, NOW)
+        world.bind("a", "b")
+        assert world.wrong(TWO, "a", "b") == []
+
+
+@inside
+def test_a_workload_is_removed_while_it_is_bound(world: World) -> None:
+    load(world.nft, TWO, None, NOW)
+    world.bind("a", "b")
+    load(world.nft, ONE, world.nft.snapshot().present, NOW)
+    assert world.wrong(ONE, "a") == []
+
+
+@inside
+def test_a_set_of_another_type_is_made_anew_and_bindings_stay(world: World) -> None:
+    load(world.nft, TWO, None, NOW)
+    world.bind("a", "b")
+    flushes = "".join(f"flush chain inet penstock {name}\n" for name in world.nft.snapshot().chains)
+    another = "delete set inet penstock out4_a\nadd set inet penstock out4_a { type ipv4_addr ; }"
+    foreign(flushes + another)
+    before = world.nft.generation()
+    load(world.nft, TWO, None, NOW)
+    assert world.nft.generation() == before + 1, "in one transaction"
+    assert world.wrong(TWO, "a", "b") == []
+
+
+@inside
+def test_what_others_did_to_the_table_is_undone(world: World) -> None:
+    load(world.nft, TWO, None, NOW)
+    world.bind("a", "b")
+    good = world.nft.snapshot()
+    for text in (
+        "flush ruleset",
+        "add table inet penstock { flags dormant ; }",
+        "flush chain inet penstock output",
+        "add chain inet penstock mine\nadd rule inet penstock mine accept",
+        "insert rule inet penstock out_a accept",
+        "add set inet penstock theirs { type ipv4_addr ; }",
+        "add map inet penstock theirs { type ipv4_addr : verdict ; }",
+        "add counter inet penstock theirs",
+        "flush set inet penstock out4_a",
+        "flush map inet penstock out_cgroups",
+        "add chain inet penstock output { policy drop ; }",
+        "flush chain inet penstock output\ndelete chain inet penstock output\n"
+        "add chain inet penstock output { type filter hook output priority 5 ; }",
+        "flush chain inet penstock output\ndelete chain inet penstock output\nadd chain inet penstock output",
+    ):
+        foreign(text)
+        load(world.nft, TWO, None, NOW)
+        world.bind("a", "b")
+        assert world.wrong(TWO, "a", "b") == [], text
+        assert world.nft.snapshot().digest == good.digest, text
+
+
+@inside
+def test_a_ruleset_that_the_kernel_refuses_changes_nothing(world: World) -> None:
+    load(world.nft, ONE, None, NOW)
+    world.bind("a")
+    before = world.nft.snapshot()
+    bad = Ruleset((*TWO.counters, "no good"), TWO.maps, TWO.sets, TWO.chains)
+    with pytest.raises(PenstockError, match="nft refused"):
+        load(world.nft, bad, None, NOW)
+    assert world.nft.snapshot() == before
