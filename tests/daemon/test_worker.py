@@ -72,7 +72,7 @@ def test_the_state_is_staged_then_put(options: Options) -> None:
     files.stage_state(effects.StageState(2, b"two"))
     assert (options.state / state.FILE).read_bytes() == b"one"
     files.commit_state()
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(PenstockError, match="cannot be written: No such file"):
         files.commit_state()
 
 
