@@ -1,0 +1,112 @@
+"""Cgroups: on directories that only look like a tree, and on a real one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.core.slices import SLICE, scope_of, slice_of
+from penstock.demo.lab import Lab
+from penstock.errors import PenstockError
+from penstock.kernel import cgroup
+
+MOUNTINFO = (
+    "25 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    "30 25 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n"
+    "31 25 0:26 /sub\\040tree /mnt/a\\040b rw - cgroup2 none rw\n"
+    "32 25 0:27 / /mnt/cgroup2 rw - tmpfs cgroup2 rw\n"
+)
+
+
+def test_mounts_of_cgroup2_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text(MOUNTINFO)
+    assert cgroup.mounts(str(tmp_path / "m")) == [
+        cgroup.Mount("/", Path("/sys/fs/cgroup")),
+        cgroup.Mount("/sub tree", Path("/mnt/a b")),
+    ]
+
+
+def test_the_level_is_counted_from_the_root() -> None:
+    assert [cgroup.depth_of(path) for path in ("/", "/a", "/a/b")] == [1, 2, 3]
+
+
+def test_the_path_of_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "in", tmp_path / "in/deep"):
+        (place / "cgroup.procs").touch()
+    found = [cgroup.Mount("/", tmp_path), cgroup.Mount("/x", tmp_path / "in")]
+    monkeypatch.setattr(cgroup, "mounts", lambda: found)
+    assert cgroup.path_of(tmp_path) == "/"
+    assert cgroup.path_of(tmp_path / "in/deep") == "/x/deep", "the inner mount"
+    with pytest.raises(PenstockError, match="not in a cgroup v2 tree"):
+        cgroup.path_of(tmp_path / "none")
+    found[:] = [cgroup.Mount("/../..", tmp_path)]
+    with pytest.raises(PenstockError, match="outside of this process's cgroup namespace"):
+        cgroup.path_of(tmp_path)
+
+
+def test_slices_are_made_once_and_looked_up(tmp_path: Path) -> None:
+    cgroup.make(tmp_path, ("a", "b-c"))
+    before = cgroup.ids(tmp_path, ("a", "b-c", "gone"))
+    cgroup.make(tmp_path, ("a", "b-c"))
+    assert cgroup.ids(tmp_path, ("a", "b-c")) == before
+    assert before.keys() == {SLICE, slice_of("a"), slice_of("b-c")}
+    assert before[SLICE] == (tmp_path / SLICE).stat().st_ino
+
+
+def test_a_slice_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / SLICE).touch()
+    with pytest.raises(PenstockError, match="cannot be made: Not a directory"):
+        cgroup.make(tmp_path, ("a",))
+
+
+def test_strangers_in_our_slice(tmp_path: Path) -> None:
+    assert cgroup.foreign(tmp_path) == []
+    cgroup.make(tmp_path, ("a",))
+    (tmp_path / SLICE / "proof-7").mkdir()
+    (tmp_path / SLICE / "cgroup.procs").touch()
+    assert cgroup.foreign(tmp_path) == []
+    (tmp_path / SLICE / "mine").mkdir()
+    assert cgroup.foreign(tmp_path) == ["mine"]
+
+
+def test_processes_of_the_whole_subtree_and_no_more_than_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/cgroup.procs").write_text("1\n2\n")
+    (tmp_path / "a/b/cgroup.procs").write_text("3\n")
+    assert sorted(cgroup.processes(tmp_path / "a")) == [1, 2, 3]
+    assert cgroup.processes(tmp_path / "gone") == []
+    monkeypatch.setattr(cgroup, "MAX_PROCESSES", 2)
+    assert cgroup.processes(tmp_path / "a") == [1, 2]
+
+
+def test_scopes_of_the_dead_are_swept(tmp_path: Path) -> None:
+    dead, alive = scope_of("w", 4194305), scope_of("w", os.getpid())
+    other = f"{slice_of('w')}/mine"
+    for path in (dead, alive, other):
+        (tmp_path / path).mkdir(parents=True)
+    cgroup.sweep(tmp_path, "w")
+    cgroup.sweep(tmp_path, "none")
+    assert [(tmp_path / path).exists() for path in (dead, alive, other)] == [False, True, True]
+
+
+@pytest.mark.root
+def test_a_real_tree(lab: Lab) -> None:
+    def body(tree: Path) -> None:
+        assert cgroup.path_of(tree) == f"/{tree.name}"
+        cgroup.make(tree, ("w",))
+        place = tree / slice_of("w")
+        assert cgroup.ids(tree, ("w",))[slice_of("w")] == place.stat().st_ino
+        (place / "cgroup.procs").write_text("0")
+        assert len(cgroup.processes(place)) == 1
+        scope = tree / scope_of("w", 4194305)
+        scope.mkdir()
+        cgroup.sweep(tree, "w")
+        assert not scope.exists()
+        assert place.exists()
+
+    lab.host.call(body, lab.cgroup)

@@ -1,0 +1,114 @@
+"""What /proc says of processes, among them some that lie."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from penstock.demo.lab import Lab
+from penstock.kernel import process
+
+PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
+
+
+@contextmanager
+def child(before: Callable[[], object] = lambda: None) -> Iterator[int]:
+    """A process that did `before` and waits."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            before()
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(0)
+    os.read(reader, 1)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+
+
+def prctl(option: int, value: object) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def test_ourselves() -> None:
+    seen = process.seen(os.getpid())
+    assert seen
+    assert (seen.pid, seen.uid) == (os.getpid(), os.geteuid())
+    assert seen.started > 0
+    assert seen.comm == Path("/proc/self/comm").read_text().rstrip("\n")
+
+
+@pytest.mark.parametrize("name", [b") R 1 (", b"a b) c", b"\xff\x1b[31m", b"(((", b"x\ny"])
+def test_any_name(name: bytes) -> None:
+    with child(lambda: prctl(PR_SET_NAME, name)) as pid:
+        seen, plain = process.seen(pid), process.seen(os.getpid())
+        assert seen
+        assert plain
+        assert seen.comm == name.decode("utf-8", "replace")
+        assert seen.started >= plain.started
+
+
+def test_who_forbids_to_be_dumped_is_not_taken_for_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+    def become() -> None:
+        os.setuid(65534)
+        prctl(PR_SET_DUMPABLE, 0)
+
+    with child(become) as pid:
+        assert Path(f"/proc/{pid}/stat").stat().st_uid == 0
+        seen = process.seen(pid)
+        assert seen
+        assert seen.uid == 65534
+
+
+def test_nobody() -> None:
+    assert process.seen(4194305) is None
+    assert process.cgroup_of(4194305) is None
+    assert process.stray(4194305, 1, "w") is None
+    assert process.seen(0) is None
+
+
+def test_a_stray_is_the_same_process_and_alive() -> None:
+    with child() as pid:
+        seen = process.seen(pid)
+        assert seen
+        stray = process.stray(pid, seen.started, "w")
+        assert stray
+        assert (stray.pid, stray.workload, stray.cgroup) == (pid, "w", process.cgroup_of(pid))
+        assert process.stray(pid, seen.started + 1, "w") is None, "another one with its pid"
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert process.stray(pid, seen.started, "w") is None, "a zombie does nothing"
+
+
+@pytest.mark.root
+def test_where_a_process_is(lab: Lab) -> None:
+    """A zombie too is said to be where it was: it cannot leave a workload by dying."""
+
+    def body() -> tuple[str | None, str | None]:
+        place = process.cgroup_of(os.getpid())
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return place, process.cgroup_of(pid)
+
+    alive, dead = lab.host.call_in("penstock.slice/x", body)
+    assert alive is not None
+    assert alive.endswith("/penstock.slice/x")
+    assert dead == alive
