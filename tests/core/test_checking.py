@@ -1,0 +1,38 @@
+"""Whatever makes files unfit takes the policy away; whatever is only unwise does not."""
+
+from __future__ import annotations
+
+import pytest
+from fake_host import BROKEN, ONE, START
+
+from penstock.core.checking import examine
+from penstock.core.parse import parse
+
+
+def checked(more: bytes = b"", egress: bytes = b"[]") -> tuple[bool, list[str]]:
+    text = b"version: 1\nworkload: a\nmode: enforce\negress: " + egress + b"\ningress: []\n" + more
+    parsed = examine(parse({"rules.d/a.yaml": text}), START)
+    return parsed.policy is not None, [problem.severity for problem in parsed.problems]
+
+
+def test_good_files_stay_good() -> None:
+    assert examine(parse(ONE), START).policy
+    assert checked() == (True, [])
+
+
+def test_files_with_mistakes_are_not_looked_at_further() -> None:
+    parsed = parse(BROKEN)
+    assert examine(parsed, START) is parsed
+
+
+@pytest.mark.parametrize(
+    ("more", "egress", "fit", "severities"),
+    [
+        (b"tests: [egress 192.0.2.1:1 allow]\n", b"[]", False, ["error"]),
+        (b"tests: [egress 192.0.2.1:1 deny]\n", b"[]", True, []),
+        (b"match: {unit: a.service}\n", b"[]", True, ["warning"]),
+        (b"", b"[{to: pypi.org}]", True, ["warning"]),
+    ],
+)
+def test_what_counts(more: bytes, egress: bytes, fit: bool, severities: list[str]) -> None:
+    assert checked(more, egress) == (fit, severities)

@@ -1,0 +1,83 @@
+"""Why a packet was denied, and what is offered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from fake_host import START
+
+from penstock.core.explain import explain
+from penstock.core.log_prefix import Kind, Refusal
+from penstock.core.packets import Denied
+from penstock.core.parse import parse
+from penstock.core.policy import Direction, Mode, Policy
+
+PACKET = Denied(
+    *("a", Direction.OUT, Refusal.DENY, Mode.ENFORCE, Kind.RULES, 4, "tcp"),
+    *(ip_address("198.51.100.11"), 443, ip_address("192.0.2.1"), 40000, 0),
+)
+RULES = "[{to: 198.51.100.10, ports: [443]}]"
+
+
+def policy(mode: str = "enforce", ingress: str = "[]") -> Policy:
+    text = f"version: 1\nworkload: a\nmode: {mode}\negress: {RULES}\ningress: {ingress}\n"
+    found = parse({"rules.d/a.yaml": text.encode()}).policy
+    assert found
+    return found
+
+
+def test_a_packet_that_no_rule_allows_gets_its_rule_offered() -> None:
+    why = explain(policy(), PACKET, START)
+    assert why.reason == "no-rule" or why.nearest
+    assert why.nearest == policy().workloads["a"].egress[0].id
+    assert why.allow
+    assert "add to egress in rules.d/a.yaml" in why.allow
+    assert "- {to: 198.51.100.11, ports: [443]}" in why.allow
+
+
+def test_the_rule_that_is_offered_would_allow_it() -> None:
+    for remote, protocol in (("198.51.100.11", "tcp"), ("2001:db8::9", "udp")):
+        packet = replace(PACKET, remote=ip_address(remote), protocol=protocol)
+        allow = explain(policy(), packet, START).allow
+        assert allow
+        line = allow.split(":  ", 1)[1].split("  then:")[0]
+        text = f"version: 1\nworkload: a\nmode: enforce\negress:\n{line}\ningress: []\n"
+        parsed = parse({"rules.d/a.yaml": text.encode()})
+        assert parsed.policy, parsed.problems
+        assert explain(parsed.policy, packet, START).reason == "changed"
+
+
+def test_ingress_is_offered_for_what_comes_in() -> None:
+    packet = replace(PACKET, direction=Direction.IN, port=11434)
+    allow = explain(policy(), packet, START).allow
+    assert allow
+    assert "add to ingress" in allow
+    assert "{from: 198.51.100.11, ports: [11434]}" in allow
+
+
+def test_metadata_lock_and_what_has_no_port_get_no_offer() -> None:
+    metadata = replace(PACKET, remote=ip_address("169.254.169.254"), port=80)
+    assert explain(policy(), metadata, START).allow is None
+    assert explain(policy("lock"), PACKET, START).allow is None
+    assert explain(policy(), replace(PACKET, port=None, protocol="icmp"), START).allow is None
+    assert explain(policy(), replace(PACKET, port=None, protocol="132"), START).allow is None
+
+
+def test_what_would_be_allowed_now_has_changed() -> None:
+    assert explain(policy(), replace(PACKET, remote=ip_address("198.51.100.10")), START).reason == "changed"
+
+
+def test_fixed_kinds_and_replies() -> None:
+    assert explain(policy(), replace(PACKET, kind=Kind.SOURCE), START).reason == "foreign-source"
+    unbound = replace(PACKET, kind=Kind.UNBOUND, workload="-")
+    assert explain(policy(), unbound, START).reason == "unbound"
+    reply = replace(PACKET, kind=Kind.REPLY, direction=Direction.IN, port=80)
+    assert explain(policy(), reply, START).reason == "reply"
+    assert explain(policy(ingress="[{from: any, ports: [80]}]"), reply, START).reason == "reply"
+
+
+def test_a_workload_that_is_not_there_any_more() -> None:
+    why = explain(Policy(), PACKET, START)
+    assert why.allow is None
+    assert why.text

@@ -1,0 +1,60 @@
+"""Words of a policy and objects of the kernel."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from fake_host import TWO, Host
+
+from penstock.core import chains, questions
+from penstock.core.ruleset import Element
+from penstock.core.slices import SLICE, slice_of
+
+HOLDS = {"workload": "w", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 443}
+
+
+def test_the_slice_and_each_workload_are_bound() -> None:
+    wanted = questions.bindings(("a",), {SLICE: 1, slice_of("a"): 2})
+    assert wanted.keys() == set(chains.MAPS)
+    assert wanted[chains.OUT_SLICE] == {1: ("goto", "governed_out")}
+    assert wanted[chains.OUT] == {2: ("goto", "out_a")}
+    assert wanted[chains.OWN] == {2: ("jump", "own_a")}
+
+
+def test_what_has_no_cgroup_is_left_out() -> None:
+    assert not any(questions.bindings(("a",), {slice_of("b"): 2}).values())
+
+
+def test_hits_are_summed_by_rule_and_strangers_are_nobodys() -> None:
+    in_force = Host(TWO).start().engine.in_force
+    assert in_force
+    [element] = next(s.elements for s in in_force.ruleset.sets if s.name == "out4_a")
+    [rule] = in_force.policy.workloads["a"].rules
+    counted = {"out4_a": {element: 5, Element(1, 1, 6, 1, 1): 9}, "out6_a": {}, "theirs": {element: 7}}
+    assert questions.hits_by_rule(in_force, "a", counted) == {rule.id: 5}
+
+
+@pytest.mark.parametrize(
+    ("change", "set_name", "protocol"),
+    [
+        ({}, "out4_w", 6),
+        ({"protocol": "udp", "direction": "in"}, "in4_w", 17),
+        ({"protocol": "icmp", "port": 0}, "out4_w", 1),
+        ({"protocol": "icmp", "port": 0, "address": "2001:db8::1"}, "out6_w", 58),
+    ],
+)
+def test_which_set_is_asked(change: dict[str, Any], set_name: str, protocol: int) -> None:
+    arguments = {**HOLDS, **change}
+    question = questions.to_kernel(7, arguments)
+    assert (question.request, question.set, question.protocol) == (7, set_name, protocol)
+    assert question.address == ip_address(arguments["address"]).packed
+
+
+@pytest.mark.parametrize(
+    "change", [{"direction": "up"}, {"address": "x"}, {"protocol": "gre"}, {"port": -1}, {"port": 65536}]
+)
+def test_what_makes_no_sense(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        questions.to_kernel(7, {**HOLDS, **change})
