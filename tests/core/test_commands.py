@@ -1,0 +1,37 @@
+"""Commands that only ask; their answers through the engine are tested with it."""
+
+from __future__ import annotations
+
+from fake_host import START, TWO, Host
+
+from penstock.core.commands import Commands
+from penstock.core.effects import Answer, CountHits, Refuse
+from penstock.core.events import Command, Hits
+from penstock.core.view import View
+from penstock.core.wire import Message
+
+
+def ask(name: str, **arguments: object) -> Command:
+    return Command(START, 7, Message(name, arguments))
+
+
+def test_without_a_policy() -> None:
+    commands, view = Commands(), View(START)
+    holds = {"workload": "a", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 1}
+    assert commands.take(ask("holds", **holds), view, None) == [Answer(7, {"holds": None})]
+    [refused] = commands.take(ask("hits", workload="a"), view, None)
+    assert isinstance(refused, Refuse)
+    assert commands.take(ask("ready", workload="a"), view, None) == [
+        Answer(7, {"ready": False, "reason": "no policy is in force yet"})
+    ]
+
+
+def test_hits_that_nobody_asked_for_or_was_forgotten_are_nobodys() -> None:
+    in_force = Host(TWO).start().engine.in_force
+    commands = Commands()
+    [counting] = commands.take(ask("hits", workload="a"), View(START), in_force)
+    assert isinstance(counting, CountHits)
+    assert {name for name, _ in counting.sets} == {"out4_a", "out6_a", "in4_a", "in6_a"}
+    commands.forget(7)
+    [refused] = commands.hits(Hits(START, 7, {}), in_force)
+    assert isinstance(refused, Refuse)

@@ -1,0 +1,104 @@
+"""The words of status: nothing is called enforcing that was not checked.  Its keys are tested with the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from fake_host import START, Host, rules
+
+from penstock.core import status
+from penstock.core.events import Examined, Seen, Stray
+from penstock.core.slices import slice_of
+from penstock.core.view import InForce, View
+
+FILES = {f"rules.d/{mode}.yaml": rules(mode, mode=mode) for mode in ("observe", "enforce", "lock")}
+GOOD = {"observe": "observing", "enforce": "enforcing", "lock": "locked"}
+
+
+def made() -> tuple[View, InForce, Host]:
+    host = Host(FILES).start()
+    assert host.engine.in_force
+    return host.engine.view, host.engine.in_force, host
+
+
+def words(view: View, in_force: InForce | None) -> dict[str, str]:
+    workloads = made()[1].policy.workloads
+    return {name: status.state_word(workload, view, in_force) for name, workload in workloads.items()}
+
+
+def test_each_mode_has_its_word() -> None:
+    view, in_force, _ = made()
+    assert words(view, in_force) == GOOD
+
+
+def test_without_a_policy_or_a_slice_nothing_is_enforced() -> None:
+    view, in_force, _ = made()
+    assert set(words(view, None).values()) == {"unenforced"}
+    cgroups = {path: c for path, c in in_force.cgroups.items() if path != slice_of("lock")}
+    assert words(view, replace(in_force, cgroups=cgroups)) == {**GOOD, "lock": "unenforced"}
+
+
+def unsure(view: View) -> None:
+    view.agrees = None
+
+
+def disagrees(view: View) -> None:
+    view.agrees = False
+
+
+def unproven(view: View) -> None:
+    view.proven = False
+
+
+@pytest.mark.parametrize("spoil", [unsure, disagrees, unproven])
+def test_a_doubt_degrades_all(spoil: Callable[[View], None]) -> None:
+    view, in_force, _ = made()
+    spoil(view)
+    assert set(words(view, in_force).values()) == {"degraded"}
+    assert status.ready(view, in_force, "lock")["ready"] is False
+
+
+def test_a_stray_degrades_its_own_workload() -> None:
+    view, in_force, _ = made()
+    view.strays = (Stray(1, 2, "x", "enforce", "/"),)
+    assert words(view, in_force) == {**GOOD, "enforce": "degraded"}
+
+
+def test_pending_files_are_those_that_differ_either_way() -> None:
+    host = made()[2]
+    host.files["rules.d/new.yaml"] = rules("new")
+    host.files["rules.d/lock.yaml"] += b"# changed\n"
+    del host.files["rules.d/observe.yaml"]
+    assert host.status()["policy"]["pending_files"] == 3
+
+
+def test_what_is_unknown_is_null_and_never_missing() -> None:
+    host = Host()
+    event = Examined(START, 1, 0, {}, {}, {}, ())
+    found = status.build(event, View(START), None, host.engine.books)
+    assert found["policy"] == {"hash": None, "applied": None, "pending_files": None}
+    assert found["kernel"] == {"backend": "nft", "agrees": None, "checked": None}
+    assert found["daemon"]["since"] == "2026-03-01T12:00:00Z"
+    assert found["workloads"] == []
+
+
+def test_each_trouble_has_its_finding_and_what_helps() -> None:
+    view, in_force, host = made()
+    view.troubles.update({"Record": "full", "CommitState": "full", "SaveBooks": "full", "Other": "odd"})
+    event = Examined(START, 1, 0, {}, {}, {}, ())
+    found = status.build(event, view, in_force, host.engine.books)["findings"]
+    told = {(f["code"], f["text"]) for f in found}
+    assert {("log-unwritable", "full"), ("state-unwritable", "full"), ("trouble", "odd")} <= told
+    assert any("penstock apply" in f["remedy"] for f in found if f["code"] == "state-unwritable")
+
+
+def test_text_of_processes_is_made_safe() -> None:
+    view, in_force, host = made()
+    view.processes = {"enforce": (Seen(1, 1, "x", 0),)}
+    view.strays = (Stray(1, 2, "\x1b]0;x\x07", "enforce", "/a\nb"),)
+    event = Examined(START, 1, 0, {}, {}, {}, ())
+    found = status.build(event, view, in_force, host.engine.books)["findings"]
+    assert {"root", "outside"} <= {f["code"] for f in found}
+    assert all(f["text"].isprintable() for f in found)
