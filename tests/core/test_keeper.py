@@ -8,6 +8,7 @@ from fake_host import START, Host
 
 from penstock.core.events import Commit, ReadBack, RulesetChanged
 from penstock.core.keeper import Keeper, differs, missing, summary
+from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.view import View
 
@@ -75,9 +76,9 @@ def test_missing_slices_differ() -> None:
     assert in_force
     assert missing(in_force.policy, {SLICE: 1}) == [f"{slice_of('a')} is missing"]
     del host.kernel.cgroups[slice_of("a")]
-    host.kernel.bindings = {name: {} for name in host.kernel.bindings}
+    host.kernel.bind(bindings(("a",), host._ids(["a"])))
     back = ReadBack(START, None, host.kernel.snapshot(START), host._ids(["a"]))
-    assert differs(in_force.policy, in_force.ruleset, back)
+    assert differs(in_force.policy, in_force.ruleset, back) == [f"{slice_of('a')} is missing"]
 
 
 def test_summary() -> None:
