@@ -89,7 +89,7 @@ def in_force() -> dict[str, Reply]:
             workload(
                 "ollama", mode="observe", egress="observing", ingress="observing", enrolment="none", processes=0
             ),
-            findings=[finding("not-yet-enforced", "warning")],
+            findings=[finding("not-yet-enforced", "warning", workload="litellm")],
         ),
         "apply": {"changed": False, "hash": "abcdef", "workloads": 2, "seconds": 0.01, "problems": [_PROBLEM]},
         "ready": lambda message: _ready(message.arguments["workload"]),

@@ -207,7 +207,7 @@ def test_old_blocks_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_nothing_blocked_is_not_a_failure(tmp_path: Path) -> None:
-    BlockLog(tmp_path).open()
+    BlockLog(tmp_path).append([])
     for args, since in (((), "the log began"), (("--since", "2025-11-25T02:00:00Z"), "2025-11-25 02:00:00")):
         result = run("--log", str(tmp_path), *args)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"no blocks since {since}\n")
@@ -243,7 +243,7 @@ def test_daemon_json_that_makes_no_sense(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_usage(tmp_path: Path, args: tuple[str, ...]) -> None:
-    BlockLog(tmp_path).open()
+    BlockLog(tmp_path).append([])
     assert run("--log", str(tmp_path), *args).exit_code == 2
 
 
