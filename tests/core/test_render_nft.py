@@ -267,8 +267,30 @@ def test_an_element_whose_end_changes_is_replaced(
 
 @pytest.mark.parametrize(("count", "batches"), [(0, []), (1, [1]), (BATCH, [BATCH]), (BATCH + 1, [BATCH, 1])])
 def test_elements_come_in_batches(count: int, batches: list[int]) -> None:
-    many = ruleset(*(Element(n, n, 6, 1, 1) for n in range(count)))
-    assert [line.count(" . 6 . 1") for line in changes(many, Present())] == batches
-    gone = changes(ruleset(), Present.of(many, NOW))
-    assert [line.count(" . 6 . 1") for line in gone] == batches
-    assert all(line.startswith("delete element") for line in gone)
+    assert [line.count(" . 6 . 1") for line in changes(many(0, count), Present())] == batches
+
+
+def many(first: int, count: int) -> Ruleset:
+    return ruleset(*(Element(n, n, 6, 1, 1) for n in range(first, first + count)))
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "anew"),
+    [
+        (many(0, 100), many(1000, 100), False),  # a small one
+        (many(0, 101), many(1000, 101), True),
+        (many(0, 101), many(1, 101), False),  # all but one element stay
+    ],
+)
+def test_a_set_of_which_nothing_stays_is_made_anew(held: Ruleset, wanted: Ruleset, anew: bool) -> None:
+    found = lines(wanted, Present.of(held, NOW))
+    assert ("delete set inet penstock out4_w" in found) is anew
+    assert any(line.startswith("delete element") for line in found) is not anew
+
+
+def test_a_large_set_of_which_something_stays_is_made_anew_only_when_much_goes() -> None:
+    held = Present.of(many(0, 2000), NOW)
+    assert "delete set inet penstock out4_w" not in lines(many(500, 2000), held)
+    found = lines(many(501, 2000), held)
+    assert found.index("delete set inet penstock out4_w") > found.index("flush chain inet penstock w")
+    assert sum(line.count(" . 6 . 1") for line in changes(many(501, 2000), held)) == 2000

@@ -8,7 +8,7 @@ the cgroups bound in the maps, survive.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
@@ -59,6 +59,9 @@ PRIORITY = 0
 BATCH = 2000
 """Elements a command: a line of several megabytes would be slow in nft's scanner."""
 
+QUICK, SLOW = 10_000, 1_000_000
+"""Elements to delete times elements held: up to some 5 ms, and up to half a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Present:
@@ -99,14 +102,29 @@ def script(
 
     A workload that is not in `ruleset` any more must have been unbound: its chains cannot go before.
     """
+    anew = [s.name for s in ruleset.sets if _is_made_anew(s, present, now)]
     lines = [f"add table inet {TABLE}"]
     lines += [f"flush chain inet {TABLE} {name}" for name in sorted(present.chains)]
+    lines += [f"delete set inet {TABLE} {name}" for name in anew]
+    present = replace(present, sets={name: held for name, held in present.sets.items() if name not in anew})
     lines += _declarations(ruleset, present)
     lines += _elements(ruleset, present, now)
     lines += [_chain(chain) for chain in ruleset.chains]
     lines += _fill(ruleset.chains)
     lines += _removals(ruleset, present)
     return "\n".join(lines) + "\n"
+
+
+def _is_made_anew(address_set: AddressSet, present: Present, now: datetime) -> bool:
+    """Whether to delete and declare the set instead of deleting elements.
+
+    The kernel looks for each of them from the start: 2,000 of 4,000 took it 9.8 s.  Counters of elements that stay
+    are lost with the set, so one of which something stays is deleted only when the other way takes too long.
+    """
+    held = present.sets.get(address_set.name, frozenset())
+    wanted = set(unexpired(address_set, now))
+    gone = len(held - wanted)
+    return gone * len(held) > (SLOW if held & wanted else QUICK)
 
 
 def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
