@@ -1,8 +1,9 @@
 """What the rules cost each connection: python -m tests.bench.datapath [--rounds N] [--only TEXT] [--json]
 
-Operations per CPU second, of a workload that is allowed and of a bystander, over a veth link and over loopback,
-with each variant in a lab of its own.  All variants take turns in every round, and a ratio is taken within its
-round; printed is the median of the rounds.  1.00 is the same host with conntrack alone switched on.
+Operations per CPU second: of a workload that is allowed and of a bystander, over a veth link and loopback, and
+of a remote host that a workload serves.  Each variant is in a lab of its own; all take turns in every round, and a
+ratio is taken within its round.  Printed are the median of the rounds (the quartiles, the extremes) and the median
+CPU time of an operation.  1.000 is the same host with nothing but conntrack switched on.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from governed import Governed, slice_of
-from penstock.demo.lab import REMOTES, Lab
+from penstock.demo.lab import OTHERS, REMOTES, Lab
 
 from .generator import OPERATIONS, Place, build
-from .variants import CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, VARIANTS, Variant
+from .variants import CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, SERVED, VARIANTS, Variant
 
-COUNTS = {"connects": 100, "requests": 200, "echoes": 300}
+COUNTS = {"connects": 200, "requests": 400, "echoes": 500}
 """Operations at a stretch: some milliseconds, so that all variants see the same moods of the machine."""
 
-ROLES = ("workload", "bystander")
-LINKS = ("veth", "loopback")
+PLACES = tuple((r, link) for r in ("workload", "bystander") for link in ("veth", "loopback"))
+SERVING = ("served by a workload", "veth")
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -42,7 +43,8 @@ class Cell:
         return f"{self.operation} v{self.family}, {self.role}, {self.link}"
 
 
-CELLS = [Cell(o, r, link, f) for o in OPERATIONS for f in (4, 6) for r in ROLES for link in LINKS]
+CELLS = [Cell(o, role, link, f) for o in OPERATIONS for f in (4, 6) for role, link in PLACES]
+CELLS += [Cell(o, *SERVING, f) for o in ("connects", "requests") for f in (4, 6)]
 
 
 class Stand:
@@ -54,21 +56,24 @@ class Stand:
             lab = stack.enter_context(Lab(remotes={"registry": REMOTES["registry"]}))
             governed = stack.enter_context(closing(Governed(lab)))
             variant.load(governed, lab)
-            self._places = {}
-            for role in ROLES:
-                cgroup = lab.cgroup / slice_of(CALLER) if role == "workload" else None
-                for link in LINKS:
-                    called = lab.host if link == "loopback" else lab.remote["registry"]
-                    port = PORT + (role == "bystander")
-                    place = Place(lab.host, cgroup, called, port, cpu)
-                    self._places[role, link] = stack.enter_context(closing(place))
-            self._remote = lab.remote["registry"]
+            self._host, self._remote = lab.host, lab.remote["registry"]
+            workload, others = lab.cgroup / slice_of(CALLER), lab.cgroup / OTHERS
+            places = {SERVING: Place((self._remote, others), (self._host, workload), SERVED, cpu)}
+            for role, link in PLACES:
+                caller = (self._host, workload if role == "workload" else others)
+                called = (self._host if link == "loopback" else self._remote, others)
+                places[role, link] = Place(caller, called, PORT + (role == "bystander"), cpu)
+            for place in places.values():
+                stack.enter_context(closing(place))
+            self._places = places
             self._stack = stack.pop_all()
 
     def run(self, cell: Cell, count: int) -> float:
         """CPU nanoseconds of one operation."""
-        address = LOOPBACK[cell.family] if cell.link == "loopback" else self._remote.address(cell.family)
-        return self._places[cell.role, cell.link].run(cell.operation, address, count)
+        place = cell.role, cell.link
+        called = self._host if place == SERVING else self._remote
+        address = LOOPBACK[cell.family] if cell.link == "loopback" else called.address(cell.family)
+        return self._places[place].run(cell.operation, address, count)
 
     def close(self) -> None:
         """End the lab."""
@@ -80,19 +85,24 @@ Times = dict[Cell, dict[str, list[float]]]
 
 def measure(cells: Sequence[Cell], rounds: int, cpu: int, variants: Sequence[Variant]) -> Times:
     """CPU nanoseconds by cell and variant, one of each round."""
-    times: Times = {cell: {v.name: [] for v in variants if cell.family == 4 or v.both} for cell in cells}
+    times: Times = {cell: {v.name: [] for v in variants if v.complete or _is_simple(cell)} for cell in cells}
     with ExitStack() as stack:
         stands = {v.name: stack.enter_context(closing(Stand(v, cpu))) for v in variants}
         for number in range(-1, rounds):  # the first warms up
             for cell, taken in times.items():
                 for name in _turned(list(taken), number):
-                    stands[name].run(cell, COUNTS[cell.operation] // 10)
+                    stands[name].run(cell, COUNTS[cell.operation] // 4)
                     value = stands[name].run(cell, COUNTS[cell.operation])
                     if number >= 0:
                         taken[name].append(value)
             print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return times
+
+
+def _is_simple(cell: Cell) -> bool:
+    """Whether also the variants can be measured that only know who is called, and only IPv4."""
+    return cell.family == 4 and (cell.role, cell.link) != SERVING
 
 
 def _turned(names: list[str], by: int) -> list[str]:
@@ -122,8 +132,9 @@ def show(times: Times) -> None:
         if cell != before:
             print(f"\n{cell}")
             before = cell
-        spread = f"{min(found):.2f} to {max(found):.2f}"
-        print(f"  {name:32} {statistics.median(found):5.3f}  ({spread})  {microseconds:7.2f} us")
+        low, middle, high = statistics.quantiles(found, n=4)
+        spread = f"{low:.2f} to {high:.2f}, all {min(found):.2f} to {max(found):.2f}"
+        print(f"  {name:32} {middle:5.3f}  ({spread})  {microseconds:7.2f} us")
 
 
 def main() -> int:

@@ -47,14 +47,14 @@ def build() -> bool:
 
 
 class Place:
-    """Calls from `caller` (in `cgroup`; None: a bystander) to `called`, where a bystander answers at `port`."""
+    """Calls from `caller` to `called`, where somebody answers at `port`; each is a host and a cgroup there."""
 
-    def __init__(self, caller: Host, cgroup: Path | None, called: Host, port: int, cpu: int) -> None:
-        self._actor = Actor(caller)
+    def __init__(self, caller: tuple[Host, Path], called: tuple[Host, Path], port: int, cpu: int) -> None:
+        self._actor = Actor(caller[0])
         self._port = port
-        self._actor(_prepare, caller._net, called._net, port, cpu)
-        if cgroup:
-            self._actor(_join, str(cgroup))
+        self._actor(_join, str(called[1]))
+        self._actor(_prepare, caller[0]._net, called[0]._net, port, cpu)
+        self._actor(_join, str(caller[1]))
 
     def run(self, operation: str, address: str, count: int) -> float:
         """CPU nanoseconds of one operation."""

@@ -1,4 +1,8 @@
-"""What is compared: the same host with nothing, with conntrack, with penstock, and as its peers write rules."""
+"""What is compared: the same host with nothing, with conntrack, with penstock, and as its peers write rules.
+
+Peers' rules are for what leaves, and of those here only the ones with a shortcut for what is established need
+connection tracking.  The shortcut is what makes a removed rule go on to work for whoever is connected.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,20 @@ from ipaddress import IPv4Address, IPv6Address
 from governed import Governed, slice_of
 from penstock.demo.lab import Lab
 
-PORT = 8000
+PORT, SERVED = 8000, 8100
+"""What a workload calls, and what it serves."""
+
 CALLER = "w50"
 """The workload that calls.  Of a hundred it is the one in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """`load` puts it in force; `both` families are measured, or only IPv4."""
+    """`load` puts it in force; `complete`: for both families and both directions."""
 
     name: str
     load: Callable[[Governed, Lab], None]
-    both: bool = False
+    complete: bool = False
 
 
 def _called(lab: Lab) -> list[str]:
@@ -40,6 +46,7 @@ def _addresses(count: int, seed: int) -> list[str]:
 def policy(lab: Lab, workloads: int, addresses: int) -> list[str]:
     """Rule files of that many workloads, each of which may call that many addresses of each family."""
     called = ", ".join(f"'{address}'" for address in _called(lab))
+    clients = ", ".join(f"'{address}'" for address in lab.remote["registry"].addresses)
     names = [CALLER, *(f"w{i}" for i in range(100) if f"w{i}" != CALLER)]
     files = []
     for seed, name in enumerate(names[:workloads]):
@@ -48,7 +55,7 @@ def policy(lab: Lab, workloads: int, addresses: int) -> list[str]:
             f"version: 1\nworkload: {name}\nmode: enforce\negress:\n"
             f"  - {{to: [{called}], ports: [{PORT}, {PORT}/udp]}}\n"
             f"  - {{to: [{others}], ports: [443]}}\n"
-            "ingress: []\n"
+            f"ingress:\n  - {{from: [{clients}], ports: [{SERVED}]}}\n"
         )
     return files
 
@@ -103,10 +110,10 @@ def _jumps(governed: Governed, lab: Lab) -> None:
 NOTHING, CONNTRACK = "nothing", "conntrack alone"
 ONE, HUNDRED = "penstock, 1 x 10", "penstock, 100 x 1,000"
 VARIANTS = (
-    Variant(NOTHING, _nothing, both=True),
-    Variant(CONNTRACK, _conntrack, both=True),
-    Variant(ONE, _penstock(1, 10), both=True),
-    Variant(HUNDRED, _penstock(100, 1000), both=True),
+    Variant(NOTHING, _nothing, complete=True),
+    Variant(CONNTRACK, _conntrack, complete=True),
+    Variant(ONE, _penstock(1, 10), complete=True),
+    Variant(HUNDRED, _penstock(100, 1000), complete=True),
     Variant("1,000 rules", _linear()),
     Variant("1,000 rules, established first", _linear("ct state established accept")),
     Variant("100 cgroup jumps", _jumps),
