@@ -59,8 +59,8 @@ PRIORITY = 0
 BATCH = 2000
 """Elements a command: a line of several megabytes would be slow in nft's scanner."""
 
-QUICK, SLOW = 10_000, 1_000_000
-"""Elements to delete times elements held: up to some 5 ms, and up to half a second."""
+QUICK = 100
+"""Elements that are deleted one by one without a second thought; 1,000 of a set take 57 ms, 4,000 0.4 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +116,13 @@ def script(
 
 
 def _is_made_anew(address_set: AddressSet, present: Present, now: datetime) -> bool:
-    """Whether to delete and declare the set instead of deleting elements.
+    """Whether to delete and declare the set instead of deleting its elements, of which the kernel is slow.
 
-    The kernel looks for each of them from the start: 2,000 of 4,000 took it 9.8 s.  Counters of elements that stay
-    are lost with the set, so one of which something stays is deleted only when the other way takes too long.
+    Only where no element stays: for some milliseconds of the commit the new set is in use and seems empty, and
+    with the old one go the counters.
     """
     held = present.sets.get(address_set.name, frozenset())
-    wanted = set(unexpired(address_set, now))
-    gone = len(held - wanted)
-    return gone * len(held) > (SLOW if held & wanted else QUICK)
+    return len(held) > QUICK and held.isdisjoint(unexpired(address_set, now))
 
 
 def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
