@@ -113,9 +113,9 @@ class Nft:
 
     def hits(self, set_name: str, family: int) -> dict[Element, int]:
         """Packets that each element of the set let through."""
-        return {element: packets for element, packets, _ in self._held(set_name, family)}
+        return {element: _packets(counter) for element, counter, _ in self._held(set_name, family)}
 
-    def _held(self, set_name: str, family: int) -> Iterator[tuple[Element, int, bool]]:
+    def _held(self, set_name: str, family: int) -> Iterator[tuple[Element, bytes | None, bool]]:
         for part in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, set_name)):
             yield from _elements(part, family)
 
@@ -268,15 +268,15 @@ def _each(body: bytes) -> Iterable[bytes]:
                 yield body[low:high]
 
 
-def _elements(body: bytes, family: int) -> Iterator[tuple[Element, int, bool]]:
-    """Each address element of one part of a dumped set, its packet count, and whether it will run out."""
+def _elements(body: bytes, family: int) -> Iterator[tuple[Element, bytes | None, bool]]:
+    """Each address element of one part of a dumped set, its counter expression, and whether it will run out."""
     size = 4 if family == 4 else 16
     protocol, port = size, size + 4
     for element in _each(body):
         values = nl.attribute_map(element)
-        packets, runs_out = _packets(values.get(7)), 4 in values
+        counter, runs_out = values.get(7), 4 in values
         if 1 not in values:
-            yield CATCH_ALL, packets, runs_out
+            yield CATCH_ALL, counter, runs_out
             continue
         key = values[1][4:]
         last = values[10][4:] if 10 in values else key
@@ -288,7 +288,7 @@ def _elements(body: bytes, family: int) -> Iterator[tuple[Element, int, bool]]:
                 int.from_bytes(key[port : port + 2]),
                 int.from_bytes(last[port : port + 2]),
             ),
-            packets,
+            counter,
             runs_out,
         )
 
