@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from datetime import timedelta
 from ipaddress import ip_address
@@ -351,9 +352,23 @@ def test_somebody_who_changes_the_ruleset_while_it_is_loaded_makes_us_load_again
     assert host.names(before).count("Load") == 2
 
 
-def test_somebody_who_never_stops_is_the_reason_that_is_given() -> None:
+def test_on_a_host_that_is_never_still_what_was_read_twice_alike_counts() -> None:
     host = running()
     host.interfere = lambda: host.kernel.commit(touched=False, pid=9, comm="dockerd")
+    host.files = dict(TWO)
+    assert host.ask("apply")["changed"] is True
+    assert host.holds_policy()
+
+
+def test_somebody_who_never_stops_is_the_reason_that_is_given() -> None:
+    host = running()
+    digests = itertools.count()
+
+    def another_rule_each_time() -> None:
+        host.kernel.commit(touched=False, pid=9, comm="dockerd")
+        host.kernel.tampered = str(next(digests))
+
+    host.interfere = another_rule_each_time
     host.files = dict(TWO)
     number = host.command("apply")
     host.settle()

@@ -32,6 +32,7 @@ class Operation:
     problems: tuple[Problem, ...] = ()
     ruleset: Ruleset | None = None
     tries: int = 0
+    digest: str = ""  # of the rules, as they were read back last
 
 
 @dataclass(frozen=True, slots=True)
