@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import in_ci
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("agent/setup.sh", "agent/try", "tests/run", ".ci/run")
 
@@ -20,8 +22,9 @@ def test_it_is_bash(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_shellcheck_has_nothing_to_say(script: str) -> None:
+    if shutil.which("shellcheck") is None and not in_ci():
+        pytest.skip("needs shellcheck")
     subprocess.run(["shellcheck", "-x", "-s", "bash", script], cwd=ROOT, check=True)
 
 
