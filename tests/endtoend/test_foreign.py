@@ -66,6 +66,29 @@ def test_changes_are_repaired(change: str, running: Running) -> None:
     assert "'nft'" in running.messages()
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_while_no_daemon_runs(change: str, running: Running) -> None:
+    running.rules("a", RULES)
+    running.up()
+    good = _table(running)
+    running.stop()
+    running.nft(CHANGES[change].replace("MAP", next(iter(good.bindings))))
+    assert _table(running) != good
+    running.up()
+    assert _table(running) == good
+
+
+def test_slices_made_again_while_no_daemon_runs(running: Running) -> None:
+    running.rules("a", RULES)
+    running.up()
+    running.stop()
+    for path in (running.path(), running.path().parent):
+        running.asker(os.rmdir, path)
+    running.up()
+    assert running.cgroup_id() in _bound(running)
+    assert len(_bound(running)) == 2
+
+
 def test_one_rule_deleted(running: Running) -> None:
     running.rules("a", RULES)
     running.up()

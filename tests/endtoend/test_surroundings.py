@@ -155,6 +155,28 @@ def test_full_disk_while_logging(running: Running) -> None:
     assert "Traceback" not in running.messages()
 
 
+def test_full_disk_at_the_end(running: Running) -> None:
+    with _small_disk(running, "log") as fill, running.actor() as workload:
+        running.up()
+        fill(True)
+        for port in range(1, 21):
+            workload(_call, running.lab.remote["stranger"].v4, port)
+        assert running.stop() == 0
+    assert "Traceback" not in running.messages()
+
+
+def test_full_disk_under_the_books(running: Running) -> None:
+    with _small_disk(running, "state") as fill, running.actor() as workload:
+        running.up()
+        fill(True)
+        workload(_call, running.lab.remote["stranger"].v4, 1)
+        eventually(lambda: "state-unwritable" in running.findings())
+        assert running.status()["egress"] == "enforcing"
+        fill(False)
+        workload(_call, running.lab.remote["stranger"].v4, 1)
+        eventually(lambda: "state-unwritable" not in running.findings())
+
+
 def test_run_directory_that_cannot_be_written(running: Running) -> None:
     running.home.joinpath("file").write_text("")
     running.run = running.home / "file/run"
@@ -201,15 +223,27 @@ def test_mistakes_at_apply(running: Running) -> None:
 
 
 def test_a_damaged_state_file(running: Running) -> None:
+    """The configuration takes its place, loudly."""
     running.up()
     running.stop()
-    before = running.ruleset()
+    running.rules("a", ALLOWED)
     (running.state / "applied.json").write_text('{"penstock": 1, "hash"')
-    running.start()
-    eventually(lambda: running.process.poll() is not None or running.in_force())
-    assert "Traceback" not in running.messages()
-    assert "denied_out_a" in running.ruleset()
-    assert before
+    running.up()
+    assert "the saved state is damaged" in running.messages()
+    assert running.ask("status")["policy"]["pending_files"] == 0
+    assert running.saved().files
+
+
+def test_a_damaged_state_file_and_mistakes(running: Running) -> None:
+    """Nothing can be loaded, so what the kernel holds stays."""
+    running.up()
+    running.stop()
+    before = running.snapshot()
+    running.write("rules.d/a.yaml", MISTAKES)
+    (running.state / "applied.json").write_bytes(b"\x00\xff")
+    text = running.refused()
+    assert "rules.d/a.yaml:3:" in text
+    assert running.snapshot() == before
 
 
 _AS_NOBODY = """
