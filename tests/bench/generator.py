@@ -7,6 +7,7 @@ in Python the load itself costs so much that every ratio looks better than it is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -23,6 +24,13 @@ from penstock.demo import namespaces
 from penstock.demo.host import Host
 
 OPERATIONS = ("connects", "requests", "echoes")
+SETTINGS = {
+    "ipv4/tcp_tw_reuse": "1",
+    "ipv4/ip_local_port_range": "30000 40000",
+    "netfilter/nf_conntrack_tcp_timeout_time_wait": "1",
+}
+"""Connections that are over are soon forgotten: else a million of them fill the tables that all variants share."""
+
 Operation = Callable[[int, str, int, int], float]
 _library: list[ctypes.CDLL] = []
 _called: dict[str, int] = {}
@@ -80,9 +88,9 @@ def _prepare(home: int, called: int, port: int, cpu: int) -> None:
     echoer.bind(("::", port))
     _called.update(connects=listener.fileno(), requests=listener.detach(), echoes=echoer.detach())
     namespaces.setns(home, namespaces.CLONE_NEWNET)
-    # Ports of connections that just ended are used again, so that any number of rounds can be run.
-    Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("1")
-    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("10000 65000")
+    for name, value in SETTINGS.items():
+        with contextlib.suppress(FileNotFoundError):  # conntrack's, where it is not loaded
+            Path("/proc/sys/net", name).write_text(value)
 
 
 def _join(cgroup: str) -> None:
