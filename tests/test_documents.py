@@ -188,6 +188,8 @@ def mentions() -> Iterator[tuple[str, str]]:
             said = re.match(r"(?:sudo )?(?:\.venv/bin/)?penstock((?: .*)?)$", code)
             if said:
                 yield name, said[1].strip()
+            elif code.split(" ")[0] in COMMANDS and " -" in code:
+                yield name, code
 
 
 def complaint(line: str) -> str:
