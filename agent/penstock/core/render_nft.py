@@ -8,7 +8,7 @@ the cgroups bound in the maps, survive.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
@@ -59,9 +59,6 @@ PRIORITY = 0
 BATCH = 2000
 """Elements a command: a line of several megabytes would be slow in nft's scanner."""
 
-QUICK = 100
-"""Elements that are deleted one by one without a second thought; 1,000 of a set take 57 ms, 4,000 0.4 s."""
-
 
 @dataclass(frozen=True, slots=True)
 class Present:
@@ -102,27 +99,14 @@ def script(
 
     A workload that is not in `ruleset` any more must have been unbound: its chains cannot go before.
     """
-    anew = [s.name for s in ruleset.sets if _is_made_anew(s, present, now)]
     lines = [f"add table inet {TABLE}"]
     lines += [f"flush chain inet {TABLE} {name}" for name in sorted(present.chains)]
-    lines += [f"delete set inet {TABLE} {name}" for name in anew]
-    present = replace(present, sets={name: held for name, held in present.sets.items() if name not in anew})
     lines += _declarations(ruleset, present)
     lines += _elements(ruleset, present, now)
     lines += [_chain(chain) for chain in ruleset.chains]
     lines += _fill(ruleset.chains)
     lines += _removals(ruleset, present)
     return "\n".join(lines) + "\n"
-
-
-def _is_made_anew(address_set: AddressSet, present: Present, now: datetime) -> bool:
-    """Whether to delete and declare the set instead of deleting its elements, of which the kernel is slow.
-
-    Only where no element stays: for some milliseconds of the commit the new set is in use and seems empty, and
-    with the old one go the counters.
-    """
-    held = present.sets.get(address_set.name, frozenset())
-    return len(held) > QUICK and held.isdisjoint(unexpired(address_set, now))
 
 
 def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
