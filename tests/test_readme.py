@@ -36,7 +36,7 @@ exec unshare --cgroup --mount bash -c '
   exec bash {dir}/steps'
 """
 LOGGED = "timeout 10 sh -c 'until [ -s /var/log/penstock/blocks.jsonl ]; do sleep 0.05; done'"
-LEFT = "echo left: $(nft list tables; ls -d /sys/fs/cgroup/penstock.slice /*/penstock /var/*/penstock)"
+LEFT = "echo left: $(nft list tables; ls -d /sys/fs/cgroup/penstock.slice /{etc,run,var/lib,var/log}/penstock)"
 SUDO = '#!/bin/sh\nexec "$@"\n'
 
 
