@@ -35,8 +35,6 @@ def test_apply(running: Running) -> None:
     print(f"\n{WORKLOADS} workloads of {ADDRESSES} addresses; idle before {running.rss() / MIB:.0f} MiB")
     _write_all(running, registry=False)
     first, _ = _apply(running, "from nothing")
-    _write_all(running, port=444, registry=False)
-    _apply(running, "each address with another port")
     _write(running, 7, port=445)
     one, seconds = _apply(running, "one file changed")
     assert one - seconds < first / 2  # files that did not change are not parsed again
@@ -73,6 +71,28 @@ def test_nothing_is_lost_during_apply(count: int, large: Running) -> None:
     hits = large.ask("hits", workload="w0")["rules"]
     assert hits["registry"] == sum(sent.values())
     assert large.counter("denied_out_w0") == 0
+
+
+def test_a_range_that_grows_loses_nothing(running: Running) -> None:
+    """What the old element and the new one allow flows on, also when all else in the set changes."""
+    registry = running.lab.remote["registry"]
+
+    def write(number: int) -> None:
+        others = ", ".join(f"10.0.{i // 125}.{i % 125 * 2}" for i in range(ADDRESSES))
+        rules = f'{{to: [198.51.100.10, "2001:db8:51::10"], ports: [{PORT - number % 2}-{PORT + 1}/udp]}}'
+        running.rules("w0", f"[{rules}, {{to: [{others}], ports: [{443 + number}]}}]")
+
+    write(0)
+    running.up()
+    addresses = (registry.v4, registry.v6)
+    with Actor(registry) as receiver, running.actor("w0") as sender:
+        receiver(_open, *addresses)
+        with hammering(sender, running.lab.dir / "stop", _stream, addresses, 0.0) as result:
+            for number in range(1, 11):
+                write(number)
+                assert running.ask("apply")["changed"]
+        assert receiver(_received, result[0]) == result[0]
+    assert running.counter("denied_out_w0") == 0
 
 
 def test_counters_survive_apply(large: Running) -> None:
@@ -116,8 +136,8 @@ def _send(address: str) -> None:
         sock.sendto(b"x", (address, PORT))
 
 
-def _stream(stop: Path, addresses: tuple[str, ...]) -> Sent:
-    """Send some thousand a second until told to stop; how many left, by address."""
+def _stream(stop: Path, addresses: tuple[str, ...], pause: float = 0.0005) -> Sent:
+    """Send until told to stop; how many left, by address.  Without a `pause` the receiver's buffer fills soon."""
     sent = dict.fromkeys(addresses, 0)
     sockets = {address: socket.socket(_family(address), socket.SOCK_DGRAM) for address in addresses}
     while not stop.exists():
@@ -125,7 +145,7 @@ def _stream(stop: Path, addresses: tuple[str, ...]) -> Sent:
             with contextlib.suppress(OSError):  # one that was refused counts as sent: the receiver will miss it
                 sock.sendto(b"x", (address, PORT))
             sent[address] += 1
-        time.sleep(0.0005)  # not to win against the receiver
+        time.sleep(pause)
     return sent
 
 
