@@ -318,7 +318,7 @@ def test_what_is_read_back_must_be_what_was_loaded_and_three_times_is_enough() -
     host.files = dict(TWO)
 
     def drop_a_counter() -> None:
-        host.kernel.counters.pop("proof", None)
+        host.kernel.counters.pop("proof_out", None)
         assert host.kernel.ruleset
         host.kernel.bindings = {}
         host.kernel.sets = {name: frozenset() for name in host.kernel.sets}

@@ -54,7 +54,8 @@ def test_the_right_level_is_proven_and_counted(lab: Lab) -> None:
     def body(nft: Nft, tree: Path) -> None:
         proof.prove(nft, tree)
         proof.prove(nft, tree)
-        assert nft.counters()[chains.PROOF][0] == 2
+        assert nft.counters()[chains.PROOF_OUT][0] == 2
+        assert nft.counters()[chains.PROOF_IN][0] == 2
         assert nft.counters()[chains.UNBOUND_OUT][0] == 0
 
     assert lab.host.call(bound, body, lab.cgroup, right(lab)) == []
@@ -67,6 +68,20 @@ def test_a_wrong_level_is_said(lab: Lab, off: int) -> None:
             proof.prove(nft, tree)
 
     assert lab.host.call(bound, body, lab.cgroup, right(lab) + off) == []
+
+
+@pytest.mark.parametrize(("lost", "way"), [(chains.OUT, "from"), (chains.IN, "to")])
+def test_each_way_is_proven_by_itself(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, lost: str, way: str
+) -> None:
+    kept = tuple(binding for binding in chains.PROOF_BINDINGS if binding[0] != lost)
+    monkeypatch.setattr(chains, "PROOF_BINDINGS", kept)
+
+    def body(nft: Nft, tree: Path) -> None:
+        with pytest.raises(PenstockError, match=f"a packet {way} "):
+            proof.prove(nft, tree)
+
+    assert lab.host.call(bound, body, lab.cgroup, right(lab)) == []
 
 
 def test_without_a_loopback_address_nothing_is_proven() -> None:

@@ -61,7 +61,8 @@ FIRST_LABEL, LABELS = 3, 128
 
 OUT_SLICE, OUT, IN_SLICE, IN, OWN = "out_slice", "out_cgroups", "in_slice", "in_cgroups", "own_cgroups"
 MAPS = (OUT_SLICE, OUT, IN_SLICE, IN, OWN)
-UNBOUND_OUT, UNBOUND_IN, PROOF = "unbound_out", "unbound_in", "proof"
+UNBOUND_OUT, UNBOUND_IN = "unbound_out", "unbound_in"
+PROOF_OUT, PROOF_IN = "proof_out", "proof_in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +95,13 @@ def bindings(workload: str) -> tuple[tuple[str, str, str], ...]:
 
 
 SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
-PROOF_BINDINGS = ((OUT, "goto", PROOF),)
+PROOF_BINDINGS = ((OUT, "goto", PROOF_OUT), (IN, "goto", PROOF_IN))
 
 
 def counters(plans: Sequence[Plan]) -> tuple[str, ...]:
     """Names of all counters."""
     own = [counter_name(direction, plan.name) for plan in plans for direction in Direction]
-    return (UNBOUND_OUT, UNBOUND_IN, PROOF, *own)
+    return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *own)
 
 
 def build(plans: Sequence[Plan], depth: int) -> tuple[Chain, ...]:
@@ -325,7 +326,7 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
     )
     return [
         Chain("inherited", inherited),
-        Chain(PROOF, (_rule(Count(PROOF)), _rule(Final.DROP))),
+        *(Chain(name, (_rule(Count(name)), _rule(Final.DROP))) for name in (PROOF_OUT, PROOF_IN)),
         Chain("not_own", not_own),
         Chain("unproven", unproven),
         Chain("governed_out", unbound(Direction.OUT, "refuse_out", UNBOUND_OUT, OUT)),

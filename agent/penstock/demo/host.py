@@ -187,8 +187,11 @@ class Host:
                     namespaces.setns(descriptor, kind)
             namespaces.setns(self._net, namespaces.CLONE_NEWNET)
             place = self._cgroup / (self._default_cgroup if cgroup is None else cgroup)
+            # The lab's own directory must be there: in a chroot this path may be another file system's.
+            os.stat(self._cgroup / "cgroup.procs")
             place.mkdir(parents=True, exist_ok=True)
-            (place / "cgroup.procs").write_text("0")
+            with open(place / "cgroup.procs", "r+") as procs:
+                procs.write("0")
             os.chdir(cwd if os.path.isdir(cwd) else "/")
             if record.pw_uid:
                 os.setgroups([])

@@ -1,8 +1,9 @@
-"""Proof that this kernel matches our cgroups at the levels we computed: a packet, caught and counted.
+"""Proof that this kernel matches our cgroups at the levels we computed: packets, caught and counted.
 
 A level that is deeper or shallower than meant is accepted by the kernel and never matches, without an error;
-it counts from other places on other kernels.  So before anything is called enforcing, a child process in a
-cgroup of its own at a workload's level sends a datagram to this host, and must be refused and counted.
+it counts from other places on other kernels, and some do not find the receiver of a first packet.  So before
+anything is called enforcing, a child process in a cgroup of its own at a workload's level sends a datagram to
+this host, and is sent one: both must be caught.
 """
 
 from __future__ import annotations
@@ -12,35 +13,43 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from penstock.core import chains
 from penstock.core.slices import SLICE
 from penstock.errors import PenstockError
 from penstock.kernel.nft import Nft
 
-DISCARD = ("127.0.0.1", 9)
+HERE, DISCARD = "127.0.0.1", 9
 PREFIX = "proof-"
 PATIENCE = 0.2  # seconds
 
 
+HINTS = {
+    chains.PROOF_OUT: "start the daemon in the host's own cgroup namespace, or bring the loopback interface up",
+    chains.PROOF_IN: "bring the loopback interface up; Linux before 5.18 needs its stable fixes for this",
+}
+
+
 def prove(nft: Nft, tree: Path) -> None:
-    """Raise PenstockError unless the datagram was caught.  The maps must be bound already."""
+    """Raise PenstockError unless both datagrams were caught.  The maps must be bound already."""
     _sweep(tree)
     directory = tree / SLICE / f"{PREFIX}{os.getpid()}"
     _make(directory)
     try:
-        before = nft.counters().get(chains.PROOF, (0, 0))[0]
+        before = nft.counters()
         cgroup = directory.stat().st_ino
         with nft.also_bound({name: {cgroup: (verb, chain)} for name, verb, chain in chains.PROOF_BINDINGS}):
-            _send_from(directory)
-            after = nft.counters().get(chains.PROOF, (0, 0))[0]
+            _exchange(directory)
+            after = nft.counters()
     finally:
         _remove(directory)
-    if after == before:
-        raise PenstockError(
-            f"a packet from {directory} was not matched at the level that was computed",
-            hint="start the daemon in the host's own cgroup namespace, or bring the loopback interface up",
-        )
+    for counter, hint in HINTS.items():
+        if after.get(counter) == before.get(counter):
+            way = "from" if counter == chains.PROOF_OUT else "to"
+            raise PenstockError(
+                f"a packet {way} {directory} was not matched at the level that was computed", hint=hint
+            )
 
 
 def _make(directory: Path) -> None:
@@ -75,17 +84,37 @@ def _remove(directory: Path) -> None:
             return
 
 
-def _send_from(directory: Path) -> None:
-    """Send one datagram from a child that is in `directory`.  Only system calls between fork and exit."""
+def _exchange(directory: Path) -> None:
+    """Have a child in `directory` send one datagram, and send one to it."""
     procs = os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    ready, told = os.pipe()  # from the child: its port
+    done, end = os.pipe()  # to the child: it may go, when all who could write have closed this
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        _be_caught(procs, told, done)
+    for descriptor in (procs, told, done):
+        os.close(descriptor)
     try:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(procs, b"0")
-                socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", DISCARD)
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        port = int.from_bytes(os.read(ready, 2))
+        if port:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller, contextlib.suppress(OSError):
+                caller.sendto(b"", (HERE, port))
     finally:
-        os.close(procs)
+        os.close(end)
+        os.close(ready)
+        os.waitpid(child, 0)
+
+
+def _be_caught(procs: int, told: int, done: int) -> NoReturn:
+    """The child.  Only system calls between fork and exit."""
+    try:
+        os.write(procs, b"0")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+            listener.bind((HERE, 0))
+            with contextlib.suppress(OSError):
+                listener.sendto(b"", (HERE, DISCARD))
+            os.write(told, listener.getsockname()[1].to_bytes(2))
+            os.read(done, 1)
+    finally:
+        os._exit(0)
