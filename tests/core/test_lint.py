@@ -77,6 +77,7 @@ def test_egress(egress: str, expected: list[str]) -> None:
         ("[{from: host, ports: [8265]}]", []),
         ("[{from: [], ports: [8265]}]", []),
         ("[{from: [admin, clients], ports: [80]}]", ["w two-planes"]),
+        ("[{from: clients, ports: [80, icmp]}]", ["w no-effect"]),
     ],
 )
 def test_ingress(ingress: str, expected: list[str]) -> None:

@@ -3,7 +3,11 @@
 from penstock.core.parse import parse
 from penstock.core.unenforced import unenforced
 
-HOST = b"version: 1\nnetworks: {lan: {interface: eth0}, net: {cidr: 10.0.0.0/8}}\nhost: {admin_ports: [22]}\n"
+HOST = b"""version: 1
+networks: {lan: {interface: eth0}, net: {cidr: 10.0.0.0/8}}
+host: {admin_ports: [22]}
+dns: {upstream: [192.0.2.53]}
+"""
 WORKLOAD = b"""version: 1
 workload: w
 mode: enforce
@@ -27,6 +31,8 @@ def test_each_is_told_once() -> None:
     assert [p.line().replace("rules.d/w.yaml", "w") for p in found] == [
         "penstock.yaml:3:21: warning: `admin_ports` is understood, not yet enforced; "
         "until then they are as open as without it",
+        "penstock.yaml:4:17: warning: `upstream` is understood, without effect yet; "
+        "names are not looked up until rules by name are enforced",
         "w:2:11: warning: recognising unit w.service is not yet built; "
         "put processes in with `penstock run w -- COMMAND`",
         "w:6:5: warning: `a.org`: understood, not yet enforced; until then it is denied",

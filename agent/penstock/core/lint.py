@@ -152,6 +152,13 @@ def _inside(narrow: PortRange, wide: PortRange) -> bool:
     return narrow.protocol == wide.protocol and wide.first <= narrow.first and narrow.last <= wide.last
 
 
+def _echo_inward(policy: Policy) -> Iterator[Problem]:
+    for _, rule in _rules(policy):
+        if rule.direction is Direction.IN and rule.ports.icmp:
+            text = "`icmp` has no effect in an ingress rule: the kernel answers echo requests, not the workload"
+            yield _say(rule, "no-effect", text, "leave it out")
+
+
 def _wide_open(policy: Policy) -> Iterator[Problem]:
     for _, rule in _rules(policy):
         wide = next((peer for peer in rule.peers if is_everything(peer)), None)
@@ -315,6 +322,7 @@ def _proxy(policy: Policy) -> Iterator[Problem]:
 CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
     _emptied,
     _shadowed,
+    _echo_inward,
     _wide_open,
     _doh,
     _shared_suffix,

@@ -262,4 +262,5 @@ class Policy:
     admin_ports: Ports = Ports()
     admin_ports_place: Place = field(default=NOWHERE, compare=False)
     upstreams: tuple[Upstream, ...] = ()  # empty: the host's own resolvers
+    upstreams_place: Place = field(default=NOWHERE, compare=False)
     hash: str = ""  # of the files it was read from; names a policy in logs

@@ -27,11 +27,15 @@ CODE = "not-yet-enforced"
 
 
 def unenforced(policy: Policy) -> list[Problem]:
-    """One warning for each rule, each `match` and the host's admin ports that the kernel does not see yet."""
+    """One warning for each rule, each `match` and each setting of the host that the kernel does not see yet."""
     problems = []
     if policy.admin_ports.ranges:
         text = "`admin_ports` is understood, not yet enforced"
         problems.append(_warning(policy.admin_ports_place, text, "until then they are as open as without it"))
+    if policy.upstreams:
+        text = "`upstream` is understood, without effect yet"
+        hint = "names are not looked up until rules by name are enforced"
+        problems.append(_warning(policy.upstreams_place, text, hint))
     for workload in policy.workloads.values():
         if workload.match:
             what = ", ".join(shown(_match_text(match)) for match in workload.match[:3])

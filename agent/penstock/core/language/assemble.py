@@ -196,6 +196,7 @@ class Assembly:
             admin_ports=self._admin_ports or Ports(),
             admin_ports_place=self._admin_ports_place,
             upstreams=self._upstreams or (),
+            upstreams_place=self._upstreams_place,
             hash=policy_hash,
         )
 
