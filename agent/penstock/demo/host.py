@@ -186,12 +186,7 @@ class Host:
                 if kind != namespaces.CLONE_NEWPID:  # that one was chosen before the fork
                     namespaces.setns(descriptor, kind)
             namespaces.setns(self._net, namespaces.CLONE_NEWNET)
-            place = self._cgroup / (self._default_cgroup if cgroup is None else cgroup)
-            # The lab's own directory must be there: in a chroot this path may be another file system's.
-            os.stat(self._cgroup / "cgroup.procs")
-            place.mkdir(parents=True, exist_ok=True)
-            with open(place / "cgroup.procs", "r+") as procs:
-                procs.write("0")
+            self._enter_cgroup(cgroup)
             os.chdir(cwd if os.path.isdir(cwd) else "/")
             if record.pw_uid:
                 os.setgroups([])
@@ -200,6 +195,16 @@ class Host:
             namespaces.die_with_parent()  # last: a change of user clears it
 
         return enter
+
+    def _enter_cgroup(self, cgroup: str | None) -> None:
+        """Make no directory where the lab's tree is not: a test may have mounted something else over it."""
+        if cgroup is None and not (self._cgroup / "cgroup.procs").exists():
+            return
+        os.stat(self._cgroup / "cgroup.procs")
+        place = self._cgroup / (self._default_cgroup if cgroup is None else cgroup)
+        place.mkdir(parents=True, exist_ok=True)
+        with open(place / "cgroup.procs", "r+") as procs:
+            procs.write("0")
 
 
 def _answer(writer: int, enter: Callable[[], None], work: Callable[[], Any]) -> NoReturn:
