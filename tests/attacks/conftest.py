@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import pytest
 
 from governed import Governed
+from penstock.demo import probe
 from penstock.demo.lab import Lab
 from penstock.demo.recorder import Arrival, Recorder
 
 TCP_PORTS, UDP_PORTS = (80, 443), (53, 80)
+UNUSED = 65000
 
 
 @dataclass
@@ -32,6 +34,11 @@ class Witness:
 def governed(lab: Lab) -> Iterator[Governed]:
     """The module's lab, ready for policies."""
     made = Governed(lab)
+    # Everybody knows everybody's link address before packets with strange sources or routes ask for it.
+    for host in lab.remote.values():
+        for address in host.addresses:
+            lab.host.call(probe.tcp, address, UNUSED)
+            host.call(probe.tcp, lab.host.address(6 if ":" in address else 4), UNUSED)
     yield made
     made.close()
 
