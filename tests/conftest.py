@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -18,7 +19,7 @@ COUNT_DIVISOR = 10
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--full and --hosts."""
     parser.addoption("--full", action="store_true", help="the large counts as written, not a tenth")
-    parser.addoption("--hosts", action="store_true", help="also boot real hosts")
+    parser.addoption("--hosts", action="store_true", help="only the tests on booted hosts; there are none yet")
 
 
 def why_not_root() -> str:
@@ -34,21 +35,23 @@ def in_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")
 
 
+def cannot_run(reason: str) -> NoReturn:
+    """Skip on a laptop; in CI a test that cannot run is a failure."""
+    if in_ci():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
 def require_root() -> None:
-    """Skip, or in CI fail, where tests that need root cannot run."""
+    """For tests that need root, and programs that only root can use."""
     if reason := why_not_root():
-        if in_ci():
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        cannot_run(reason)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what was not asked for."""
-    for item in items:
-        if item.get_closest_marker("full") and not config.getoption("--full"):
-            item.add_marker(pytest.mark.skip(reason="only with --full"))
-        if item.get_closest_marker("hosts") and not config.getoption("--hosts"):
-            item.add_marker(pytest.mark.skip(reason="only with --hosts"))
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what is not there."""
+    if config.getoption("--hosts"):
+        raise pytest.UsageError("there are no tests on booted hosts yet")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

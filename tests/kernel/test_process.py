@@ -61,10 +61,8 @@ def test_any_name(name: bytes) -> None:
         assert seen.started >= plain.started
 
 
+@pytest.mark.root
 def test_who_forbids_to_be_dumped_is_not_taken_for_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-
     def become() -> None:
         os.setuid(65534)
         prctl(PR_SET_DUMPABLE, 0)

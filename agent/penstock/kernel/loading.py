@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from penstock.core.render_nft import Present, script
-from penstock.core.ruleset import Ruleset
+from penstock.core.ruleset import TABLE, Ruleset
 from penstock.errors import PenstockError
 from penstock.kernel.nft import Nft
 
@@ -43,9 +43,9 @@ def _base_chains(ruleset: Ruleset) -> list[str]:
 
 def _from_scratch(ruleset: Ruleset, found: Present) -> str:
     """Remove sets, and base chains: where a chain is hooked cannot be changed, and nothing refers to it."""
-    lines = [f"flush chain inet penstock {name}" for name in sorted(found.chains)]
-    lines += [f"delete chain inet penstock {name}" for name in _base_chains(ruleset) if name in found.chains]
-    lines += [f"delete set inet penstock {name}" for name in sorted(found.sets)]
+    lines = [f"flush chain inet {TABLE} {name}" for name in sorted(found.chains)]
+    lines += [f"delete chain inet {TABLE} {name}" for name in _base_chains(ruleset) if name in found.chains]
+    lines += [f"delete set inet {TABLE} {name}" for name in sorted(found.sets)]
     return "\n".join(lines) + "\n"
 
 
