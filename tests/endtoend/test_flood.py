@@ -93,6 +93,20 @@ def test_what_is_denied_while_nobody_listens(count: int, running: Running, flood
     assert sum(block["unlogged"] for block in running.blocks()) == 1000 // count
 
 
+def test_what_was_logged_just_before_the_end_is_told_once(running: Running) -> None:
+    """The counters are read after the last record, so the next daemon does not find them grown."""
+    running.rules("a")
+    running.up()
+    with running.actor() as actor:
+        actor(_flood, running.lab.remote["stranger"].v4, 20)
+    eventually(lambda: len(running.blocks()) > 0)
+    assert running.stop() == 0
+    running.up()
+    eventually(lambda: running.status()["denied"] == 20)
+    assert running.stop() == 0
+    assert sum(block["count"] + block["unlogged"] for block in running.blocks()) == 20
+
+
 # --- in actors: by the C library, as Python's own exceptions cost more than the packets ---
 
 

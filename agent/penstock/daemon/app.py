@@ -107,14 +107,19 @@ class Daemon:
                 loop.remove_reader(log)
                 loop.remove_reader(monitor)
                 control.close()
+                # Counters last: a record whose packet was not counted yet would be told again at the next start.
+                self._read_log(log)
+                if last_look := self._feed(events.Ticked(now())):
+                    await last_look
                 self._feed(events.Stopping(now()))
             self._executor.close()
             monitor.close()
         kernel_thread.shutdown()
         return self._status
 
-    def _feed(self, event: Event) -> None:
-        self._executor.perform(self._engine.handle(event))
+    def _feed(self, event: Event) -> asyncio.Task[None] | None:
+        """Hand an event to the engine; the task that does what it says is done when all of that is."""
+        return self._executor.perform(self._engine.handle(event))
 
     def _quit(self, status: int, text: str) -> None:
         print(f"penstock: {text}", file=sys.stderr, flush=True)

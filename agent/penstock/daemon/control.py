@@ -35,7 +35,7 @@ class Control:
     """
 
     def __init__(
-        self, path: Path, tree: str, feed: Callable[[events.Command], None], clock: Callable[[], datetime]
+        self, path: Path, tree: str, feed: Callable[[events.Command], object], clock: Callable[[], datetime]
     ) -> None:
         self._path = path
         self._governed = f"{tree.rstrip('/')}/{SLICE}/"

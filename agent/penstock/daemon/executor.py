@@ -42,7 +42,7 @@ class Executor:
         kernel_worker: KernelWorker,
         kernel_thread: ThreadPoolExecutor,
         answerer: Answerer,
-        feed: Callable[[Event], None],
+        feed: Callable[[Event], object],
         quit: Callable[[int, str], None],
     ) -> None:
         self._tasks = tasks
