@@ -30,7 +30,7 @@ def test_question_and_answer(fake: FakeDaemon) -> None:
 
 def test_no_is_an_error_in_the_daemons_words(fake: FakeDaemon) -> None:
     with fake, pytest.raises(PenstockError, match=r"^it is\\x1b late; go home$") as caught:
-        ask(fake.run, Message("apply"))
+        ask(fake.run, Message("apply", {"confirm": 0}))
     assert type(caught.value) is PenstockError
 
 

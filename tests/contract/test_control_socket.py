@@ -65,7 +65,7 @@ def test_hits(asked: Ask) -> None:
 
 
 def test_apply_of_what_is_applied(asked: Ask) -> None:
-    answer = asked("apply")
+    answer = asked("apply", confirm=0)
     assert shape(answer) == shape(in_force()["apply"])
     assert (answer["changed"], answer["workloads"]) == (False, 2)
     assert {problem["code"] for problem in answer["problems"]} >= {"not-yet-enforced"}

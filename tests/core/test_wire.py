@@ -16,9 +16,11 @@ HOLDS = Message(
     "holds", {"workload": "w", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 443}
 )
 READY = Message("ready", {"workload": "w"})
+APPLY = Message("apply", {"confirm": 60})
+ROLLBACK = Message("rollback", {"to": ""})
 
 
-@pytest.mark.parametrize("message", [Message("status"), Message("apply"), READY, HOLDS])
+@pytest.mark.parametrize("message", [Message("status"), Message("confirm"), APPLY, ROLLBACK, READY, HOLDS])
 def test_a_request_is_one_line_and_comes_back(message: Message) -> None:
     line = wire.encode_request(message)
     assert line.count(b"\n") == 1
@@ -47,7 +49,13 @@ def changed(message: Message, **change: Any) -> bytes:
         (changed(READY, arguments={"workload": 1}), "must be text"),
         (changed(HOLDS, arguments={**HOLDS.arguments, "port": True}), "must be a number"),
         (changed(HOLDS, arguments={**HOLDS.arguments, "port": 1.5}), "must be a number"),
+        (changed(HOLDS, arguments={**HOLDS.arguments, "port": 65536}), "port goes from 0 to 65535"),
         (changed(Message("status"), arguments={"x": 1}), "takes: nothing"),
+        (changed(APPLY, arguments={}), "takes: confirm"),
+        (changed(APPLY, arguments={"confirm": True}), "must be a number"),
+        (changed(APPLY, arguments={"confirm": -1}), "confirm goes from 0 to 86400"),
+        (changed(APPLY, arguments={"confirm": 86401}), "confirm goes from 0 to 86400"),
+        (changed(ROLLBACK, arguments={}), "takes: to"),
     ],
 )
 def test_what_is_no_request(line: bytes, why: str) -> None:

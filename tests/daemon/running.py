@@ -32,6 +32,11 @@ MIB = 1 << 10  # /proc counts in KiB
 _numbers = itertools.count()
 
 
+def _message(command: str, arguments: Mapping[str, Any]) -> Message:
+    """A request; an `apply` waits for no confirmation unless told to."""
+    return Message(command, {"confirm": 0, **arguments} if command == "apply" else arguments)
+
+
 class Running:
     """A daemon's surroundings, and the daemon while it runs.
 
@@ -158,12 +163,12 @@ class Running:
 
     def ask(self, command: str, **arguments: Any) -> Json:
         """Its answer; PenstockError when it says no or nothing."""
-        answer: Json = self.asker(ask_daemon, self.run, Message(command, arguments), 60)
+        answer: Json = self.asker(ask_daemon, self.run, _message(command, arguments), 60)
         return answer
 
     def ask_later(self, command: str, **arguments: Any) -> None:
         """Ask; `asker.result` has the answer."""
-        self.asker.start(ask_daemon, self.run, Message(command, arguments), 60)
+        self.asker.start(ask_daemon, self.run, _message(command, arguments), 60)
 
     def status(self, workload: str = "a") -> dict[str, Any]:
         """That workload's part of `status`."""

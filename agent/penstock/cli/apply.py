@@ -30,7 +30,7 @@ def apply(ctx: click.Context, changed_exit: bool, as_json: bool) -> None:
     when no daemon answers.
     """
     run: Path = (ctx.obj or Context()).run
-    result = ask(run, Message("apply"), PATIENCE)
+    result = ask(run, Message("apply", {"confirm": 0}), PATIENCE)
     if as_json:
         click.echo(json.dumps(dict(result), indent=2))
     else:

@@ -19,12 +19,20 @@ MAX_ANSWER = 32 << 20
 
 COMMANDS: Mapping[str, Mapping[str, type]] = {
     "status": {},
-    "apply": {},
+    "apply": {"confirm": int},  # seconds until it reverts by itself; 0: it stays
+    "confirm": {},
+    "rollback": {"to": str},  # the hash of a kept policy, or its beginning; "": the one before
     "ready": {"workload": str},  # may a process be put into it now?
     "hits": {"workload": str},
     "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
 }
 """Each command with its arguments; all of them are required."""
+
+LONGEST_CONFIRM = 24 * 3600
+"""Seconds that an `apply` may wait to be confirmed."""
+
+LIMITS: Mapping[str, int] = {"confirm": LONGEST_CONFIRM, "port": 65535}
+"""The largest value of a number; the smallest is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ def decode_request(line: bytes) -> Message:
     for name, kind in wanted.items():
         if type(arguments[name]) is not kind:
             raise ValueError(f"{name} must be {'a number' if kind is int else 'text'}")
+        if kind is int and not 0 <= arguments[name] <= LIMITS[name]:
+            raise ValueError(f"{name} goes from 0 to {LIMITS[name]}")
     return Message(command, arguments)
 
 
