@@ -1,4 +1,5 @@
-"""The nft text of every shipped example, for people who read firewalls; and that a kernel takes it.
+"""The nft text of every shipped example, and the shipped floor, for people who read firewalls; and that a kernel
+takes it.
 
 PENSTOCK_REFRESH_GOLDEN=1 writes the files anew: `PENSTOCK_REFRESH_GOLDEN=1 tests/run tests/golden`, then read what
 has changed.
@@ -15,27 +16,22 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import chains
+from penstock.core import chains, floor
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
-from penstock.core.render_nft import Present, script
+from penstock.core.render_nft import Present, headed, script
 from penstock.core.ruleset import Ruleset
 from penstock.demo.lab import Lab
 from penstock.kernel.nft import Nft
 
 HERE = Path(__file__).parent
 RULES = HERE.parents[1] / "rules"
+FLOOR = HERE.parents[1] / "systemd/floor-deny.nft"
 EXAMPLES = sorted(path.stem for path in (RULES / "examples").glob("*.yaml") if path.stem != "penstock")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEPTH = 1  # of penstock.slice on a host
 STAND_IN = "version: 1\nworkload: {}\nmode: enforce\negress: []\ningress: []\n"
-TITLES = {
-    "add counter": "counters",
-    "add map": "maps: cgroups are bound while the table is in force",
-    "add set": "sets: what is allowed, as address . protocol . port",
-    "add chain": "chains",
-}
 
 
 def policy(name: str) -> Policy:
@@ -62,17 +58,8 @@ def ruleset(name: str) -> Ruleset:
 
 def readable(name: str) -> str:
     """The script that would be loaded on a fresh host, with headings, an element a line."""
-    lines = [f"# The example `{name}`, as it is loaded on a fresh host."]
-    section = ""
-    for line in script(ruleset(name), Present(), NOW).splitlines():
-        words = line.split()
-        kind = " ".join(words[:2])
-        now = words[4] if kind == "add rule" else TITLES.get(kind, section)
-        if now != section:
-            lines += ["", f"# {now}"]
-            section = now
-        lines.append(line.replace(" { ", " {\n\t").replace(", ", ",\n\t") if kind == "add element" else line)
-    return "\n".join(lines) + "\n"
+    title = f"# The example `{name}`, as it is loaded on a fresh host.\n"
+    return title + headed(script(ruleset(name), Present(), NOW))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -85,6 +72,15 @@ def test_the_text_of_an_example(name: str) -> None:
 
 def test_there_is_no_text_of_an_example_that_is_gone() -> None:
     assert sorted(path.stem for path in HERE.glob("*.nft")) == EXAMPLES
+
+
+def test_the_floor_that_is_shipped() -> None:
+    """It is loaded when there is no good floor: every workload is denied everything."""
+    nothing = compile_policy(Policy(), Live(NOW, {}, DEPTH))
+    wanted = floor.text(nothing, (), floor.NO_POLICY)
+    if os.environ.get("PENSTOCK_REFRESH_GOLDEN"):
+        FLOOR.write_bytes(wanted)
+    assert FLOOR.read_bytes() == wanted
 
 
 def read_back(name: str, text: str) -> None:

@@ -189,6 +189,29 @@ def _removals(ruleset: Ruleset, present: Present) -> Iterator[str]:
         yield from (f"delete {kind} inet {TABLE} {name}" for name in sorted(held - wanted))
 
 
+TITLES = {
+    "add counter": "counters",
+    "add map": "maps: cgroups are bound while the table is in force",
+    "add set": "sets: what is allowed, as address . protocol . port",
+    "add chain": "chains",
+}
+
+
+def headed(text: str) -> str:
+    """A script of `script` for people: with headings, an element a line."""
+    lines: list[str] = []
+    section = ""
+    for line in text.splitlines():
+        words = line.split(maxsplit=5)
+        kind = " ".join(words[:2])
+        now = words[4] if kind == "add rule" else TITLES.get(kind, section)
+        if now != section:
+            lines += ["", f"# {now}"]
+            section = now
+        lines.append(line.replace(" { ", " {\n\t").replace(", ", ",\n\t") if kind == "add element" else line)
+    return "\n".join(lines) + "\n"
+
+
 def rule_text(rule: Rule) -> str:
     """Return one rule as nft would take it."""
     return " ".join([*(_condition(c) for c in rule.when), *(_action(a) for a in rule.do)])
