@@ -1,5 +1,9 @@
 """Files: reading configuration directories, and replacing a file as a whole.
 
+Below /etc/penstock lies /usr/lib/penstock, where packages of a distribution or a fleet put drop-ins: a file of
+the same relative name in /etc wins as a whole, and an empty one, or a link to /dev/null, masks it, as with
+systemd.  Who reads the result sees relative names; `find_file` says which file that was.
+
 Of a configuration directory regular files of bounded size are read, and nothing else.
 A device, a pipe or a directory under a rule file's name must not hang or fill a program that runs as root, so
 every file is opened without waiting and looked at before it is read.
@@ -9,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import penstock
@@ -17,6 +21,9 @@ from penstock.core.language.yaml_nodes import MAX_BYTES
 from penstock.errors import PenstockError
 
 MAX_FILES = 1000
+DROP_INS = ("penstock.d", "rules.d")
+VENDORS: Mapping[Path, Path] = {Path("/etc/penstock"): Path("/usr/lib/penstock")}
+"""Configuration directory -> where the drop-ins lie that it wins over.  Other directories stand alone."""
 
 _PACKAGE = Path(penstock.__file__).parent
 _PRESETS = (
@@ -26,29 +33,75 @@ _PRESETS = (
 )
 
 
-def read_config(directory: Path, unreadable: list[PenstockError] | None = None) -> dict[str, bytes]:
+def read_config(
+    directory: Path,
+    unreadable: list[PenstockError] | None = None,
+    vendor: Path | None = None,
+    parts: Sequence[str] = DROP_INS,
+) -> dict[str, bytes]:
     """`penstock.yaml`, `penstock.d/*.yaml` and `rules.d/*.yaml` of a directory, by path relative to it.
 
-    A missing `penstock.yaml` is fine.  Raises PenstockError for a missing directory and for the first file
-    that cannot be read, or collects the latter in `unreadable`.  Of a file that is too big one byte more than the
-    limit is returned: `parse` says it.
+    Drop-ins of `vendor` (default: the one that belongs to `directory`) come in where `directory` has no file of
+    that name; only those of `parts` are read.  A missing `penstock.yaml` is fine.  Raises PenstockError for a
+    missing directory and for the first file that cannot be read, or collects the latter in `unreadable`.  Of a
+    file that is too big one byte more than the limit is returned: `parse` says it.
     """
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "there is no such directory"
         raise PenstockError(
             what, where=str(directory), hint="name the directory that holds penstock.yaml and rules.d"
         )
-    paths = [directory / "penstock.yaml"] if os.path.lexists(directory / "penstock.yaml") else []
-    paths += [*_yaml_files(directory / "penstock.d"), *_yaml_files(directory / "rules.d")]
+    vendor = vendor or _vendor_of(directory)
+    shipped = _layer(vendor, parts) if vendor else {}
+    own = {"penstock.yaml": directory / "penstock.yaml"} if os.path.lexists(directory / "penstock.yaml") else {}
+    own |= _layer(directory, parts)
     found: dict[str, bytes] = {}
-    for path in paths:
+    for name, path in {**own, **{name: shipped[name] for name in shipped if name not in own}}.items():
         try:
-            found[str(path.relative_to(directory))] = read_file(path)
+            if _is_null(path):
+                continue
+            data = read_file(path)
         except PenstockError as error:
             if unreadable is None:
                 raise
             unreadable.append(error)
+            continue
+        if data or not (name in own and name in shipped):  # empty and masking nothing: `parse` says so
+            found[name] = data
     return found
+
+
+def find_file(directory: Path, name: str, vendor: Path | None = None) -> Path:
+    """The file that `read_config` reads for the relative `name`; the one in `directory` when there is none."""
+    path, vendor = directory / name, vendor or _vendor_of(directory)
+    if vendor is None or name.partition("/")[0] not in DROP_INS or os.path.lexists(path):
+        return path
+    return vendor / name if os.path.lexists(vendor / name) else path
+
+
+def _vendor_of(directory: Path) -> Path | None:
+    return VENDORS.get(Path(os.path.abspath(directory)))
+
+
+def home_of(path: Path) -> Path | None:
+    """The configuration directory that a file belongs to: beside it or one up; None when there is none."""
+    for directory in path.resolve().parents[:2]:
+        if (directory / "penstock.yaml").is_file() or (directory / "penstock.d").is_dir():
+            return next((own for own, vendor in VENDORS.items() if vendor == directory), directory)
+    return None
+
+
+def _layer(directory: Path, parts: Sequence[str]) -> dict[str, Path]:
+    """The drop-ins of one directory, by relative name."""
+    return {f"{part}/{path.name}": path for part in parts for path in _yaml_files(directory / part)}
+
+
+def _is_null(path: Path) -> bool:
+    """Whether it is a link to /dev/null: the way to say that a file shall not be there."""
+    try:
+        return os.readlink(path) == os.devnull
+    except OSError:
+        return False
 
 
 def read_presets(directory: Path | None = None) -> dict[str, bytes]:

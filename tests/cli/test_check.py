@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from penstock import files
 from penstock.cli.check import check
 
 GOOD = "version: 1\nworkload: w\nmode: enforce\negress:\n  - {to: 10.0.0.1, ports: [443]}\ningress: []\n"
@@ -85,3 +86,40 @@ def test_one_file_alone_with_a_mistake_around_it(home: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     assert run(tmp_path / "x")[0] == 1
     assert run(tmp_path)[0] == 1
+
+
+# --- drop-ins, the vendor's included ---
+
+FLEET = "version: 1\nnetworks: {fleet: {cidr: 10.9.0.0/16}}\n"
+FOR_FLEET = GOOD.replace("workload: w", "workload: v").replace("10.0.0.1", "fleet")
+
+
+@pytest.fixture
+def vendor(home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = tmp_path_factory.mktemp("lib")
+    for part in files.DROP_INS:
+        (made / part).mkdir()
+    (made / "penstock.d/fleet.yaml").write_text(FLEET)
+    (made / "rules.d/v.yaml").write_text(FOR_FLEET)
+    monkeypatch.setattr(files, "VENDORS", {home: made})
+    return made
+
+
+def test_a_mistake_of_the_vendor_is_told_where_it_is(home: Path, vendor: Path) -> None:
+    assert run(home) == (0, "", "4 files, 0 errors, 0 warnings\n")
+    (vendor / "rules.d/v.yaml").write_text(FOR_FLEET + "x: 1\n")
+    status, out, _ = run(home)
+    assert (status, out.partition(" ")[0]) == (1, f"{vendor}/rules.d/v.yaml:7:1:")
+    (home / "rules.d/v.yaml").touch()
+    assert run(home) == (0, "", "3 files, 0 errors, 0 warnings\n")
+
+
+def test_one_file_is_checked_with_the_drop_ins_around_it(home: Path, vendor: Path) -> None:
+    (home / "rules.d/u.yaml").write_text(FOR_FLEET)
+    for path in (home / "rules.d/u.yaml", vendor / "rules.d/v.yaml", vendor / "penstock.d/fleet.yaml"):
+        assert run(path) == (0, "", "1 file, 0 errors, 0 warnings\n")
+    (vendor / "penstock.d/fleet.yaml").unlink()
+    assert run(home / "rules.d/u.yaml")[0] == 1
+    (home / "penstock.d").mkdir()
+    (home / "penstock.d/fleet.yaml").write_text(FLEET)
+    assert run(vendor / "rules.d/v.yaml")[0] == 0

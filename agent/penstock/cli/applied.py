@@ -13,6 +13,7 @@ from penstock.core.parse import parse
 from penstock.core.policy import Place, Policy
 from penstock.core.text import printable
 from penstock.errors import PenstockError
+from penstock.files import find_file
 
 MAX_BYTES = 1 << 30
 NEVER = "no policy has been applied"
@@ -81,7 +82,9 @@ def no_such(workload: str, policy: Policy) -> CannotTell:
 
 def path_of(place: Place, config: Path | None) -> str:
     """The file of a rule as a path that can be opened, safe to print."""
-    return printable(str(config / place.file if config else place.file), 4096) if place.file else ""
+    if not place.file:
+        return ""
+    return printable(str(find_file(config, place.file) if config else place.file), 4096)
 
 
 def complete_workload(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -19,7 +19,7 @@ from penstock.core.policy import Place
 from penstock.core.problems import Problem, any_error, in_order
 from penstock.core.text import printable
 from penstock.errors import PenstockError
-from penstock.files import read_config, read_file, read_presets
+from penstock.files import find_file, home_of, read_config, read_file, read_presets
 
 DEFAULT = Path("/etc/penstock")
 
@@ -72,23 +72,20 @@ def check_files(files: Mapping[str, bytes], presets: Mapping[str, bytes], now: d
 
 
 def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
-    """One file alone, with the networks of `penstock.yaml` beside it or one directory up, if there is one.
+    """One file alone, with what `penstock.yaml` and `penstock.d` say of the host it is for, if they are there.
 
     Workloads that it names are taken to exist: whether they do is no mistake of this file.
     """
     own = str(path)
     data = read_file(path)
-    files = {own: data}
-    beside, above = (directory / "penstock.yaml" for directory in path.resolve().parents[:2])
-    around = beside if beside.is_file() else above
-    if path.name != "penstock.yaml" and around.is_file():
-        files[str(around)] = read_file(around)
+    home = home_of(path)
+    files = {own: data, **(_around(path, home) if home else {})}
     result = parse_file(own, data)
     defined = result.part.name if isinstance(result.part, WorkloadPart) else ""
     for reference in result.references:
         if reference.kind == "workload" and reference.name != defined:
             files[f"?{reference.name}"] = _STAND_IN.format(reference.name).encode()
-    problems = check_files(files, read_presets(around.parent), now)
+    problems = check_files(files, read_presets(home), now)
     # With a mistake around it, the file cannot be judged any further: that mistake is told then.
     return tuple(
         p
@@ -97,9 +94,18 @@ def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
     )
 
 
+def _around(path: Path, home: Path) -> dict[str, bytes]:
+    """The files about the host that belong to `path`, but for itself, by the path each has."""
+    if path.name == "penstock.yaml":
+        return {}
+    itself = f"{path.resolve().parent.name}/{path.name}"
+    found = read_config(home, parts=("penstock.d",))
+    return {str(find_file(home, name)): data for name, data in found.items() if name != itself}
+
+
 def _below(problem: Problem, directory: Path) -> Problem:
-    place = problem.place
-    return replace(problem, place=Place(printable(str(directory / place.file), 4096), place.line, place.column))
+    place, path = problem.place, find_file(directory, problem.place.file)
+    return replace(problem, place=Place(printable(str(path), 4096), place.line, place.column))
 
 
 def _of_error(error: PenstockError, target: Path) -> Problem:
