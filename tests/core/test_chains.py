@@ -17,6 +17,7 @@ from penstock.core.ruleset import (
     Echo,
     Final,
     ForeignSource,
+    FullSocket,
     Goto,
     Hook,
     InSet,
@@ -33,7 +34,9 @@ PLANS = [
     for number, mode in enumerate(Mode)
     for echo in (False, True)
 ]
-BUILT = {chain.name: chain for chain in chains.build(PLANS, DEPTH)}
+LEVELS = (5, 7, 6)
+ALONE = {chain.name: chain for chain in chains.build(PLANS, DEPTH)}
+BUILT = {chain.name: chain for chain in chains.build(PLANS, DEPTH, LEVELS)}
 RETURNING = ("inherited", "own_", "stale_", "told", "unproven", "not_own", "deny_loopback_")
 """Chains that are jumped to, and may come back."""
 
@@ -62,7 +65,8 @@ def actions(*names: str) -> list[object]:
 
 
 def test_names_are_unique() -> None:
-    assert len(BUILT) == len(chains.build(PLANS, DEPTH))
+    assert len(BUILT) == len(chains.build(PLANS, DEPTH, LEVELS))
+    assert len(set(chains.maps(LEVELS))) == len(chains.MAPS) + 3 * len(LEVELS)
 
 
 def test_a_chain_stands_before_those_that_call_it() -> None:
@@ -78,7 +82,7 @@ def test_what_is_named_exists() -> None:
     for rule in rules(*BUILT):
         assert all(c.set in sets for c in rule.when if isinstance(c, InSet))
         assert all(a.counter in counters for a in rule.do if isinstance(a, Count))
-        assert all(a.map in chains.MAPS for a in rule.do if isinstance(a, Dispatch))
+        assert all(a.map in chains.maps(LEVELS) for a in rule.do if isinstance(a, Dispatch))
         assert all(a.bit < chains.LABELS for a in rule.do if isinstance(a, SetLabel))
 
 
@@ -90,15 +94,54 @@ def test_bindings_lead_to_chains(plan: Plan) -> None:
         assert chain in BUILT
 
 
+def test_in_place_leads_to_the_same_chains_from_maps_of_its_level() -> None:
+    for (slice_map, *there), (place_map, *same) in zip(
+        chains.bindings("w"), chains.place_bindings("w", 6), strict=True
+    ):
+        assert there == same
+        assert place_map == slice_map.replace("cgroups", "place6")
+        assert place_map in chains.maps((6,))
+
+
+def dispatches(*names: str, built: dict[str, Chain] = BUILT) -> list[tuple[str, int]]:
+    """In their order."""
+    found = (action for name in names for rule in built[name].rules for action in rule.do)
+    return [(action.map, action.level) for action in found if isinstance(action, Dispatch)]
+
+
 def test_the_slice_is_looked_up_at_its_level_and_workloads_below_it() -> None:
-    levels = {a.map: a.level for a in actions(*BUILT) if isinstance(a, Dispatch)}
-    assert levels == {
-        chains.OUT_SLICE: DEPTH,
-        chains.IN_SLICE: DEPTH,
-        chains.OUT: DEPTH + 1,
-        chains.IN: DEPTH + 1,
-        chains.OWN: DEPTH + 1,
-    }
+    assert sorted(dispatches(*ALONE, built=ALONE)) == sorted([
+        (chains.OUT_SLICE, DEPTH),
+        (chains.IN_SLICE, DEPTH),
+        (chains.OUT, DEPTH + 1),
+        (chains.IN, DEPTH + 1),
+        (chains.OWN, DEPTH + 1),
+    ])
+
+
+def test_in_place_is_looked_up_after_the_slice_and_the_deepest_first() -> None:
+    assert dispatches("output") == [(chains.OUT_SLICE, DEPTH), *((f"out_place{n}", n) for n in (7, 6, 5))]
+    assert dispatches("input") == [(chains.IN_SLICE, DEPTH), *((f"in_place{n}", n) for n in (7, 6, 5))]
+    assert dispatches("unproven") == [(chains.OWN, DEPTH + 1), *((f"own_place{n}", n) for n in (7, 6, 5))]
+
+
+def test_what_is_bound_in_place_is_no_bystander() -> None:
+    """The part of the base chain that is for those whom nobody governs is behind all look-ups."""
+    *looked_up, last = BUILT["output"].rules
+    assert all(isinstance(rule.do[0], Dispatch) and not rule.when for rule in looked_up)
+    assert last.do == (Jump("inherited"),)
+    assert list(BUILT["unproven"].rules).index(Rule((), (Dispatch("own_place5", 5),))) < list(
+        BUILT["unproven"].rules
+    ).index(Rule((FullSocket(),), (Goto("not_own"),)))
+
+
+def test_who_is_not_bound_in_place_pays_nothing_for_levels_that_are_not_in_use() -> None:
+    assert chains.build(PLANS, DEPTH, ()) == tuple(ALONE.values())
+    assert chains.maps() == chains.MAPS
+    for name, chain in ALONE.items():
+        places = [rule for rule in BUILT[name].rules if rule not in chain.rules]
+        assert len(places) == (len(LEVELS) if name in ("output", "input", "unproven") else 0), name
+        assert [rule for rule in BUILT[name].rules if rule not in places] == list(chain.rules)
 
 
 def test_there_is_one_base_chain_a_hook() -> None:

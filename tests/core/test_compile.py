@@ -191,6 +191,13 @@ def test_the_table_has_its_marker_counters_and_empty_maps() -> None:
     assert found.maps == chains.MAPS
 
 
+def test_levels_bring_maps_and_look_ups() -> None:
+    found = compile_policy(policy(), Live(NOW, {"w": 3}, 1, levels=(2, 3)))
+    assert found.maps == chains.maps((2, 3))
+    assert found.chains == chains.build([chains.Plan("w", Mode.ENFORCE, 3, echo=False)], 1, (2, 3))
+    assert found.chains != compiled().chains
+
+
 def test_no_workload_is_a_table_too() -> None:
     found = compile_policy(Policy(), Live(NOW, {}, 1))
     assert found.sets == ()

@@ -27,6 +27,32 @@ def test_what_has_no_cgroup_is_left_out() -> None:
     assert not any(questions.bindings(("a",), {slice_of("b"): 2}).values())
 
 
+LLAMA, VLLM = "system.slice/llama.service", "system.slice/system-vllm.slice/vllm@a.service"
+
+
+def test_levels_count_from_that_of_the_slice() -> None:
+    assert questions.level(SLICE, 4) == 4
+    assert questions.level(slice_of("a"), 4) == 5
+    assert questions.levels([VLLM, LLAMA, "system.slice/b.service"], 4) == (5, 6)
+    assert questions.levels([], 4) == ()
+
+
+def test_a_workload_is_bound_in_its_slice_and_in_place() -> None:
+    cgroups = {SLICE: 1, slice_of("a"): 2, LLAMA: 7, VLLM: 8}
+    wanted = questions.bindings(("a", "b"), cgroups, {LLAMA: "a", VLLM: "b"}, 4)
+    assert wanted.keys() == set(chains.maps((5, 6)))
+    assert wanted[chains.OUT] == {2: ("goto", "out_a")}
+    assert wanted["out_place5"] == {7: ("goto", "out_a")}
+    assert wanted["in_place6"] == {8: ("goto", "in_b")}
+    assert wanted["own_place6"] == {8: ("jump", "own_b")}
+
+
+def test_a_place_that_is_gone_or_nobodys_is_left_out_and_its_maps_are_emptied() -> None:
+    wanted = questions.bindings(("a",), {SLICE: 1, LLAMA: 7}, {LLAMA: "gone", VLLM: "a"}, 4, in_use=(5, 9))
+    assert wanted.keys() == set(chains.maps((5, 6, 9)))
+    assert not any(found for name, found in wanted.items() if "place" in name)
+
+
 def test_hits_are_summed_by_rule_and_strangers_are_nobodys() -> None:
     in_force = Host(TWO).start().engine.in_force
     assert in_force

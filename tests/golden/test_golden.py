@@ -31,6 +31,7 @@ FLOOR = HERE.parents[1] / "systemd/floor-deny.nft"
 EXAMPLES = sorted(path.stem for path in (RULES / "examples").glob("*.yaml") if path.stem != "penstock")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEPTH = 1  # of penstock.slice on a host
+IN_PLACE, LEVELS = "vllm", (2, 3)
 STAND_IN = "version: 1\nworkload: {}\nmode: enforce\negress: []\ningress: []\n"
 
 
@@ -49,11 +50,11 @@ def policy(name: str) -> Policy:
     return parsed.policy
 
 
-def ruleset(name: str) -> Ruleset:
+def ruleset(name: str, levels: tuple[int, ...] = ()) -> Ruleset:
     """Of the example alone: stand-ins would only make the text longer."""
     whole = policy(name)
     alone = Policy(networks=whole.networks, workloads={name: whole.workloads[name]})
-    return compile_policy(alone, Live(NOW, {name: chains.FIRST_LABEL}, DEPTH))
+    return compile_policy(alone, Live(NOW, {name: chains.FIRST_LABEL}, DEPTH, levels))
 
 
 def readable(name: str) -> str:
@@ -62,12 +63,25 @@ def readable(name: str) -> str:
     return title + headed(script(ruleset(name), Present(), NOW))
 
 
+def readable_in_place() -> str:
+    """The same of an example whose units still run where they were started: system.slice, and a slice in it."""
+    title = f"# The example `{IN_PLACE}`, as it is loaded on a fresh host with units in place at levels 2 and 3.\n"
+    return title + headed(script(ruleset(IN_PLACE, LEVELS), Present(), NOW))
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_text_of_an_example(name: str) -> None:
     path = HERE / f"{name}.nft"
     if os.environ.get("PENSTOCK_REFRESH_GOLDEN"):
         path.write_text(readable(name))
     assert path.read_text() == readable(name)
+
+
+def test_the_text_of_an_example_in_place() -> None:
+    path = HERE / "in-place" / f"{IN_PLACE}.nft"
+    if os.environ.get("PENSTOCK_REFRESH_GOLDEN"):
+        path.write_text(readable_in_place())
+    assert path.read_text() == readable_in_place()
 
 
 def test_there_is_no_text_of_an_example_that_is_gone() -> None:
@@ -83,12 +97,11 @@ def test_the_floor_that_is_shipped() -> None:
     assert FLOOR.read_bytes() == wanted
 
 
-def read_back(name: str, text: str) -> None:
+def read_back(wanted: Ruleset, text: str) -> None:
     nft = Nft()
     try:
         nft.load(text)
         found = nft.snapshot()
-        wanted = ruleset(name)
         assert found.present == Present.of(wanted, NOW)
         assert found.chains == {chain.name: len(chain.rules) for chain in wanted.chains}
         nft.load(script(wanted, found.present, NOW))
@@ -101,4 +114,10 @@ def read_back(name: str, text: str) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_kernel_takes_it_and_gives_it_back(lab: Lab, name: str) -> None:
-    lab.host.call(read_back, name, (HERE / f"{name}.nft").read_text())
+    lab.host.call(read_back, ruleset(name), (HERE / f"{name}.nft").read_text())
+
+
+@pytest.mark.root
+def test_a_kernel_takes_it_in_place(lab: Lab) -> None:
+    text = (HERE / "in-place" / f"{IN_PLACE}.nft").read_text()
+    lab.host.call(read_back, ruleset(IN_PLACE, LEVELS), text)

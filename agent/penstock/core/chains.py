@@ -15,6 +15,10 @@ connection's label: the sending workload sets its bit, and UNPROVEN when no rule
 destination.  UNPROVEN packets are delivered only to a socket of the workload whose bit they carry: a workload
 may always talk to itself.  Whoever else sends in an inherited UDP connection marks it STALE: from then on its
 bits prove nothing.
+
+A workload's slice is looked up below penstock.slice, which costs everybody else one look-up.  A unit that is bound
+where it is, at a level outside, costs everybody else one look-up more a hook for each such level in use, and none
+when no level is: the slice is asked first, so whoever is in it never pays, and nothing outside can claim it.
 """
 
 from __future__ import annotations
@@ -85,13 +89,29 @@ def counter_name(direction: Direction, workload: str) -> str:
     return f"denied_{direction}_{workload}"
 
 
+def place_maps(level: int) -> tuple[str, str, str]:
+    """The maps of cgroups of that level that are bound in place: out, in, own."""
+    return f"out_place{level}", f"in_place{level}", f"own_place{level}"
+
+
+def maps(levels: Sequence[int] = ()) -> tuple[str, ...]:
+    """Names of all maps; `levels` are those of cgroups that are bound in place."""
+    return (*MAPS, *(name for level in sorted(levels) for name in place_maps(level)))
+
+
+def _bound(workload: str, maps: tuple[str, str, str]) -> tuple[tuple[str, str, str], ...]:
+    out, in_, own = maps
+    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"own_{workload}")
+
+
 def bindings(workload: str) -> tuple[tuple[str, str, str], ...]:
-    """How a workload's cgroup is bound: (map, verdict, chain) for each map it goes into."""
-    return (
-        (OUT, "goto", f"out_{workload}"),
-        (IN, "goto", f"in_{workload}"),
-        (OWN, "jump", f"own_{workload}"),
-    )
+    """How a workload's slice is bound: (map, verdict, chain) for each map it goes into."""
+    return _bound(workload, (OUT, IN, OWN))
+
+
+def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...]:
+    """How a cgroup of that level is bound in place, to the same chains: (map, verdict, chain)."""
+    return _bound(workload, place_maps(level))
 
 
 SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
@@ -104,10 +124,13 @@ def counters(plans: Sequence[Plan]) -> tuple[str, ...]:
     return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *own)
 
 
-def build(plans: Sequence[Plan], depth: int) -> tuple[Chain, ...]:
-    """Return all chains, those that are called before those that call.  `depth`: level of the slice."""
+def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tuple[Chain, ...]:
+    """Return all chains, those that are called before those that call.
+
+    `depth` is the level of the slice, `levels` are those at which cgroups are bound in place.
+    """
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
-    return (*_refusals(), *workload_chains, *_shared(plans, depth))
+    return (*_refusals(), *workload_chains, *_shared(plans, depth, levels), *_base(depth, levels))
 
 
 def _rule(*parts: Condition | Action) -> Rule:
@@ -296,7 +319,7 @@ def _echo(name: str) -> Chain:
     return Chain(f"echo_{name}", (*rules, _rule(Goto(f"deny_out_{name}"))))
 
 
-def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
+def _shared(plans: Sequence[Plan], depth: int, levels: Sequence[int]) -> list[Chain]:
     def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
         prefix = format_prefix(direction, "deny", "enforce", "unbound", "-")
         return (
@@ -312,6 +335,7 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
         _rule(Reply(), Final.RETURN),
         _rule(ICMP, Final.RETURN),
         _rule(Dispatch(OWN, depth + 1)),
+        *_dispatches(2, levels),
         _rule(FullSocket(), Goto("not_own")),
         # What has no full socket here and is not new is the end of a handshake, or of a connection.
         _rule(Tracked.NEW, Goto("not_own")),
@@ -331,10 +355,21 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
         Chain("unproven", unproven),
         Chain("governed_out", unbound(Direction.OUT, "refuse_out", UNBOUND_OUT, OUT)),
         Chain("governed_in", unbound(Direction.IN, "refuse_in", UNBOUND_IN, IN)),
+    ]
+
+
+def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
+    """Look up what is bound in place, in the first, second or third of `place_maps`: the deepest first."""
+    return [_rule(Dispatch(place_maps(level)[which], level)) for level in sorted(levels, reverse=True)]
+
+
+def _base(depth: int, levels: Sequence[int]) -> list[Chain]:
+    return [
         Chain(
             "output",
             (
                 _rule(Dispatch(OUT_SLICE, depth)),
+                *_dispatches(0, levels),
                 # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.
                 _rule(ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Jump("inherited")),
             ),
@@ -345,6 +380,7 @@ def _shared(plans: Sequence[Plan], depth: int) -> list[Chain]:
             (
                 _rule(ON_LOOPBACK_IN, HasLabel(UNPROVEN), Jump("unproven")),
                 _rule(Dispatch(IN_SLICE, depth)),
+                *_dispatches(1, levels),
             ),
             Hook.INPUT,
         ),

@@ -60,6 +60,7 @@ class Live:
     now: datetime
     labels: Mapping[str, int]  # workload -> its bit in connection labels
     depth: int  # level of penstock.slice, as the kernel counts for the process that loads
+    levels: tuple[int, ...] = ()  # of cgroups that are bound in place, counted in the same way
 
 
 def compile_policy(policy: Policy, live: Live) -> Ruleset:
@@ -76,13 +77,13 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
     ]
     return Ruleset(
         counters=(MARKER, *chains.counters(plans)),
-        maps=chains.MAPS,
+        maps=chains.maps(live.levels),
         sets=tuple(
             address_set
             for workload in workloads
             for address_set in _sets(policy, workload, live.now)
         ),
-        chains=chains.build(plans, live.depth),
+        chains=chains.build(plans, live.depth, live.levels),
     )
 
 

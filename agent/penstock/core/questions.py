@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -15,12 +15,40 @@ from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import Bindings
 from penstock.core.view import InForce
 
+NOWHERE: Mapping[str, str] = {}
 
-def bindings(workloads: tuple[str, ...], cgroups: Mapping[str, int]) -> Bindings:
-    """What the maps must hold: the slice, and each workload's slice.  A cgroup that is missing is left out."""
-    result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in chains.MAPS}
+def level(path: str, depth: int) -> int:
+    """The level of a cgroup, `path` below the tree, as `socket cgroupv2` counts; `depth` is penstock.slice's."""
+    return depth + path.count("/")
+
+
+def levels(places: Iterable[str], depth: int) -> tuple[int, ...]:
+    """The levels of cgroups that are bound in place, given by path below the tree: for `compile.Live`."""
+    return tuple(sorted({level(path, depth) for path in places}))
+
+
+def bindings(
+    workloads: tuple[str, ...],
+    cgroups: Mapping[str, int],
+    places: Mapping[str, str] = NOWHERE,
+    depth: int = 1,
+    in_use: tuple[int, ...] = (),
+) -> Bindings:
+    """What the maps must hold: the slice, each workload's slice, and what is bound in place.
+
+    `cgroups` maps paths below the tree to ids; one that is missing is left out.  `places` maps paths to workloads;
+    those of other workloads are left out.  `depth` is the level of penstock.slice.  `in_use` are the levels of the
+    ruleset that is in the kernel: its maps are named in the result also when nothing is to be in them any more.
+    """
+    wanted = chains.maps(sorted({*in_use, *levels(places, depth)}))
+    result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in wanted}
     paths: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
     paths += [(slice_of(name), chains.bindings(name)) for name in workloads]
+    paths += [
+        (path, chains.place_bindings(name, level(path, depth)))
+        for path, name in places.items()
+        if name in workloads
+    ]
     for path, verdicts in paths:
         if path in cgroups:
             for name, verb, chain in verdicts:
