@@ -1,4 +1,4 @@
-"""Who may import whom: errors <- core <- files, kernel <- daemon, cli -> core, files, demo -> anything.
+"""Who may import whom: errors <- core <- files, kernel <- daemon, enrol; cli -> core, files, enrol; demo -> all.
 
 Each edge that is forbidden has its reason here; each exception too.
 """
@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "agent"
 
-LAYERS = ("errors", "core", "files", "kernel", "daemon", "cli", "demo")
+LAYERS = ("errors", "core", "files", "kernel", "enrol", "daemon", "cli", "demo")
 
 FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.errors", "penstock"): "everything imports errors: it must import nothing of ours",
@@ -33,6 +33,7 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.core", "pyroute2"): "core speaks to no kernel",
     ("penstock.core", "psutil"): "core looks at no processes",
     ("penstock.core", "penstock.files"): "core gets text, not files",
+    ("penstock.core", "penstock.enrol"): "core knows no host",
     ("penstock.core.verdict", "penstock.core.compile"): "a mistake of the compiler must show against it",
     ("penstock.core.verdict", "penstock.core.regions"): "a mistake of the compiler must show against it",
     ("penstock.core.verdict", "penstock.core.chains"): "a mistake of the compiler must show against it",
@@ -53,9 +54,19 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.kernel", "penstock.daemon"): "one kernel facility a file, called by the daemon",
     ("penstock.kernel", "penstock.cli"): "the daemon has no terminal",
     ("penstock.kernel", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.files", "penstock.enrol"): "files are read where no unit is enrolled too",
+    ("penstock.kernel", "penstock.enrol"): "one kernel facility a file, used by enrolment",
     ("penstock.kernel", "asyncio"): "only the daemon folder waits for several things at once",
     ("penstock.daemon", "penstock.cli"): "the daemon has no terminal",
     ("penstock.daemon", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.daemon", "penstock.enrol"): "enrolment changes units for people; the daemon takes them as they are",
+    ("penstock.enrol", "penstock.daemon"): "the daemon is asked over its socket, by the command line",
+    ("penstock.enrol", "penstock.cli"): "enrolment does and returns; the command line talks",
+    ("penstock.enrol", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.enrol", "asyncio"): "a command asks one question and ends",
+    ("penstock.enrol", "click"): "enrolment does and returns; the command line talks",
+    ("penstock.enrol", "subprocess"): "programs are run through one door, enrol.systemctl",
+    ("penstock.cli", "subprocess"): "programs are run through one door, enrol.systemctl",
     ("penstock.cli", "penstock.kernel"): "the command line asks the daemon over its socket",
     ("penstock.cli", "penstock.daemon"): "the command line asks the daemon over its socket",
     ("penstock.cli", "penstock.demo"): "every command would pay for loading the lab",
@@ -67,6 +78,7 @@ FORBIDDEN: dict[tuple[str, str], str] = {
 ALLOWED: dict[tuple[str, str], str] = {
     ("penstock.cli.daemon", "penstock.daemon"): "the command that is the daemon",
     ("penstock.cli.demo", "penstock.demo"): "the command that is the demo",
+    ("penstock.enrol.systemctl", "subprocess"): "the one door for running programs",
     ("penstock.cli.run", "penstock.kernel"): "it enters the cgroup itself and gives up its rights",
 }
 
@@ -168,6 +180,10 @@ def test_there_is_no_layer_without_a_rule() -> None:
         ("penstock.daemon.app", "from penstock import cli"),
         ("penstock.cli.blocks", "from penstock.kernel import nft"),
         ("penstock.cli.run", "from penstock.daemon import app"),
+        ("penstock.daemon.app", "from penstock.enrol import dropin"),
+        ("penstock.kernel.nft", "from penstock.enrol import dropin"),
+        ("penstock.enrol.protect", "import subprocess"),
+        ("penstock.enrol.protect", "from penstock.cli import client"),
     ],
 )
 def test_a_violation_is_caught(module: str, text: str) -> None:
@@ -179,6 +195,8 @@ def test_a_violation_is_caught(module: str, text: str) -> None:
     [
         ("penstock.core.parse", "from penstock.errors import PenstockError"),
         ("penstock.cli.run", "from penstock.kernel import cgroup"),
+        ("penstock.cli.apply", "from penstock.enrol import dropin"),
+        ("penstock.enrol.systemctl", "import subprocess"),
         ("penstock.core.parse", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import socket"),
         ("penstock.core.ossified", "import ossified"),
     ],
