@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core.render_nft import BATCH, Present, rule_text, script
+from penstock.core.render_nft import BATCH, Present, headed, rule_text, script
 from penstock.core.ruleset import (
     CATCH_ALL,
     Action,
@@ -147,6 +147,18 @@ def test_conditions_come_before_actions_in_their_order() -> None:
     assert rule_text(rule) == "meta l4proto udp ct label 1 counter name n goto c"
 
 
+def test_for_people_it_is_the_same_script_with_headings_and_an_element_a_line() -> None:
+    plain = script(ruleset(A, B), Present(), NOW)
+    found = headed(plain)
+    assert "add element inet penstock out4_w {\n\t10.0.0.1 . 6 . 443,\n\t10.0.0.2 . 6 . 443 }\n" in found
+    assert [line for line in found.splitlines() if line.startswith("#")] == [
+        *("# counters", "# maps: cgroups are bound while the table is in force"),
+        *("# sets: what is allowed, as address . protocol . port", "# chains", "# w"),
+    ]
+    without = "".join(line for line in found.splitlines(keepends=True) if line != "\n" and line[0] != "#")
+    assert without.split() == plain.split()
+
+
 # --- from nothing ---
 
 
@@ -218,6 +230,17 @@ def test_what_is_not_wanted_goes_last() -> None:
 
 
 # --- what runs out ---
+
+
+def test_a_long_timeout_is_in_days_and_ends_in_a_century() -> None:
+    for left, text in (
+        (timedelta(days=1, seconds=-1), "86399s"),
+        (timedelta(days=1), "1d0s"),
+        (timedelta(days=20_000, seconds=7), "20000d7s"),
+        (datetime.max.replace(tzinfo=UTC) - NOW, "36500d0s"),
+    ):
+        (added,) = changes(ruleset(A, a=NOW + left), Present())
+        assert f" timeout {text} }}" in added
 
 
 def test_a_timeout_is_whole_seconds_upwards() -> None:

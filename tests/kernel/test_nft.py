@@ -304,6 +304,7 @@ def test_a_reload_changes_when_an_element_runs_out(nft: Nft, lab: Lab) -> None:
     assert " timeout " not in reload(None)
     assert " timeout 1h " in reload(NOW + timedelta(hours=1))
     assert " timeout 2h " in reload(NOW + timedelta(hours=2))
+    assert " timeout 36500d " in reload(datetime.max.replace(tzinfo=UTC))
     assert " timeout " not in reload(None)
 
 

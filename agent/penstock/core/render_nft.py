@@ -56,6 +56,10 @@ from penstock.core.ruleset import (
 PRIORITY = 0
 """Of both base chains: after destination NAT (-100).  Among filters the order does not matter."""
 
+DAY = 86_400
+LONGEST = 36_500 * DAY
+"""Seconds that an element lasts at most: the kernel refuses some centuries."""
+
 BATCH = 2000
 """Elements a command: a line of several megabytes would be slow in nft's scanner."""
 
@@ -162,7 +166,9 @@ def _element(element: Element, address_set: AddressSet, now: datetime) -> str:
     expires = address_set.expires.get(element)
     if expires is None:
         return key
-    return f"{key} timeout {max(1, ceil((expires - now).total_seconds()))}s"
+    seconds = min(max(1, ceil((expires - now).total_seconds())), LONGEST)
+    # nft takes no number of nine digits.
+    return f"{key} timeout {seconds}s" if seconds < DAY else f"{key} timeout {seconds // DAY}d{seconds % DAY}s"
 
 
 def _chain(chain: Chain) -> str:
