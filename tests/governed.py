@@ -15,10 +15,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
-from penstock.core import chains, render_nft
+from penstock.core import chains, questions, render_nft
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -28,6 +29,7 @@ from penstock.demo.lab import Lab
 from penstock.kernel.nft import Nft
 
 SLICE = "penstock.slice"
+NOWHERE: Mapping[str, str] = {}
 DEPTH = 2
 """Level of the slice in a lab, which is a directory of the cgroup root."""
 
@@ -143,9 +145,10 @@ def _firewall() -> Nft:
     return _nft[0]
 
 
-def _load(policy: Policy, labels: Mapping[str, int], paths: Mapping[str, str], slice_path: str) -> None:
+def _load(policy: Policy, labels: Mapping[str, int], tree: Path, places: Mapping[str, str]) -> None:
     nft, now = _firewall(), datetime.now(UTC)
-    ruleset = compile_policy(policy, Live(now, labels, depth=DEPTH))
+    levels = questions.levels(places, DEPTH)
+    ruleset = compile_policy(policy, Live(now, labels, depth=DEPTH, levels=levels))
     held = nft.snapshot()
     kept = {
         name: {cgroup: v for cgroup, v in bound.items() if _belongs(v[1], policy)}
@@ -154,12 +157,15 @@ def _load(policy: Policy, labels: Mapping[str, int], paths: Mapping[str, str], s
     if held.exists:
         nft.bind(kept)
     nft.load(render_nft.script(ruleset, held.present, now))
-    maps: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in chains.MAPS}
-    found: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(slice_path, chains.SLICE_BINDINGS)]
-    found += [(path, chains.bindings(name)) for name, path in paths.items()]
+    maps: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in ruleset.maps}
+    found: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
+    found += [(slice_of(name), chains.bindings(name)) for name in policy.workloads]
+    found += [
+        (path, chains.place_bindings(name, questions.level(path, DEPTH))) for path, name in places.items()
+    ]
     for path, bindings in found:
         for name, verb, chain in bindings:
-            maps[name][os.stat(path).st_ino] = (verb, chain)
+            maps[name][os.stat(tree / path).st_ino] = (verb, chain)
     nft.bind(maps)
 
 
@@ -183,15 +189,17 @@ class Governed:
         self.agent = Actor(lab.host)
         self._labels: dict[str, int] = {}
 
-    def load(self, *workloads: str) -> None:
-        """Put these rule files (`rules`) in force: the change against what was, in one transaction."""
+    def load(self, *workloads: str, places: Mapping[str, str] = NOWHERE) -> None:
+        """Put these rule files (`rules`) in force: the change against what was, in one transaction.
+
+        `places`: cgroups, by path in the lab's subtree, that are bound where they are -> workload.
+        """
         policy = policy_of(*workloads)
         for name in policy.workloads:
             self._labels.setdefault(name, chains.FIRST_LABEL + len(self._labels))
-        for name in policy.workloads:
-            self.agent(os.makedirs, self.lab.cgroup / slice_of(name), exist_ok=True)
-        paths = {name: str(self.lab.cgroup / slice_of(name)) for name in policy.workloads}
-        self.agent(_load, policy, self._labels, paths, str(self.lab.cgroup / SLICE))
+        for path in (*map(slice_of, policy.workloads), *places):
+            self.agent(os.makedirs, self.lab.cgroup / path, exist_ok=True)
+        self.agent(_load, policy, self._labels, self.lab.cgroup, places)
 
     def counters(self) -> dict[str, int]:
         """Packets by counter."""

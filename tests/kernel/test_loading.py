@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import chains
+from penstock.core import chains, floor
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
-from penstock.core.questions import bindings
+from penstock.core.questions import bindings, levels
 from penstock.core.render_nft import Present
 from penstock.core.ruleset import Ruleset
 from penstock.core.snapshot import differences
@@ -28,8 +28,8 @@ NOW = datetime.now(UTC)
 REMOVE = "add table inet penstock\ndelete table inet penstock\n"
 
 
-def ruleset(**egress: str) -> Ruleset:
-    """Workloads with what each may call."""
+def ruleset(in_place: tuple[int, ...] = (), **egress: str) -> Ruleset:
+    """Workloads with what each may call, and levels at which cgroups are bound in place."""
     files = {
         f"rules.d/{name}.yaml": (
             f"version: 1\nworkload: {name}\nmode: enforce\negress: {rules}\ningress: []\n".encode()
@@ -39,7 +39,7 @@ def ruleset(**egress: str) -> Ruleset:
     policy = parse(files).policy
     assert policy
     labels = {name: chains.FIRST_LABEL + n for n, name in enumerate(sorted(egress))}
-    return compile_policy(policy, Live(NOW, labels, 2))
+    return compile_policy(policy, Live(NOW, labels, 2, in_place))
 
 
 A = "[{to: 198.51.100.10, ports: [443]}]"
@@ -168,6 +168,42 @@ def test_what_others_did_to_the_table_is_undone(world: World) -> None:
         world.bind("a", "b")
         assert world.wrong(TWO, "a", "b") == [], text
         assert world.nft.snapshot().digest == good.digest, text
+
+
+@inside
+def test_a_cgroup_in_place_comes_and_goes(world: World) -> None:
+    """Levels that are not in use any more take their maps with them, full as they are."""
+    places = {"system.slice/one.service": "a", "system.slice/deep.slice/two.service": "a"}
+    for path in places:
+        (world.tree / path).mkdir(parents=True, exist_ok=True)
+    for chosen in (places, dict([*places.items()][:1]), {}, dict([*places.items()][1:])):
+        wanted = ruleset(levels(chosen, 2), a=A)
+        load(world.nft, wanted, None, NOW)
+        cgroups = cgroup.ids(world.tree, ("a",)) | {path: (world.tree / path).stat().st_ino for path in chosen}
+        bound = bindings(("a",), cgroups, chosen, 2)
+        world.nft.bind(bound)
+        snapshot = world.nft.snapshot()
+        assert differences(wanted, bound, snapshot, NOW) == []
+        assert sum(name.startswith("own_place") for name in snapshot.bindings) == len(chosen)
+    world.nft.bind(bindings(("a",), {}, {}, 2, in_use=levels(chosen, 2)))
+    assert not any(world.nft.snapshot().bindings.values())
+
+
+@inside
+def test_onto_a_floor(world: World) -> None:
+    """What a boot loaded is taken over in one transaction, and what the floor leaves out is added."""
+    timed = "{to: 198.51.100.12, ports: [80], expires: '2099-01-01', reason: x}"
+    wanted = ruleset(a=f"[{timed}, {A[1:]}", b="[]")
+    text = floor.text(wanted, ("a", "b"), "0", str(world.tree.relative_to("/sys/fs/cgroup")))
+    foreign(text.decode())
+    assert world.wrong(wanted, "a", "b") == ["elements of set out4_a"]
+    before = world.nft.snapshot()
+    load(world.nft, wanted, None, NOW)
+    assert world.nft.generation() == before.generation + 1
+    assert world.nft.snapshot().bindings == before.bindings == world.wanted("a", "b")
+    assert world.nft.snapshot().digest == before.digest
+    world.bind("a", "b")
+    assert world.wrong(wanted, "a", "b") == []
 
 
 @inside

@@ -1,0 +1,219 @@
+"""A unit that is bound where it runs is governed as in its slice, at whatever level; and nobody else is."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attacks import ops
+from attacks.conftest import Witness
+from governed import Actor, Governed, rules, slice_of
+from penstock.demo.lab import HOST_ADDRESSES, Lab
+
+pytestmark = pytest.mark.root
+
+FAMILIES = [pytest.param(4, id="v4"), pytest.param(6, id="v6")]
+LOOPBACKS = [
+    *(pytest.param(address, id=address) for address in ("127.0.0.1", "::1")),
+    *(pytest.param(address, id=address) for address in HOST_ADDRESSES),
+]
+PLACES = ("ai.service", "system.slice/llama.service", "system.slice/system-vllm.slice/vllm@a.service")
+"""At the level of penstock.slice, of a workload's slice, and one deeper."""
+NEIGHBOURS = ("bi.service", "system.slice/other.service", "system.slice/system-vllm.slice/vllm@b.service")
+"""Beside them, and of nobody."""
+OPEN = "[{to: [198.51.100.10, '2001:db8:51::10'], ports: [80, 80/udp]}]"
+INGRESS = "[{from: [203.0.113.66, '2001:db8:66::66'], ports: [21000, 21000/udp]}]"
+W, OTHER = rules("w", OPEN, INGRESS), rules("other")
+_ports = itertools.count(23000)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, governed: Governed) -> str:
+    """A cgroup that is bound in place to `w`, while another is to `other`."""
+    where = str(request.param)
+    governed.load(W, OTHER, places={where: "w", "system.slice/third.service": "other"})
+    return where
+
+
+@pytest.fixture
+def w(place: str, lab: Lab) -> Iterator[Actor]:
+    with Actor(lab.host, place) as actor:
+        yield actor
+
+
+def call(address: str) -> list[str]:
+    """Try TCP and UDP; what became of each."""
+    made = ops.connect(address, 80, timeout=0.5)
+    if isinstance(made, int):
+        ops.close(made)
+    here = ops.udp("::" if ":" in address else "0.0.0.0")
+    sent = ops.sendto(here, b"datagram", address, 80)
+    ops.close(here)
+    return ["ok" if isinstance(made, int) else made, sent]
+
+
+def protocols(witness: Witness) -> set[str]:
+    """Of what arrived since the last time; the kernel's own ICMP about a socket that is closed does not count."""
+    return {packet.protocol for packet in witness.packets()} & {"tcp", "udp"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_out(
+    family: int, lab: Lab, governed: Governed, w: Actor, place: str, stranger: Witness, registry: Witness
+) -> None:
+    """Allowed arrives, denied does not, also from a cgroup below; a neighbour's packets all arrive."""
+    allowed, denied = (lab.remote[name].address(family) for name in ("registry", "stranger"))
+    protocols(stranger), protocols(registry)
+    with Actor(lab.host, f"{place}/below/deep") as below:
+        for inside in (w, below):
+            before = governed.counters()["denied_out_w"]
+            assert inside(call, allowed) == ["ok", "ok"]
+            assert protocols(registry) == {"tcp", "udp"}
+            assert inside(call, denied)[0] == "ECONNREFUSED"
+            assert protocols(stranger) == set()
+            assert governed.counters()["denied_out_w"] == before + 2
+    for neighbour in (*NEIGHBOURS, *(Path(p).parent.as_posix() for p in PLACES[1:])):
+        with Actor(lab.host, neighbour) as by:
+            assert by(call, denied) == ["ok", "ok"]
+            assert protocols(stranger) == {"tcp", "udp"}, neighbour
+
+
+def arrives(far: Actor, here: Actor, address: str, port: int) -> set[str]:
+    """What of TCP and UDP from `far` comes to a listener of `here`."""
+    listener, receiver = here(ops.listen, address, port), here(ops.udp, address, port)
+    sender = far(ops.udp, "::" if ":" in address else "0.0.0.0")
+    far(ops.sendto, sender, b"datagram", address, port)
+    made = far(ops.connect, address, port, timeout=0.5)  # what is said to it comes behind the datagram
+    accepted = here(ops.accept, listener, 0.02)
+    datagram = here(ops.receive, receiver, 0.3 if isinstance(made, int) else 0.02)
+    found = {"udp"} if datagram == b"datagram" else set()
+    if isinstance(accepted, int):
+        found.add("tcp")
+        here(ops.close, accepted)
+    assert isinstance(made, int) == ("tcp" in found), made
+    here(ops.close, listener, receiver)
+    far(ops.close, sender, *([made] if isinstance(made, int) else []))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in(family: int, lab: Lab, place: str, w: Actor) -> None:
+    """An open port is open to whom it is for; a closed one is closed; a neighbour's is open to all."""
+    here = lab.host.address(family)
+    with Actor(lab.remote["stranger"]) as client, Actor(lab.remote["registry"]) as other:
+        assert arrives(client, w, here, 21000) == {"tcp", "udp"}
+        assert arrives(other, w, here, 21000) == set()
+        assert arrives(client, w, here, 21001) == set()
+        with Actor(lab.host, f"{place}/below") as below:
+            assert arrives(client, below, here, 21002) == set()
+        for neighbour in NEIGHBOURS:
+            with Actor(lab.host, neighbour) as by:
+                assert arrives(client, by, here, 21003) == {"tcp", "udp"}
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
+def test_on_loopback(address: str, lab: Lab, governed: Governed, place: str, w: Actor) -> None:
+    """A workload talks to itself, also between where it runs and its slice, and to nobody else."""
+    both: set[str] = {"tcp", "udp"}
+    with (
+        governed.actor("w") as in_slice,
+        Actor(lab.host, place) as again,
+        Actor(lab.host, "system.slice/third.service") as other,
+        Actor(lab.host, NEIGHBOURS[0]) as by,
+    ):
+        for one, two in ((w, again), (w, in_slice), (in_slice, w)):
+            assert arrives(one, two, address, next(_ports)) == both
+        for stranger in (other, by):
+            assert arrives(w, stranger, address, next(_ports)) == set()
+            assert arrives(stranger, w, address, next(_ports)) == set()
+        assert arrives(other, by, address, next(_ports)) == set()
+        with governed.actor() as by_too:
+            assert arrives(by, by_too, address, next(_ports)) == both
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sockets_from_before(family: int, lab: Lab, governed: Governed, stranger: Witness) -> None:
+    """A socket belongs to the cgroup it was made in: binding that governs what was open already."""
+    place, target = PLACES[1], lab.remote["stranger"].address(family)
+    governed.load(W)
+    with Actor(lab.host, place) as w:
+        made, datagrams = w(ops.connect, target, 80), w(ops.udp, "::" if family == 6 else "0.0.0.0")
+        assert isinstance(made, int)
+        assert w(ops.send, made, b"before") == w(ops.sendto, datagrams, b"x", target, 80) == "ok"
+        assert protocols(stranger) == {"tcp", "udp"}
+        assert w(ops.receive, made) == b"before"
+        governed.load(W, places={place: "w"})
+        stranger.packets()
+        w(ops.send, made, b"after")
+        w(ops.sendto, datagrams, b"x", target, 80)
+        assert w(ops.receive, made) == "ECONNRESET"
+        assert protocols(stranger) == set()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_place_that_is_made_again_is_nobodys_until_it_is_bound(
+    family: int, lab: Lab, governed: Governed, stranger: Witness
+) -> None:
+    """Unlike a slice, which lies in one that denies everything: this is what the finding is about."""
+    place, target = PLACES[1], lab.remote["stranger"].address(family)
+    governed.load(W, places={place: "w"})
+    stranger.packets()
+    with Actor(lab.host, place) as w:
+        assert w(call, target)[0] == "ECONNREFUSED"
+    assert protocols(stranger) == set()
+    governed.agent(made_again, lab.cgroup / place)
+    with Actor(lab.host, place) as w:
+        assert w(call, target) == ["ok", "ok"]
+        assert protocols(stranger) == {"tcp", "udp"}, "the gap"
+        governed.load(W, places={place: "w"})
+        assert w(call, target)[0] == "ECONNREFUSED"
+        assert protocols(stranger) == set()
+
+
+def made_again(path: Path) -> None:
+    """Another cgroup of that name; the dead leave the old one a moment after they were reaped."""
+    deadline = time.monotonic() + 5
+    for below in sorted(path.glob("**/"), reverse=True):
+        while True:
+            try:
+                below.rmdir()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+    path.mkdir()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_unbound_is_free_and_the_slice_is_not(
+    family: int, place: str, w: Actor, lab: Lab, governed: Governed, stranger: Witness
+) -> None:
+    target = lab.remote["stranger"].address(family)
+    assert w(call, target)[0] == "ECONNREFUSED"
+    governed.load(W, OTHER)
+    stranger.packets()
+    assert w(call, target) == ["ok", "ok"]
+    assert protocols(stranger) == {"tcp", "udp"}
+    assert "place" not in governed.nft("list table inet penstock")
+    with governed.actor("w") as in_slice:
+        assert in_slice(call, target)[0] == "ECONNREFUSED"
+    assert protocols(stranger) == set()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_in_the_slice_is_claimed_from_outside(
+    family: int, lab: Lab, governed: Governed, registry: Witness
+) -> None:
+    """Whoever is in a workload's slice has its rules, whatever is bound below."""
+    inside = f"{slice_of('other')}/x.service"
+    target = lab.remote["registry"].address(family)
+    governed.load(W, OTHER, places={inside: "w"})
+    registry.packets()
+    with Actor(lab.host, inside) as actor:
+        assert actor(call, target)[0] == "ECONNREFUSED"
+    assert protocols(registry) == set()
+    governed.load(W, OTHER)
