@@ -46,10 +46,26 @@ def workload(name: str = "litellm", **changes: Any) -> dict[str, Any]:
         "ingress": "enforcing",
         "enrolment": "run",
         "processes": 3,
+        "units": [],
         "outside": 0,
         "denied": 12345,
         "unlogged": 0,
         "blocks_1h": 2,
+    } | changes
+
+
+def unit(name: str = "litellm.service", how: str = "in-place", **changes: Any) -> dict[str, Any]:
+    """A unit of a workload as `status` has it."""
+    return {"unit": name, "cgroup": f"system.slice/{name}", "how": how, "processes": 1} | changes
+
+
+def policy(**changes: Any) -> dict[str, Any]:
+    """The policy as `status` has it."""
+    return {
+        "hash": "abcdef012345",
+        "applied": "2026-11-25T02:12:01Z",
+        "pending_files": 0,
+        "confirm_until": None,
     } | changes
 
 
@@ -64,7 +80,7 @@ def status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "v": 1,
         "time": "2026-11-25T02:15:09Z",
         "daemon": {"running": True, "pid": 7, "version": "0.1.0", "since": "2026-11-25T02:12:00Z"},
-        "policy": {"hash": "abcdef012345", "applied": "2026-11-25T02:12:01Z", "pending_files": 0},
+        "policy": policy(),
         "kernel": {"backend": "nft", "agrees": True, "checked": "2026-11-25T02:15:07Z"},
         "workloads": list(workloads or [workload()]),
         "implicit": ["a workload may talk to itself"],
@@ -91,7 +107,16 @@ def in_force() -> dict[str, Reply]:
             ),
             findings=[finding("not-yet-enforced", "warning", workload="litellm")],
         ),
-        "apply": {"changed": False, "hash": "abcdef", "workloads": 2, "seconds": 0.01, "problems": [_PROBLEM]},
+        "apply": {
+            "changed": False,
+            "hash": "abcdef",
+            "workloads": 2,
+            "seconds": 0.01,
+            "problems": [_PROBLEM],
+            "confirm_until": None,
+        },
+        "confirm": {"confirmed": False, "hash": "abcdef"},
+        "rollback": ("no policy before this one is kept", "penstock rollback --list"),
         "ready": lambda message: _ready(message.arguments["workload"]),
         "holds": by_the_rules,
         "hits": {"rules": {"db": 0, "egress-11111111": 0, "ingress-22222222": 0}},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.cli.duration import parse_duration, parse_when
+from penstock.cli.duration import parse_duration, parse_when, window
 
 NOW = datetime(2026, 11, 25, 3, 2, 11, tzinfo=timezone(timedelta(hours=2)))
 
@@ -57,3 +58,17 @@ def test_any_text(text: str) -> None:
     except ValueError:
         return
     assert when.tzinfo is not None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5s", 5), ("1m30s", 90), ("24h", 86400), ("1d", 86400)])
+def test_a_window_to_confirm_in(text: str, seconds: int) -> None:
+    assert window(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("4s", "goes from 5s to 24h"), ("0s", "goes"), ("24h1s", "goes"), ("9w", "goes"), ("60", "number and a unit")],
+)
+def test_no_window(text: str, why: str) -> None:
+    with pytest.raises(click.BadParameter, match=why):
+        window(text)

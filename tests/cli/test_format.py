@@ -21,12 +21,17 @@ def test_ago(seconds: int, text: str) -> None:
 
 def test_unknown() -> None:
     assert (form.ago(None, NOW), form.local(None), form.number(None)) == ("unknown", "unknown", "-")
+    assert form.clock(None) == "unknown"
     assert form.moment(None) is form.moment("nonsense") is form.moment(5) is None
 
 
 def test_moment() -> None:
     assert form.moment("2026-11-25T03:00:00Z") == NOW == form.moment("2026-11-25T03:00:00")
     assert form.rfc3339(NOW) == "2026-11-25T03:00:00Z"
+
+
+def test_clock() -> None:
+    assert form.clock(NOW) == form.local(NOW)[11:]
 
 
 def test_counted() -> None:

@@ -56,7 +56,7 @@ def test_no_daemon(daemon: FakeDaemon, call: Call) -> None:
     assert said == {
         "v": 1,
         "daemon": {"running": False, "pid": None, "version": None, "since": None},
-        "policy": {"hash": None, "applied": None, "pending_files": None},
+        "policy": {"hash": None, "applied": None, "pending_files": None, "confirm_until": None},
         "kernel": {"backend": None, "agrees": None, "checked": None},
         "workloads": [],
         "implicit": [],

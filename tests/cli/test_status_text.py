@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.fake_daemon import finding, status, workload
+from cli.fake_daemon import finding, policy, status, unit, workload
 from penstock.cli import format as form
 from penstock.cli.status_text import screen
 
@@ -19,7 +19,7 @@ def test_a_whole_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     said = status(
         workload(),
         workload("ollama", mode="observe", egress="observing", ingress="observing", processes=0, enrolment="none"),
-        policy={"hash": "abcdef012345", "applied": "2026-11-25T02:12:01Z", "pending_files": 1},
+        policy=policy(pending_files=1),
         findings=[
             finding("root", workload="litellm", text="runs as root", remedy="penstock run litellm --user NAME"),
             finding("kernel-disagrees", "error", text="the kernel does not hold the policy", remedy=""),
@@ -77,3 +77,31 @@ def test_a_disagreement_strikes_the_eye(monkeypatch: pytest.MonkeyPatch) -> None
     text = "\n".join(screen(said, None))
     assert "\x1b[31mDISAGREES\x1b[0m" in text
     assert "\x1b[31mdegraded\x1b[0m" in text
+
+
+def test_the_units_of_one_workload() -> None:
+    slice_path = "penstock.slice/penstock-a\\x2db.slice/b.service"
+    here = workload(units=[unit("a.service\x1b"), unit("b.service", "slice", cgroup=slice_path, processes=1200)])
+    lines = screen(status(here), [])
+    at = lines.index("Units")
+    assert lines[at : at + 7] == [
+        "Units",
+        "  a.service\\x1b: in-place, 1 process",
+        "      /system.slice/a.service\\x1b",
+        "  b.service: slice, 1,200 processes",
+        f"      /{slice_path}",
+        "    in-place: governed where it is; it comes into its slice at a restart after",
+        "    `penstock protect`",
+    ]
+    assert "no unit of it runs" in screen(status(), [])
+    assert "Units" not in screen(status(here), None)
+    assert not any("in-place:" in line for line in screen(status(workload(units=[unit(how="slice")])), []))
+
+
+def test_a_policy_that_is_not_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.cli.status_text.clock", lambda _: "03:16:00")
+    monkeypatch.setattr("penstock.cli.format.colours", lambda: True)
+    said = status(policy=policy(confirm_until="2026-11-25T02:16:00Z"))
+    text = "not confirmed: reverts at 03:16:00 unless `penstock confirm`"
+    assert screen(said, None)[2] == f"          \x1b[31m{text}\x1b[0m"
+    assert not any("not confirmed" in line for line in screen(status(), None))

@@ -71,6 +71,18 @@ def test_apply_of_what_is_applied(asked: Ask) -> None:
     assert {problem["code"] for problem in answer["problems"]} >= {"not-yet-enforced"}
 
 
+def test_nothing_waits_to_be_confirmed(asked: Ask) -> None:
+    answer = asked("confirm")
+    assert shape(answer) == shape(in_force()["confirm"])
+    assert answer["confirmed"] is False
+
+
+def test_no_earlier_policy(asked: Ask) -> None:
+    for to in ("", "0123"):
+        with pytest.raises(PenstockError, match="is kept"):
+            asked("rollback", to=to)
+
+
 def test_what_is_no_request(asked: Ask) -> None:
     with pytest.raises(PenstockError, match="not a request: unknown command"):
         asked("nonsense")

@@ -16,6 +16,7 @@ from penstock.errors import PenstockError
 from penstock.files import find_file
 
 MAX_BYTES = 1 << 30
+KEPT = (state.FILE, "applied.1.json", "applied.2.json")
 NEVER = "no policy has been applied"
 
 
@@ -33,6 +34,12 @@ def read_applied(path: Path) -> state.Applied | None:
         raise CannotTell(f"cannot be read: {e.strerror}", where=str(path)) from e
     except ValueError as e:
         raise CannotTell(f"is no saved state of penstock: {e}", where=str(path)) from e
+
+
+def kept_paths(run: Path) -> list[Path]:
+    """Where the daemon of `run` keeps policies: the present one first, then those before it.  CannotTell."""
+    present = applied_path(run)
+    return [present.with_name(name) for name in KEPT]
 
 
 def applied_path(run: Path) -> Path:

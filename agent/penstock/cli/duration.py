@@ -7,11 +7,15 @@ from datetime import datetime, timedelta
 
 import click
 
+from penstock.core.wire import LONGEST_CONFIRM
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(?:[0-9]{1,9}[smhdw])+", re.ASCII)
 _PART = re.compile(r"([0-9]+)([smhdw])", re.ASCII)
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?", re.ASCII)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+SHORTEST_WINDOW = 5
+"""Seconds: nobody confirms faster by hand, and the load itself takes a part of it."""
 _LONGEST = 3650 * 86400
 
 
@@ -57,6 +61,14 @@ def duration(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as e:
         raise click.BadParameter(f"{text!r}: {e}") from e
+
+
+def window(text: str) -> timedelta:
+    """How long an `apply` waits to be confirmed, as the type of an option."""
+    found = duration(text)
+    if not SHORTEST_WINDOW <= found.total_seconds() <= LONGEST_CONFIRM:
+        raise click.BadParameter(f"{text!r}: a time to confirm in goes from {SHORTEST_WINDOW}s to 24h")
+    return found
 
 
 def when(text: str) -> datetime:

@@ -43,6 +43,11 @@ def local(when: datetime | None) -> str:
     return UNKNOWN if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def clock(when: datetime | None) -> str:
+    """`02:15:00` in local time: of a moment less than a day away."""
+    return UNKNOWN if when is None else when.astimezone().strftime("%H:%M:%S")
+
+
 def ago(when: datetime | None, now: datetime) -> str:
     """`3 min ago`, in the largest unit of which there is one."""
     if when is None:

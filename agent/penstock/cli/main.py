@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, str] = {
     "check": "Find the mistakes in rule files.",
     "plan": "Show what applying the rule files would change.",
     "apply": "Put the rule files in force.",
+    "confirm": "Keep what `apply --confirm` put in force.",
+    "rollback": "Put an earlier policy back in force.",
     "blocks": "Show what was blocked.",
     "why": "Say whether a connection is allowed, and by which rule.",
     "run": "Start a program inside a workload.",

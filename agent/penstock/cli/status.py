@@ -108,7 +108,7 @@ def nothing(now: datetime) -> Json:
         "v": 1,
         "time": rfc3339(now),
         "daemon": {"running": False, "pid": None, "version": None, "since": None},
-        "policy": {"hash": None, "applied": None, "pending_files": None},
+        "policy": {"hash": None, "applied": None, "pending_files": None, "confirm_until": None},
         "kernel": {"backend": None, "agrees": None, "checked": None},
         "workloads": [],
         "implicit": [],

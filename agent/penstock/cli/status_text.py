@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock.cli.format import ago, counted, local, moment, number, paint, table, width, wrapped
+from penstock.cli.format import ago, clock, counted, local, moment, number, paint, table, width, wrapped
 from penstock.core.text import printable
 from penstock.core.wire import Json
 
@@ -21,6 +21,8 @@ RIGHT = (5, 6, 7)
 OF_ONE_CODE = 5
 """Findings of one code that are shown; there may be one for each rule."""
 INDENT = 10
+HOW = {"slice": GOOD, "in-place": WARN}
+IN_PLACE = "in-place: governed where it is; it comes into its slice at a restart after `penstock protect`"
 
 
 def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
@@ -28,6 +30,7 @@ def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
     now = moment(status["time"]) or datetime.now(UTC)
     lines = [*_head(status, now), "", *_workloads(status["workloads"])]
     if rules is not None:
+        lines += ["", *_units(status["workloads"])]
         lines += ["", *_rules(rules)]
     if status["grants"]:
         lines += ["", "Grants", *_grants(status["grants"])]
@@ -44,6 +47,9 @@ def _head(status: Json, now: datetime) -> Iterator[str]:
     version = printable(str(daemon["version"]))
     yield f"{'daemon':{INDENT}}running for {since}, version {version}, pid {daemon['pid']}"
     yield f"{'policy':{INDENT}}{_policy(policy, now)}"
+    if policy.get("confirm_until") is not None:
+        when = clock(moment(policy["confirm_until"]))
+        yield " " * INDENT + paint(f"not confirmed: reverts at {when} unless `penstock confirm`", BAD)
     if policy["pending_files"]:
         count = policy["pending_files"]
         files = counted(count, "file")
@@ -98,6 +104,22 @@ def _coloured(row: Sequence[str], one: Json) -> list[str]:
         paint(ingress, STATES.get(one["ingress"], BAD)),
         *rest,
     ]
+
+
+def _units(workloads: Sequence[Json]) -> Iterator[str]:
+    """Where the processes of the one workload are, and what holds them there."""
+    found = [unit for one in workloads for unit in one.get("units", ())]
+    if not found:
+        yield "no unit of it runs"
+        return
+    yield "Units"
+    for one in found:
+        count = one["processes"]
+        size = f"{number(count)} {'process' if count == 1 else 'processes'}"
+        yield f"  {printable(one['unit'])}: {paint(printable(one['how']), HOW.get(one['how']))}, {size}"
+        yield f"      /{printable(one['cgroup'], 4096).lstrip('/')}"
+    if any(one["how"] == "in-place" for one in found):
+        yield from wrapped(IN_PLACE, 4)
 
 
 def _rules(rules: Sequence[Json]) -> Iterator[str]:
