@@ -24,7 +24,12 @@ max_bytes=268435456
 say() { printf '<%s>penstock floor: %s\n' "$1" "$2" >&2; }  # the journal reads the number as a priority
 
 # The file is descriptor 3: the daemon may replace it meanwhile, and each program below must read the same one.
-policy() { sed -n -e '1d' -e '/^[^#]/q' -e 's/^# policy \([0-9A-Za-z._:-]\{1,100\}\)$/\1/p' /proc/self/fd/3 | head -n 1; }
+header() { sed -n -e '1d' -e '/^[^#]/q' -e "s/^# $1 //p" /proc/self/fd/3; }  # KEY: its values, a line each
+
+policy() {  # its hash; nothing when that is no word
+  hash=$(header policy | head -n 1)
+  case $hash in *[!0-9A-Za-z._:-]*) ;; *) printf '%.100s' "$hash" ;; esac
+}
 
 is_whole() {  # does its first line tell the sum of the rest?
   said=$(head -n 1 /proc/self/fd/3 | head -c 200)
@@ -40,7 +45,7 @@ is_ours() {  # PATH: penstock.slice, or something in it; nothing that climbs or 
 }
 
 make_cgroups() {
-  sed -n -e '1d' -e '/^[^#]/q' -e 's/^# cgroup //p' /proc/self/fd/3 | while IFS= read -r path; do
+  header cgroup | while IFS= read -r path; do
     is_ours "$path" || exit 1
     [ -d "$cgroup/$path" ] || mkdir -p -- "$cgroup/$path" || exit 1
   done
