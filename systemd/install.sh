@@ -14,6 +14,7 @@ umask 022
 . "$checkout/systemd/bundle.sh"
 
 lib=/usr/lib/penstock units=/usr/lib/systemd/system
+unit_places=(/etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system "$units" /lib/systemd/system)
 manifest=$lib/manifest
 manifest_title='# Every path that penstock installed, one a line.  A directory ends with a slash.'
 services=(penstock-floor.service penstock-floor-again.service penstock.service)

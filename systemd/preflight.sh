@@ -2,8 +2,6 @@
 # ends the installation with one sentence.
 # shellcheck disable=SC2154 # variables of install.sh
 
-unit_places=(/etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system "$units" /lib/systemd/system)
-
 check_host() {
   local place
   is_root || die "installing needs root; run: sudo $0"
