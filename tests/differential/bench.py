@@ -1,7 +1,8 @@
 """A lab in which a policy is put into the kernel and probes are sent through it, many to a policy.
 
 The world is one remote host that owns every address of `universe`.  Of each workload one agent runs in the
-workload's cgroup; one more runs outside as a bystander, which also talks to the kernel.
+workload's cgroup, one of them in place and not in its slice; one more runs outside as a bystander, which also
+talks to the kernel.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from penstock.core import chains, compile, render_nft
 from penstock.core.connection import Connection
 from penstock.core.policy import Direction, Mode, Policy
+from penstock.core.questions import level, levels
 from penstock.core.render_nft import Present
 from penstock.core.verdict import Live, Verdict, judge
 from penstock.demo.host import Host
@@ -32,6 +34,8 @@ from .universe import ADDRESSES, BYSTANDER, OWN, PORTS, WORKLOADS, Probe
 
 SLICE = "penstock.slice"
 SLICE_DEPTH = 2  # below the lab's own cgroup
+PLACES = {"alpha": "system.slice/system-alpha.slice/alpha@1.service"}
+LEVELS = levels(PLACES.values(), SLICE_DEPTH)
 FIRST_SOURCE, LAST_SOURCE = 10_000, 59_999
 SOON = 300.0  # milliseconds; a refusal that is told comes in less than one, a dropped packet never
 UNLIMITED = {
@@ -117,7 +121,7 @@ class Bench:
         ports = ",".join(map(str, PORTS))
         self.world = self._agent(remote, ["--sniff", f"{barrier},{ports}", "0.0.0.0", "::"])
         self.bystander = self._agent(self.lab.host, [barrier, *BYSTANDER])
-        self.cgroups = {name: f"{SLICE}/{SLICE[:-6]}-{escape(name)}.slice" for name in WORKLOADS}
+        self.cgroups = {name: f"{SLICE}/{SLICE[:-6]}-{escape(name)}.slice" for name in WORKLOADS} | PLACES
         self.agents = {
             name: self._agent(self.lab.host, [f"{barrier},{ports}", *OWN[name]], self.cgroups[name])
             for name in WORKLOADS
@@ -148,13 +152,13 @@ class Bench:
         """Put `policy` into force, from whatever was before."""
         self.policy, self.now = policy, now
         labels = {name: chains.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
-        ruleset = compile.compile_policy(policy, compile.Live(now, labels, SLICE_DEPTH))
+        ruleset = compile.compile_policy(policy, compile.Live(now, labels, SLICE_DEPTH, LEVELS))
         self.bystander.ask("load", render_nft.script(ruleset, self.present, now), self._bindings())
         self.present = Present.of(ruleset, now)
 
     def unbind(self) -> None:
         """Leave the table, and govern nobody."""
-        self.bystander.ask("load", "", {name: {} for name in chains.MAPS})
+        self.bystander.ask("load", "", {name: {} for name in chains.maps(LEVELS)})
 
     def reset(self) -> None:
         """Remove the table."""
@@ -162,9 +166,12 @@ class Bench:
         self.present = Present()
 
     def _bindings(self) -> Mapping[str, Mapping[str, tuple[str, str]]]:
-        result: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in chains.MAPS}
+        result: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in chains.maps(LEVELS)}
         bound: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
-        bound += [(self.cgroups[name], chains.bindings(name)) for name in WORKLOADS]
+        bound += [(self.cgroups[name], chains.bindings(name)) for name in WORKLOADS if name not in PLACES]
+        bound += [
+            (path, chains.place_bindings(name, level(path, SLICE_DEPTH))) for name, path in PLACES.items()
+        ]
         for path, bindings in bound:
             for name, verb, chain in bindings:
                 result[name][str(self.lab.cgroup / path)] = (verb, chain)

@@ -10,7 +10,19 @@ import pytest
 
 from penstock.core import chains, compile, regions, render_nft
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
-from penstock.core.ruleset import Chain, Count, Detour, Echo, Element, End, Final, ForeignSource, InSet, Tracked
+from penstock.core.ruleset import (
+    Chain,
+    Count,
+    Detour,
+    Dispatch,
+    Echo,
+    Element,
+    End,
+    Final,
+    ForeignSource,
+    InSet,
+    Tracked,
+)
 from penstock.core.ruleset import Rule as ChainRule
 
 Patch = pytest.MonkeyPatch
@@ -81,8 +93,8 @@ def sets_asked(prefix: str, **ends: Any) -> Callable[[Patch], None]:
 def modes(wrong: Callable[[Mode], Mode]) -> Callable[[Patch], None]:
     original = chains.build
 
-    def build(plans: Sequence[chains.Plan], depth: int) -> tuple[Chain, ...]:
-        return original([replace(plan, mode=wrong(plan.mode)) for plan in plans], depth)
+    def build(plans: Sequence[chains.Plan], depth: int, levels: Sequence[int]) -> tuple[Chain, ...]:
+        return original([replace(plan, mode=wrong(plan.mode)) for plan in plans], depth, levels)
 
     return replaced(chains, "build", build)
 
@@ -189,7 +201,19 @@ def workloads_swapped(patch: Patch) -> None:
 
 def depth_wrong(patch: Patch) -> None:
     original = chains.build
-    patch.setattr(chains, "build", lambda plans, depth: original(plans, depth + 1))
+    patch.setattr(chains, "build", lambda plans, depth, levels: original(plans, depth + 1, levels))
+
+
+def place_wrong(patch: Patch) -> None:
+    def wrong(which: int, levels: Sequence[int]) -> list[ChainRule]:
+        return [ChainRule((), (Dispatch(chains.place_maps(n)[which], n + 1),)) for n in levels]
+
+    patch.setattr(chains, "_dispatches", wrong)
+
+
+def place_unseen(patch: Patch) -> None:
+    original = chains._dispatches
+    patch.setattr(chains, "_dispatches", lambda which, levels: original(which, levels) if which != 1 else [])
 
 
 def ports_as(change: Callable[[Interval], Interval]) -> Callable[[Patch], None]:
@@ -364,6 +388,8 @@ MUTATIONS = [
         ("foreign", "a packet from a borrowed address leaves", chains_changed("out_", lacking(ForeignSource))),
         ("detour", "a packet that prescribes its route leaves", chains_changed("out_", lacking(Detour))),
         ("depth", "the slice is looked for one level too deep", depth_wrong),
+        ("place-level", "what is bound in place is looked for one level too deep", place_wrong),
+        ("place-in", "the listeners of what is bound in place are open", place_unseen),
         # text
         ("text-port", "a range of ports is written as its first", key_with(lambda e: e._replace(last=e.first))),
         (
