@@ -228,6 +228,9 @@ running_release() {  # the daemon's interpreter names it; nothing when no daemon
 }
 
 start() {
+  # An uninstallation waits for the end of services to remove the cgroups that are used again from here on.
+  systemctl --quiet stop penstock-leftovers.path 2>/dev/null || true
+  rm -f /run/systemd/system/penstock-leftovers.*
   systemctl daemon-reload
   systemd-tmpfiles --create /usr/lib/tmpfiles.d/penstock.conf
   systemctl --quiet enable "${services[@]}" 2>"$work/enable" ||

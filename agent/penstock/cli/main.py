@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Show an attack and the block in a throw-away lab.",
     "manual": "Show the manual.",
     "daemon": "Run the daemon in the foreground.",
+    "uninstall": "Remove penstock from this host.",
 }
 """In the order of the help.  Each is `penstock.cli.NAME`, which has a command of that name."""
 

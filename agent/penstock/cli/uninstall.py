@@ -1,0 +1,69 @@
+"""`penstock uninstall`: says what goes, asks once, and removes it; it runs from what it removes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from penstock.core.text import printable
+from penstock.errors import PenstockError
+
+
+@click.command()
+@click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option("--purge", is_flag=True, help="Remove /etc/penstock and /var/log/penstock as well.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def uninstall(ctx: click.Context, only_plan: bool, purge: bool, yes: bool) -> None:
+    """Remove penstock from this host.
+
+    Nothing is stopped but the daemon, and nothing restarted.  A governed service stays in its slice until its own
+    restart, and reaches everything meanwhile.  Rule files and the log stay without --purge.
+    """
+    # All of it now: the files that hold it will be gone.
+    from penstock.enrol import installed
+    from penstock.enrol import uninstall as work
+
+    if os.geteuid() != 0:
+        raise PenstockError("uninstalling needs root", hint="run it with sudo")
+    places = installed.Places()
+    steps = work.steps(places, purge)
+    if not steps:
+        click.echo("nothing of penstock is installed here")
+        return
+    residents = installed.residents(places)
+    if only_plan or not yes:
+        click.echo("would do:" if only_plan else "this will:")
+        for step in steps:
+            click.echo(f"  {step.text}")
+        _tell(work.consequences(residents))
+    if only_plan:
+        return
+    if not yes and not _agreed():
+        ctx.exit(1)
+    for step in steps:
+        step.do()
+        click.echo(f"done: {step.text}")
+    if yes:
+        _tell(work.consequences(residents))
+    if not purge and places.config.exists():
+        click.echo("kept: /etc/penstock and /var/log/penstock")
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("this is no terminal to ask on: say --yes, or look first with --plan")
+    try:
+        return click.confirm("Remove penstock from this host?", default=False, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
+
+
+def _tell(consequences: list[str]) -> None:
+    """What happens to those who are governed now."""
+    click.echo("without the table every process reaches everything, and is reached by everybody")
+    for line in consequences:
+        click.echo(f"  {printable(line)}")

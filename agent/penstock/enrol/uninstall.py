@@ -1,0 +1,202 @@
+"""Remove penstock from a host: a list of steps, which can be printed instead of taken.
+
+Their order is such that an interruption leaves a host that works, and that a second run completes: first nothing
+needs the floor any more, then nobody repairs the table, then nothing loads it again, then it goes; the program
+itself goes last.  Nothing that is governed is stopped, restarted or moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock import files
+from penstock.core.ruleset import TABLE
+from penstock.core.text import printable
+from penstock.enrol import dropin, installed, systemctl
+from penstock.enrol.installed import Places, Resident
+from penstock.errors import PenstockError
+from penstock.kernel import nft_removal
+
+FLOOR, DAEMON = "penstock-floor.service", "penstock.service"
+LEFTOVERS = "penstock-leftovers"
+"""Units that remove our cgroups when the last process in them has gone.  They end with it, or at the next boot."""
+
+_PATH_UNIT = """\
+[Unit]
+Description=penstock was uninstalled: wait until nobody is in its cgroups any more
+[Path]
+PathModified=/sys/fs/cgroup/penstock.slice/cgroup.events
+"""
+_SERVICE_UNIT = """\
+[Unit]
+Description=penstock was uninstalled: remove its cgroups that are empty
+[Service]
+Type=oneshot
+ExecStart=-/usr/bin/find /sys/fs/cgroup/penstock.slice -depth -type d -exec rmdir {} ;
+ExecStart=/bin/sh -c 'if ! [ -e /sys/fs/cgroup/penstock.slice ]; then \\
+  rm -f /run/systemd/system/penstock-leftovers.*; \\
+  systemctl --no-block stop penstock-leftovers.path; systemctl --no-block daemon-reload; fi'
+StandardError=null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What will be done, in words, and the doing."""
+
+    text: str
+    do: Callable[[], None]
+
+
+def steps(places: Places, purge: bool) -> list[Step]:
+    """All that there is to do on this host now; empty when nothing of penstock is there.
+
+    PenstockError when it cannot be found out, or when something stands against all of it.
+    """
+    _refuse_stray_daemon(places)
+    return list(_steps(places, purge))
+
+
+def _steps(places: Places, purge: bool) -> Iterator[Step]:
+    kept, directories = installed.paths(places)
+    links = installed.links(places)
+    drop_ins = dropin.find()
+    if drop_ins:
+        units = ", ".join(sorted({one.unit for one in drop_ins}))
+        yield Step(f"let {units} leave their slices at their next restart", _remove_drop_ins)
+    if _loaded(DAEMON) or links:
+        yield Step("stop and disable the daemon and the floor; no rule changes yet", lambda: _stop(links))
+    if kept or directories or _loaded(FLOOR):
+        text = f"remove {len(kept)} files from /usr: units, slices, completion, man page"
+        yield Step(text, lambda: _remove_units(kept, directories))
+    if nft_removal.is_there():
+        yield Step(f"delete the table inet {TABLE}: from here on nothing is governed", nft_removal.delete)
+    if places.cgroup.exists():
+        yield Step("remove cgroups in penstock.slice that are empty", lambda: _remove_cgroups(places))
+    doomed = [places.run, places.state, *((places.config, places.log) if purge else ())]
+    doomed = [path for path in doomed if os.path.lexists(path)]
+    if doomed:
+        shown = ", ".join(f"/{path.relative_to(places.root)}" for path in doomed)
+        yield Step(f"remove {shown}", lambda: _remove_trees(doomed))
+    if places.library.exists() or installed.is_ours(places.program):
+        yield Step("remove /usr/bin/penstock and /usr/lib/penstock", lambda: _remove_program(places))
+
+
+def consequences(residents: list[Resident]) -> list[str]:
+    """Who still sits in a slice, and what that means; for people."""
+    lines = []
+    for one in residents:
+        what = f"{one.name} (workload {one.workload or 'none'}), {one.processes} processes"
+        until = "its restart" if one.is_service else "its end"
+        lines.append(f"{what}: stays in its slice until {until}")
+    return lines
+
+
+def _refuse_stray_daemon(places: Places) -> None:
+    """A daemon that somebody runs in a terminal would put the table back."""
+    try:
+        descriptor = os.open(places.run / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if systemctl.show(DAEMON, ("MainPID",))["MainPID"] in ("", "0"):
+            raise PenstockError(
+                "a penstock daemon runs here that is no service", hint="end it, then try again"
+            ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _loaded(unit: str) -> bool:
+    """Whether systemd knows it, or remembers it as running although its file is gone."""
+    found = systemctl.show(unit, ("LoadState", "ActiveState"))
+    return found["LoadState"] == "loaded" or found["ActiveState"] not in ("", "inactive")
+
+
+def _remove_drop_ins() -> None:
+    dropin.remove()
+
+
+def _stop(links: list[Path]) -> None:
+    if systemctl.show(DAEMON, ("ActiveState",))["ActiveState"] not in ("", "inactive"):
+        systemctl.run("stop", "--", DAEMON, timeout=60)
+    for link in links:
+        _unlink(link)
+        dropin.remove_if_empty(link.parent)
+
+
+def _remove_units(paths: list[Path], directories: list[Path]) -> None:
+    needed = _needed_by_others()
+    if needed:
+        hint = f"remove that from its unit or drop-in, or it cannot start: systemctl cat {needed}"
+        raise PenstockError(f"requires {FLOOR} by a file that is not penstock's", where=needed, hint=hint)
+    for path in paths:
+        _unlink(path)
+        _unlink(path.with_name(f"{path.name}.penstock-new"))
+    for directory in directories:
+        dropin.remove_if_empty(directory)
+    systemctl.daemon_reload()
+    # Without its file it may be stopped by hand; that changes no rule, and stops nobody, as nobody requires it.
+    if systemctl.show(FLOOR, ("ActiveState",))["ActiveState"] not in ("", "inactive"):
+        systemctl.run("stop", "--", FLOOR)
+
+
+def _needed_by_others() -> str:
+    """A unit that could not start without the floor; ours were changed before."""
+    return printable(systemctl.show(FLOOR, ("RequiredBy",))["RequiredBy"].partition(" ")[0])
+
+
+def _remove_cgroups(places: Places) -> None:
+    """Those that are empty; one in which somebody still is stays, and goes when it is empty."""
+    listed = systemctl.run(
+        "list-units", "--all", "--no-legend", "--plain", "--full", "--type=slice", "--", "penstock*.slice"
+    )
+    for unit in sorted((line.split()[0] for line in listed.splitlines() if line.strip()), key=len, reverse=True):
+        # Whoever requires a slice sits in it by its own configuration, and would be stopped with it.
+        if not systemctl.show(unit, ("RequiredBy",))["RequiredBy"]:
+            systemctl.run("stop", "--", unit)
+    for place, _, _ in os.walk(places.cgroup, topdown=False):
+        with contextlib.suppress(OSError):  # EBUSY: somebody is in it
+            os.rmdir(place)
+    if places.cgroup.exists():
+        files.replace(places.watch / f"{LEFTOVERS}.path", _PATH_UNIT.encode(), 0o644)
+        files.replace(places.watch / f"{LEFTOVERS}.service", _SERVICE_UNIT.encode(), 0o644)
+        systemctl.daemon_reload()
+        systemctl.run("start", "--", f"{LEFTOVERS}.path")
+        systemctl.run("start", "--", f"{LEFTOVERS}.service")  # they may all have gone a moment ago
+
+
+def _remove_trees(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            raise PenstockError(f"cannot be removed: {e.strerror}", where=str(path)) from e
+
+
+def _remove_program(places: Places) -> None:
+    """The list of what was installed goes last: by it the installer knows what an interrupted removal left."""
+    manifest = places.library / installed.MANIFEST
+    if places.library.exists():
+        _remove_trees([path for path in places.library.iterdir() if path != manifest and path.is_dir()])
+    if installed.is_ours(places.program):
+        _unlink(places.program)
+    if places.library.exists():
+        _remove_trees([places.library])
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as e:
+        raise PenstockError(f"cannot be removed: {e.strerror}", where=str(path)) from e
