@@ -21,11 +21,11 @@ from penstock.cli.check import check_path
 from penstock.cli.main import COMMANDS, penstock
 from penstock.cli.manual import pages, title
 from penstock.core.blocks import Block
+from penstock.core.findings import TROUBLES
 from penstock.core.language import assemble, parse_host, parse_ports, parse_rule, yaml_nodes
 from penstock.core.parse import parse
 from penstock.core.policy import METADATA
 from penstock.core.problems import Problem
-from penstock.core.status import TROUBLES
 from penstock.core.unenforced import unenforced
 from penstock.core.verdict import Reason
 from test_examples import EXAMPLES, NOW, RULES
@@ -267,7 +267,7 @@ def constants(path: Path, where: dict[str, int]) -> set[str]:
 
 
 def finding_codes() -> set[str]:
-    return constants(CORE / "status.py", {"finding": 0}) | {code for code, _ in TROUBLES.values()} | {"trouble"}
+    return constants(CORE / "findings.py", {"finding": 0}) | {code for code, _ in TROUBLES.values()} | {"trouble"}
 
 
 def reason_codes() -> set[str]:

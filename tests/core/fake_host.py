@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -20,6 +20,7 @@ from penstock.core.compile import compile_policy
 from penstock.core.effects import Effect
 from penstock.core.engine import Engine
 from penstock.core.events import Commit, Event, Seen, Stray
+from penstock.core.match import Unit
 from penstock.core.parse import parse
 from penstock.core.questions import bindings
 from penstock.core.render_nft import Present, unexpired
@@ -101,8 +102,8 @@ class Kernel:
         self.commit(touched=True, pid=pid, comm=comm)
 
     def tamper(self, comm: str = "nft", pid: int = 77) -> None:
-        """Somebody exchanges a rule for another one."""
-        self.tampered += "x"
+        """Somebody exchanges a rule for another one, each time for a new one."""
+        self.tampered += f"x{self.generation}"
         self.commit(touched=True, pid=pid, comm=comm)
 
     def snapshot(self, now: datetime) -> Snapshot:
@@ -141,6 +142,11 @@ class Host:
         self.files: dict[str, bytes] = dict(ONE if files is None else files)
         self.state = saved
         self.staged: bytes | None = None
+        self.history: list[bytes] = []
+        self.floor, self.staged_floor = b"", b""
+        self.marked = False  # that a policy is on trial
+        self.units: list[Unit] = []
+        self.told: list[str] = []  # to the service manager
         self.kernel = Kernel()
         self.now = START
         self.engine = Engine(START, 7, books)
@@ -165,13 +171,17 @@ class Host:
     # --- what happens ---
 
     def start(self) -> Host:
-        self.feed(events.Started(self.now, self.kernel.snapshot(self.now), self.state, DEPTH))
+        snapshot = self.kernel.snapshot(self.now)
+        before = tuple(self.history)
+        self.feed(events.Started(self.now, snapshot, self.state, DEPTH, tuple(self.units), before))
         return self.settle()
 
     def command(self, name: str, **arguments: Any) -> int:
         """Send it; settle must follow before it is answered."""
         number = len(self.asked) + 1
         self.asked.append(number)
+        if name == "apply":
+            arguments = {"confirm": 0, **arguments}
         self.feed(events.Command(self.now, number, Message(name, arguments)))
         return number
 
@@ -181,17 +191,17 @@ class Host:
         self.settle()
         return self.answers[number]
 
-    def apply(self, files: Mapping[str, bytes] | None = None) -> Any:
+    def apply(self, files: Mapping[str, bytes] | None = None, confirm: int = 0) -> Any:
         if files is not None:
             self.files = dict(files)
-        return self.ask("apply")
+        return self.ask("apply", confirm=confirm)
 
     def status(self) -> Any:
         return self.ask("status")
 
     def tick(self, seconds: float = 2.0) -> Host:
         self.now += timedelta(seconds=seconds)
-        self.feed(events.Ticked(self.now))
+        self.feed(events.Ticked(self.now, seconds))
         return self.settle()
 
     def announce(self) -> None:
@@ -256,18 +266,40 @@ class Host:
 
     def _do_ReadConfig(self, effect: effects.ReadConfig) -> Event:
         parsed = examine(parse(self.files), self.now)
-        return events.ConfigRead(self.now, effect.request, dict(self.files), {}, parsed)
+        return events.ConfigRead(self.now, effect.request, dict(self.files), {}, parsed, effect.confirm)
+
+    def _do_ReadHistory(self, effect: effects.ReadHistory) -> Event:
+        return events.HistoryRead(self.now, effect.request, effect.to, tuple(self.history))
 
     def _do_Compile(self, effect: effects.Compile) -> Event:
-        return events.Compiled(self.now, effect.operation, compile_policy(effect.policy, effect.live))
+        ruleset = compile_policy(effect.policy, effect.live)
+        floor = f"floor of {effect.policy.hash}".encode() if effect.floor else b""
+        return events.Compiled(self.now, effect.operation, ruleset, floor)
 
     def _do_StageState(self, effect: effects.StageState) -> None:
-        self.staged = effect.data
+        assert effect.floor
+        self.staged, self.staged_floor = effect.data, effect.floor
 
     def _do_CommitState(self, effect: effects.CommitState) -> Event:
         assert self.staged is not None
+        if self.state is not None:
+            self.history = [self.state, *self.history][:2]
         self.state, self.staged = self.staged, None
+        self.floor = self.staged_floor
         return events.Saved(self.now, effect.operation)
+
+    def _do_KeepFloor(self, effect: effects.KeepFloor) -> None:
+        assert effect.data
+        self.floor = effect.data
+
+    def _do_MarkTrial(self, effect: effects.MarkTrial) -> None:
+        self.marked = True
+
+    def _do_EndTrial(self, effect: effects.EndTrial) -> None:
+        self.marked = False
+
+    def _do_Notify(self, effect: effects.Notify) -> None:
+        self.told.append(effect.text)
 
     def _do_MakeCgroups(self, effect: effects.MakeCgroups) -> None:
         for path in (SLICE, *map(slice_of, effect.workloads)):
@@ -281,13 +313,19 @@ class Host:
 
     def _do_BindCgroups(self, effect: effects.BindCgroups) -> None:
         assert self.kernel.ruleset or self._random, "bound without a table"
-        self.kernel.bind(bindings(effect.workloads, self._ids(effect.workloads)))
+        found = self._ids(effect.workloads, effect.places)
+        self.kernel.bind(bindings(effect.workloads, found, effect.places, effect.depth, effect.levels))
 
     def _do_ReadKernel(self, effect: effects.ReadKernel) -> Event:
         generation, commits = self._mark
         alone = self.kernel.generation - generation == self.kernel.commits - commits
         snapshot = self.kernel.snapshot(self.now)
-        return events.ReadBack(self.now, effect.operation, snapshot, self._ids(effect.workloads), alone)
+        found = self._ids(effect.workloads, effect.places)
+        return events.ReadBack(self.now, effect.operation, snapshot, found, alone)
+
+    def _do_ScanUnits(self, effect: effects.ScanUnits) -> Event:
+        ours = {path: number for path, number in self.kernel.cgroups.items() if path.startswith(SLICE)}
+        return events.UnitsSeen(self.now, tuple(self.units), ours)
 
     def _do_Prove(self, effect: effects.Prove) -> Event:
         for _ in range(2):  # bound, and unbound again
@@ -301,7 +339,9 @@ class Host:
         strays = tuple(
             s for s in self.strays if (s.pid, s.started) in effect.watch and (s.pid, s.started) not in inside
         )
-        config = {name: sha256(data).hexdigest() for name, data in self.files.items()}
+        problems = examine(parse(self.files), self.now).problems
+        digests = {name: sha256(data).hexdigest() for name, data in self.files.items()}
+        config = events.Files(digests, sum(problem.severity == "error" for problem in problems))
         return events.Examined(
             self.now,
             effect.request,
@@ -310,8 +350,14 @@ class Host:
             self._ids(effect.workloads),
             processes,
             strays,
-            None if effect.request is None else config,
+            config if effect.around or effect.request is not None else None,
+            {name: self._groups(name, effect.places) for name in effect.workloads},
         )
+
+    def _groups(self, name: str, places: Mapping[str, str]) -> tuple[events.Group, ...]:
+        number = len(self.processes.get(name, ()))
+        inside = events.Group("run-1.scope", f"{slice_of(name)}/run-1.scope", "run", number)
+        return (inside, *(events.Group("u", path, "in-place", 1) for path, w in places.items() if w == name))
 
     def _do_AskKernel(self, effect: effects.AskKernel) -> Event:
         address = int.from_bytes(effect.address)
@@ -350,9 +396,28 @@ class Host:
         assert request not in self.answers, "answered twice"
         assert request not in self.refusals, "refused twice"
 
-    def _ids(self, workloads: Sequence[str]) -> dict[str, int]:
+    def _ids(self, workloads: Sequence[str], places: Iterable[str] = ()) -> dict[str, int]:
         cgroups = self.kernel.cgroups
-        return {path: cgroups[path] for path in (SLICE, *map(slice_of, workloads)) if path in cgroups}
+        return {path: cgroups[path] for path in (SLICE, *map(slice_of, workloads), *places) if path in cgroups}
+
+    def unit(self, path: str) -> None:
+        """A unit is started, or started again; the daemon hears of it when it is told or looks."""
+        self.stop_unit(path)
+        self.kernel.mkdir(path)
+        self.units.append(Unit(path.rpartition("/")[2], path, self.kernel.cgroups[path]))
+
+    def stop_unit(self, path: str) -> None:
+        self.kernel.cgroups.pop(path, None)
+        self.units = [unit for unit in self.units if unit.path != path]
+
+    def watch(self) -> Host:
+        """The daemon hears that cgroups came or went."""
+        self.watch_later()
+        return self.settle()
+
+    def watch_later(self) -> None:
+        """The same, without waiting for what comes of it."""
+        self._tasks.append(deque([effects.ScanUnits()]))
 
     # --- what is looked at ---
 
@@ -371,7 +436,9 @@ class Host:
             return False
         names = tuple(in_force.policy.workloads)
         sets = {s.name: frozenset(unexpired(s, START)) for s in in_force.ruleset.sets}
-        return self.kernel.bindings == bindings(names, self._ids(names)) and self.kernel.sets == sets
+        found = self._ids(names, in_force.places)
+        wanted = bindings(names, found, in_force.places, DEPTH, in_force.levels)
+        return self.kernel.bindings == wanted and self.kernel.sets == sets
 
 
 def once(name: str, error: str = "it broke") -> Failing:

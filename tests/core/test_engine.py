@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.core import effects, events, state
-from penstock.core.engine import TRIES
 from penstock.core.events import Seen, Stray
 from penstock.core.log_prefix import Kind, Refusal
+from penstock.core.operations import TRIES
 from penstock.core.packets import Denied
 from penstock.core.parse import parse
 from penstock.core.policy import Direction, Mode
@@ -25,9 +25,9 @@ THREE = {**TWO, "rules.d/c.yaml": rules("c", mode="observe")}
 KEYS = {
     "": "v time daemon policy kernel workloads implicit grants findings",
     "daemon": "running pid version since",
-    "policy": "hash applied pending_files",
+    "policy": "hash applied pending_files confirm_until",
     "kernel": "backend agrees checked",
-    "workloads": "name mode until egress ingress enrolment processes outside denied unlogged blocks_1h",
+    "workloads": "name mode until egress ingress enrolment processes outside denied unlogged blocks_1h units",
     "findings": "code severity workload text remedy",
 }
 STEPS = ["StageState", "MakeCgroups", "Load", "BindCgroups", "ReadKernel", "Compile"]
@@ -82,7 +82,7 @@ def test_the_first_start_applies_the_configuration() -> None:
 def test_the_order_of_a_start() -> None:
     assert running().names() == [
         *["ReadConfig", "Compile", "StageState", "MakeCgroups", "Load", "BindCgroups", "ReadKernel"],
-        *["CommitState", "Journal", "Prove"],
+        *["CommitState", "Journal", "Notify", "Prove"],
     ]
 
 
@@ -173,6 +173,7 @@ def test_apply() -> None:
         "workloads": 2,
         "problems": [],
         "seconds": answer["seconds"],
+        "confirm_until": None,
     }
     assert answer["seconds"] > 0
     assert host.holds_policy()
@@ -534,7 +535,7 @@ def test_a_rule_that_is_over_is_removed() -> None:
     assert "over" in host.journal[-1][1]
     before = len(host.done)
     host.tick()
-    assert host.names(before) == ["Examine"]
+    assert host.names(before) == ["Examine", "ScanUnits"]
     assert not host.engine.view.alarms
 
 
@@ -772,16 +773,24 @@ def test_the_end_gives_out_what_is_left_and_leaves_the_kernel_alone(packet: Deni
 FAILABLE = [
     *STEPS,
     *["CommitState", "ReadConfig", "Prove", "Examine", "AskKernel", "CountHits", "Record", "SaveBooks", "Journal"],
+    *["ReadHistory", "MarkTrial", "EndTrial", "ScanUnits", "KeepFloor", "Notify"],
 ]
-CHOICES = [ONE, TWO, THREE, BROKEN]
+UNITS = {**TWO, "rules.d/c.yaml": rules("c") + b"match: [{unit: c.service}, {unit: 'c@*.service'}]\n"}
+CHOICES = [ONE, TWO, THREE, UNITS, BROKEN]
+PLACES = ["system.slice/c.service", "system.slice/system-c.slice/c@1.service", "ai.slice/other.service"]
 
 
 def turn(host: Host, choose: random.Random) -> None:
     """One thing that happens to the host."""
-    match choose.randrange(9):
+    match choose.randrange(12):
         case 0 | 1:
             host.files = dict(choose.choice(CHOICES))
-            host.command("apply")
+            host.command("apply", confirm=choose.choice([0, 0, 5]))
+        case 9:
+            host.command("confirm")
+            host.command("rollback", to="")
+        case 10 | 11:
+            turn_units(host, choose)
         case 2:
             host.kernel.flush()
         case 3:
@@ -792,7 +801,7 @@ def turn(host: Host, choose: random.Random) -> None:
                 host.kernel.mkdir(name)
         case 5:
             host.now += timedelta(seconds=choose.choice([-30, 0.1, 2]))
-            host.feed(events.Ticked(host.now))
+            host.feed(events.Ticked(host.now, 2.0))
         case 6:
             host.command("status")
             host.command("hits", workload="a")
@@ -805,13 +814,22 @@ def turn(host: Host, choose: random.Random) -> None:
         agrees_means_agrees(host)
 
 
+def turn_units(host: Host, choose: random.Random) -> None:
+    """A unit is started, started again or stopped, and the daemon hears of it or not."""
+    path = choose.choice(PLACES)
+    (host.unit if choose.random() < 0.7 else host.stop_unit)(path)
+    if choose.random() < 0.8:
+        host.watch_later()
+
+
 def agrees_means_agrees(host: Host) -> None:
     """Nobody has touched the table since it was read, and no operation is under way: then `agrees` is true."""
     engine = host.engine
     settled = not host._tasks and not host._events and not host.kernel.announcements
-    if settled and engine._operation is None and engine.view.agrees and engine.in_force:
+    if settled and engine._operations.current is None and engine.view.agrees and engine.in_force:
         in_step = host.kernel.generation == engine._keeper._generation
-        bound = dict(engine.in_force.cgroups) == host._ids(list(engine.in_force.policy.workloads))
+        found = host._ids(list(engine.in_force.policy.workloads), engine.in_force.places)
+        bound = dict(engine.in_force.cgroups) == found
         assert not (in_step and bound) or host.holds_policy()
 
 
@@ -827,19 +845,23 @@ def any_sequence(seed: int) -> None:
         turn(host, choose)
     broken = set()
     host.settle()
-    for _ in range(4):
+    for _ in range(8):
         host.tick()
     assert host.quit is None
+    assert host.engine._operations.trial is None
     assert host.unanswered == []
     assert host.engine.in_force
     assert host.engine.view.agrees is True
     assert host.engine.view.proven
     assert host.holds_policy()
+    wanted = {p for p in PLACES[:2] if p in host.kernel.cgroups and "c" in host.engine.in_force.policy.workloads}
+    matched = wanted if host.engine.in_force.policy.hash == hash_of(UNITS) else set()
+    assert host.engine.in_force.places.keys() == matched
     assert host.state
     if not host.engine.view.troubles.get("CommitState"):
         assert state.decode(host.state).hash == host.engine.in_force.policy.hash
     host.files = dict(TWO)
-    answer = host.ask("apply")
+    answer = host.ask("apply", confirm=0)
     assert answer["hash"] == hash_of(TWO)
     assert host.holds_policy()
     assert state.decode(host.state).hash == hash_of(TWO)

@@ -78,7 +78,7 @@ def test_missing_slices_differ() -> None:
     del host.kernel.cgroups[slice_of("a")]
     host.kernel.bind(bindings(("a",), host._ids(["a"])))
     back = ReadBack(START, None, host.kernel.snapshot(START), host._ids(["a"]))
-    assert differs(in_force.policy, in_force.ruleset, back) == [f"{slice_of('a')} is missing"]
+    assert differs(in_force.policy, in_force.ruleset, back, {}, 1) == [f"{slice_of('a')} is missing"]
 
 
 def test_summary() -> None:

@@ -15,7 +15,8 @@ def test_an_apply() -> None:
     in_force = Host().start().engine.in_force
     assert in_force
     assert results.applied(in_force, (), True, 0.12345) == {
-        "changed": True, "hash": in_force.policy.hash, "workloads": 1, "problems": [], "seconds": 0.123
+        "changed": True, "hash": in_force.policy.hash, "workloads": 1, "problems": [], "seconds": 0.123,
+        "confirm_until": None,
     }
     refused = results.refused(in_force, PROBLEMS)
     assert (refused["refused"], refused["changed"], refused["hash"]) == (True, False, in_force.policy.hash)

@@ -78,7 +78,7 @@ def test_what_is_unknown_is_null_and_never_missing() -> None:
     host = Host()
     event = Examined(START, 1, 0, {}, {}, {}, ())
     found = status.build(event, View(START), None, host.engine.books)
-    assert found["policy"] == {"hash": None, "applied": None, "pending_files": None}
+    assert found["policy"] == {"hash": None, "applied": None, "pending_files": None, "confirm_until": None}
     assert found["kernel"] == {"backend": "nft", "agrees": None, "checked": None}
     assert found["daemon"]["since"] == "2026-03-01T12:00:00Z"
     assert found["workloads"] == []

@@ -11,7 +11,7 @@ dns: {upstream: [192.0.2.53]}
 WORKLOAD = b"""version: 1
 workload: w
 mode: enforce
-match: {unit: w.service}
+match: [{unit: w.service}, {exe: /usr/bin/w}, {container: w}]
 egress:
   - to: a.org
   - {to: [10.1.1.1, lan], ports: [1]}
@@ -33,7 +33,7 @@ def test_each_is_told_once() -> None:
         "until then they are as open as without it",
         "penstock.yaml:4:17: warning: `upstream` is understood, without effect yet; "
         "names are not looked up until rules by name are enforced",
-        "w:2:11: warning: recognising unit w.service is not yet built; "
+        "w:2:11: warning: recognising container w is not yet built; "
         "put processes in with `penstock run w -- COMMAND`",
         "w:6:5: warning: `a.org`: understood, not yet enforced; until then it is denied",
         "w:7:5: warning: `lan`: understood, not yet enforced; "

@@ -165,7 +165,7 @@ def test_process_moved_out(running: Running) -> None:
     running.up()
     with running.actor() as workload:
         eventually(lambda: running.status()["processes"] == 1)
-        assert running.status()["enrolment"] == "run"
+        assert running.status()["enrolment"] == "slice"
         pid = workload(os.getpid)
         running.asker(_move, pid, running.lab.cgroup / "others.slice")
         seconds, _ = timed(eventually, lambda: running.status()["outside"] == 1)

@@ -8,7 +8,7 @@ must not open or close a door.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.core.blocks import Block
 from penstock.core.compile import Live
@@ -22,26 +22,47 @@ from penstock.core.wire import Json
 
 @dataclass(frozen=True, slots=True)
 class ReadConfig:
-    """Read and parse the configuration directory -> ConfigRead."""
+    """Read and parse the configuration directory -> ConfigRead.
+
+    `confirm`: within so many seconds whoever applies it wants to confirm; 0: at once and for good.
+    """
 
     request: int | None
+    confirm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHistory:
+    """Read the good policies before the present one -> HistoryRead.  `to` names the one that is wanted."""
+
+    request: int
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
 class Compile:
-    """Compile, beside the event loop -> Compiled."""
+    """Compile, beside the event loop -> Compiled.  `floor`: what is loaded at boot is wanted too."""
 
     operation: int
     policy: Policy
     live: Live
+    floor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StageState:
-    """Write the next state file beside the present one, down to the disk."""
+    """Write the next state file, and the next floor, beside the present ones, down to the disk."""
 
     operation: int
     data: bytes
+    floor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkTrial:
+    """Leave word, for whoever finds the daemon dead, that the kernel holds a policy nobody has confirmed."""
+
+    operation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +75,17 @@ class MakeCgroups:
 
 @dataclass(frozen=True, slots=True)
 class BindCgroups:
-    """Make the kernel's maps hold the slice and these workloads, and nobody else."""
+    """Make the kernel's maps hold the slice, these workloads and these places, and nobody else.
+
+    `places`: cgroup path below the tree -> workload.  `depth`: the level of penstock.slice; `levels`: those for
+    places that the loaded rules have.
+    """
 
     operation: int
     workloads: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
+    depth: int = 1
+    levels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +99,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ReadKernel:
-    """Read our table back, and the ids of the cgroups of these workloads -> ReadBack."""
+    """Read our table back, and the ids of the cgroups of these workloads and places -> ReadBack."""
 
     operation: int | None
     workloads: tuple[str, ...]
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +113,7 @@ class Prove:
 
 @dataclass(frozen=True, slots=True)
 class CommitState:
-    """Put the staged state file in its place -> Saved."""
+    """Put the staged floor and state file in their places, and keep the one before -> Saved."""
 
     operation: int
 
@@ -94,11 +123,21 @@ class CommitState:
 
 @dataclass(frozen=True, slots=True)
 class Examine:
-    """Look at counters, cgroups and processes -> Examined.  `watch`: (pid, start) -> workload it was in."""
+    """Look at counters, cgroups and processes -> Examined.  `watch`: (pid, start) -> workload it was in.
+
+    `around`: also at all other processes of the host, for those that look like an inference server.
+    """
 
     request: int | None
     workloads: tuple[str, ...]
     watch: Mapping[tuple[int, int], str]
+    places: Mapping[str, str] = field(default_factory=dict)
+    around: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanUnits:
+    """Look which units there are -> UnitsSeen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +177,25 @@ class SaveBooks:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepFloor:
+    """Write the floor if the file is not what it should be."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndTrial:
+    """Take back what `MarkTrial` said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the service manager (sd_notify(3)): an assignment, as READY=1."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Journal:
     """Tell the journal (standard error).  `level`: info, warning, error."""
 
@@ -170,11 +228,13 @@ class Quit:
     text: str
 
 
-Telling = Record | SaveBooks | Journal | Answer | Refuse | Quit
+Telling = Record | SaveBooks | KeepFloor | EndTrial | Notify | Journal | Answer | Refuse | Quit
 Effect = (
     ReadConfig
+    | ReadHistory
     | Compile
     | StageState
+    | MarkTrial
     | MakeCgroups
     | BindCgroups
     | Load
@@ -182,6 +242,7 @@ Effect = (
     | Prove
     | CommitState
     | Examine
+    | ScanUnits
     | AskKernel
     | CountHits
     | Telling

@@ -3,15 +3,15 @@
 The engine is the only mutable state of the program.  It has no clock, does no I/O and needs no kernel: what it
 knows came in events, what it wants goes out as effects.
 
-At most one operation is under way: the start, an `apply`, or a repair.  It compiles, loads, binds, reads the
-kernel back, and only what was read back becomes what is in force.  Killed at any point, the kernel holds the
-old rules or the new ones, and the saved state names one of the two.
+At most one operation is under way (`operations`).  Killed at any point, the kernel holds the old rules or the new
+ones, and the saved state names one of the two.
 
 Nothing is put behind an effect that guards in the same list but what must not happen when that fails.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -22,21 +22,21 @@ from penstock.core import effects, events, results, state, status
 from penstock.core.blocks import Process
 from penstock.core.books import Books
 from penstock.core.commands import Commands
-from penstock.core.compile import Live
 from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.explain import explain
+from penstock.core.history import NotUnderstood, choose, understood
 from penstock.core.keeper import Keeper, differs, missing, summary
 from penstock.core.labels import assign
-from penstock.core.parse import parse
+from penstock.core.operations import STATE, UNSAVED, Operations
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
-from penstock.core.view import InForce, Operation, View
+from penstock.core.prover import Prover
+from penstock.core.slices import SLICE
+from penstock.core.view import InForce, View
 
-TRIES = 3
-"""How often an operation loads when the kernel does not hold what was loaded."""
-
-UNSAVED = effects.CommitState.__name__
+AROUND = 15
+"""So many ticks pass between two looks at all processes of the host."""
 
 
 class Engine:
@@ -44,26 +44,26 @@ class Engine:
 
     def __init__(self, now: datetime, seed: int, saved: bytes | None = None) -> None:
         self.view = View(started=now)
-        self.in_force: InForce | None = None
         self.books = Books(seed, saved)
         self._keeper = Keeper(self.view)
+        self._prover = Prover(self.view)
+        self._operations = Operations(self.view, self._keeper, self._prover)
         self._commands = Commands()
-        self._depth = 0
-        self._operation: Operation | None = None
-        self._operations = 0
-        self._waiting: list[int] = []  # requests to apply, in the order in which they came
-        self._reading = False  # the configuration, for one of them
-        self._proving = False
+        self._waiting: deque[events.Command] = deque()  # that change the policy, in the order in which they came
+        self._reading: events.Command | None = None  # files are read for it
+        self._ticks = 0
         self._handlers: dict[type, Callable[[Any], list[Effect]]] = {
             events.Started: self._started,
             events.ConfigRead: self._config_read,
-            events.Compiled: self._compiled,
+            events.HistoryRead: self._history_read,
+            events.Compiled: self._operations.compiled,
             events.ReadBack: self._read_back,
-            events.Saved: self._saved,
-            events.Proven: self._proven,
+            events.Saved: self._operations.saved,
+            events.Proven: lambda e: self._prover.succeeded(),
             events.Failed: self._failed,
             events.Worked: self._worked,
             events.Examined: self._examined,
+            events.UnitsSeen: self._units_seen,
             events.RulesetChanged: self._ruleset_changed,
             events.PacketsDenied: self._packets_denied,
             events.Command: self._command,
@@ -73,231 +73,161 @@ class Engine:
             events.Stopping: self._stopping,
         }
 
+    @property
+    def in_force(self) -> InForce | None:
+        """What the kernel held when it was last read back."""
+        return self._operations.in_force
+
     def handle(self, event: Event) -> list[Effect]:
         """Take in what happened; return what shall be done about it."""
         todo = self._handlers[type(event)](event)
-        # Behind anything else it would be lost if that failed; the event that comes of that brings us here again.
-        return todo if any(not isinstance(e, effects.Telling) for e in todo) else [*todo, *self._next()]
+        if self._operations.current is not None or any(not isinstance(e, effects.Telling) for e in todo):
+            # Behind anything else it would be lost with it; the event that comes of that brings us here again.
+            return todo
+        return [*todo, *(self._operations.enrol(event.now) or self._next(event.now))]
 
-    # --- start and apply ---
+    # --- start, apply, rollback ---
 
     def _started(self, event: events.Started) -> list[Effect]:
-        self._depth = event.depth
+        self._operations.depth = event.depth
+        self.view.units, self.view.floor = event.units, event.floor
         if event.snapshot.exists and not event.snapshot.ours:
             return [effects.Quit(1, "a table `inet penstock` is there that is not ours; remove it first")]
-        if event.state is None:
+        if event.state is None and not event.history:
             return [effects.ReadConfig(None)]
-        try:
-            applied = state.decode(event.state)
-        except ValueError as e:
-            return [effects.Journal("error", f"{e}: reading the configuration instead"), effects.ReadConfig(None)]
-        parsed = parse(applied.files, applied.presets)
-        if parsed.policy is None:
-            return [effects.Quit(1, results.not_understood(parsed.problems))]
-        labels = assign(parsed.policy.workloads, applied.labels)
-        saved = labels == applied.labels
-        return self._begin("start", parsed.policy, replace(applied, labels=labels), event.now, saved=saved)
+        complaints: list[str] = []
+        for number, data in enumerate((event.state, *event.history)):
+            try:
+                applied, policy = understood(data)
+            except NotUnderstood as e:
+                complaints.append(str(e))
+                if number == len(event.history):
+                    return [effects.Quit(1, str(e))]
+            except ValueError as e:
+                complaints.append(str(e))
+            else:
+                return [*self._fell_back(complaints, policy), *self._resume(applied, policy, event.now, number)]
+        return [
+            effects.Journal("error", f"{complaints[0]}: reading the configuration instead"),
+            effects.ReadConfig(None),
+        ]
+
+    def _fell_back(self, complaints: list[str], policy: Policy) -> list[Effect]:
+        """The saved state is of no use, and one before it is."""
+        if not complaints:
+            return []
+        text = f"{complaints[0]}: the policy before it, {policy.hash}, is used instead"
+        self.view.troubles[STATE] = text
+        return [effects.Journal("error", text)]
+
+    def _resume(self, applied: state.Applied, policy: Policy, now: datetime, number: int) -> list[Effect]:
+        labels = assign(policy.workloads, applied.labels)
+        saved = number == 0 and labels == applied.labels
+        return self._operations.begin("start", policy, replace(applied, labels=labels), now, saved=saved)
 
     def _config_read(self, event: events.ConfigRead) -> list[Effect]:
         request, policy, problems = event.request, event.parsed.policy, event.parsed.problems
-        self._reading = False
-        if self._operation is not None and request is not None:
-            self._waiting.insert(0, request)  # a repair came first; the files are read again after it
+        asked, self._reading = self._reading, None
+        if self._operations.current is not None and asked is not None:
+            self._waiting.appendleft(asked)  # a repair came first; the files are read again after it
             return []
         if policy is None:
             return self._refused(request, problems)
         in_force = self.in_force
         good = self.view.agrees and UNSAVED not in self.view.troubles
         if good and in_force and in_force.policy.hash == policy.hash:
-            return self._applied(request, problems, changed=False, seconds=0.0)
+            if request is None:
+                return []
+            return [effects.Answer(request, results.applied(in_force, problems, False, 0.0))]
         before = in_force.applied.labels if in_force else {}
         applied = state.Applied(
             policy.hash, event.now.timestamp(), event.files, event.presets, assign(policy.workloads, before)
         )
         kind = "start" if request is None else "apply"
-        return self._begin(kind, policy, applied, event.now, request=request, problems=problems)
+        return self._operations.begin(
+            kind, policy, applied, event.now, request=request, problems=problems, confirm=event.confirm
+        )
 
     def _refused(self, request: int | None, problems: tuple[Problem, ...]) -> list[Effect]:
         if request is None:
             return [effects.Quit(1, results.nothing_to_start(problems))]
         return [effects.Answer(request, results.refused(self.in_force, problems))]
 
-    def _begin(
-        self,
-        kind: str,
-        policy: Policy,
-        applied: state.Applied,
-        now: datetime,
-        *,
-        saved: bool = False,
-        request: int | None = None,
-        problems: tuple[Problem, ...] = (),
-    ) -> list[Effect]:
-        self._operations += 1
-        self._operation = Operation(self._operations, kind, policy, applied, now, saved, request, problems)
-        live = Live(now, applied.labels, self._depth)
-        return [effects.Compile(self._operation.id, policy, live)]
-
-    def _again(self, kind: str, in_force: InForce, now: datetime) -> list[Effect]:
-        """Load what is in force once more."""
-        return self._begin(kind, in_force.policy, in_force.applied, now, saved=True)
-
-    def _compiled(self, event: events.Compiled) -> list[Effect]:
-        operation = self._operation
-        if operation is None or operation.id != event.operation:
+    def _history_read(self, event: events.HistoryRead) -> list[Effect]:
+        asked, self._reading = self._reading, None
+        if self._operations.current is not None and asked is not None:
+            self._waiting.appendleft(asked)
             return []
-        operation.ruleset = event.ruleset
-        known = self.in_force.snapshot.present if self.in_force and self.view.agrees else None
-        stage = [] if operation.saved else [effects.StageState(operation.id, state.encode(operation.applied))]
-        return [*stage, *self._load(operation, None if operation.kind == "repair" else known)]
+        in_force = self.in_force
+        try:
+            applied, policy = choose(event.saved, event.to, in_force.policy.hash if in_force else "")
+        except ValueError as e:
+            return [effects.Refuse(event.request, str(e), "see: penstock rollback --list")]
+        if in_force and policy.hash == in_force.policy.hash:
+            return [effects.Answer(event.request, results.rolled_back(in_force, changed=False, seconds=0.0))]
+        labels = assign(policy.workloads, in_force.applied.labels if in_force else applied.labels)
+        applied = replace(applied, at=event.now.timestamp(), labels=labels)
+        return self._operations.begin("rollback", policy, applied, event.now, request=event.request)
 
-    def _load(self, operation: Operation, present: Any) -> list[Effect]:
-        assert operation.ruleset is not None
-        workloads = tuple(sorted(operation.policy.workloads))
-        operation.tries += 1
-        return [
-            effects.MakeCgroups(operation.id, workloads),
-            effects.Load(operation.id, operation.ruleset, present),
-            effects.BindCgroups(operation.id, workloads),
-            effects.ReadKernel(operation.id, workloads),
-        ]
+    def _next(self, now: datetime) -> list[Effect]:
+        """The next one who waits to change the policy gets his turn."""
+        if not self._waiting or self._reading or self._operations.current is not None or self.in_force is None:
+            return []
+        command = self._waiting.popleft()
+        request, arguments = command.request, command.message.arguments
+        match command.message.command:
+            case "confirm":
+                return self._operations.confirm(request, now) or self._next(now)
+            case "rollback" if self._operations.trial is not None and not arguments["to"]:
+                return self._operations.revert(now, request)
+            case _ if self._operations.trial is not None:
+                text = "a policy that was applied before waits to be confirmed"
+                return [effects.Refuse(request, text, "penstock confirm, or penstock rollback")]
+            case "rollback":
+                self._reading = command
+                return [effects.ReadHistory(request, arguments["to"])]
+            case _:
+                self._reading = command
+                return [effects.ReadConfig(request, arguments["confirm"])]
+
+    # --- the kernel, checked and repaired ---
 
     def _read_back(self, event: events.ReadBack) -> list[Effect]:
-        operation = self._operation
-        if event.operation is None:
-            return self._checked(event)
-        if operation is None or operation.id != event.operation or operation.ruleset is None:
-            return []
-        wrong = differs(operation.policy, operation.ruleset, event)
-        # On a host that is never still: what two loads of one ruleset left behind alike, nobody has changed.
-        twice = event.snapshot.digest == operation.digest
-        operation.digest = event.snapshot.digest
-        if not wrong and not event.alone and not twice:
-            wrong = ["somebody else changed the ruleset meanwhile"]
-        if wrong and operation.tries < TRIES:
-            return self._load(operation, None)
-        if wrong:
-            return self._give_up(event.now, "the kernel does not hold what was loaded: " + summary(wrong))
-        self.in_force = InForce(
-            operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups
-        )
-        self._keeper.agree(event.now, event.snapshot.generation)
-        return self._done(operation, event.now) if operation.saved else [effects.CommitState(operation.id)]
-
-    def _saved(self, event: events.Saved) -> list[Effect]:
-        operation = self._operation
-        if operation is None or operation.id != event.operation:
-            return []
-        return self._done(operation, event.now)
-
-    def _done(self, operation: Operation, now: datetime) -> list[Effect]:
-        """What the operation wanted is in force and saved."""
-        self._operation = None
-        seconds = (now - operation.began).total_seconds()
-        if operation.kind == "repair":
-            self._keeper.mended(now)
-        return [
-            *self._applied(operation.request, operation.problems, changed=True, seconds=seconds),
-            results.news(operation.kind, operation.policy.hash, seconds),
-            *self._prove(again=operation.kind != "apply"),
-        ]
-
-    def _applied(
-        self, request: int | None, problems: tuple[Problem, ...], *, changed: bool, seconds: float
-    ) -> list[Effect]:
-        if request is None or self.in_force is None:
-            return []
-        return [effects.Answer(request, results.applied(self.in_force, problems, changed, seconds))]
-
-    def _next(self) -> list[Effect]:
-        """The next one who waits to apply gets the files as they are now."""
-        if not self._waiting or self._reading or self._operation is not None or self.in_force is None:
-            return []
-        self._reading = True
-        return [effects.ReadConfig(self._waiting.pop(0))]
-
-    def _give_up(self, now: datetime, error: str) -> list[Effect]:
-        """The operation failed.  The kernel holds the old rules or the new ones: find out, and mend."""
-        operation = self._operation
-        self._operation = None
-        if operation is None:
-            return []
-        if self.in_force is None:
-            return [effects.Quit(1, error)]
-        self._keeper.gave_up(now, error)
-        told: list[Effect] = [effects.Journal("error", f"{operation.kind}: {error}")]
-        if operation.request is not None:
-            told.append(effects.Refuse(operation.request, error, "the last good policy stays in force"))
-        return [*told, *self._check()]
-
-    def _unsaved(self, operation: Operation, error: str) -> list[Effect]:
-        """In force, and the next start would bring back what was before."""
-        self._operation = None
-        self.view.troubles[UNSAVED] = error
-        text = f"in force, but it could not be saved: {error}"
-        told: list[Effect] = [effects.Journal("error", text)]
-        if operation.request is not None:
-            told.append(effects.Refuse(operation.request, text, "mend that, then: penstock apply"))
-        return [*told, *self._prove(again=operation.kind != "apply")]
-
-    # --- the kernel, checked, repaired and proven ---
-
-    def _check(self) -> list[Effect]:
-        if self._operation is not None or self.in_force is None:
-            return []  # an operation reads for itself
-        return self._keeper.check(self.in_force)
+        return self._operations.read_back(event) if event.operation is not None else self._checked(event)
 
     def _checked(self, event: events.ReadBack) -> list[Effect]:
-        current = self._keeper.answered(self.in_force)
-        if self.in_force is None or self._operation is not None:
+        in_force = self.in_force
+        current = self._keeper.answered(in_force)
+        if in_force is None or self._operations.current is not None:
             return []
         if not current:
-            return self._check()
-        wrong = differs(self.in_force.policy, self.in_force.ruleset, event)
-        if not wrong and event.snapshot.digest != self.in_force.snapshot.digest:
+            return self._operations.check()
+        # A unit that was started again since it was bound is no change by others: it is bound again for itself.
+        bound = {path: in_force.cgroups[path] for path in in_force.places if path in in_force.cgroups}
+        event = replace(event, cgroups={**event.cgroups, **bound})
+        wrong = differs(in_force.policy, in_force.ruleset, event, in_force.places, self._operations.depth)
+        if not wrong and event.snapshot.digest != in_force.snapshot.digest:
             wrong = ["a rule was changed"]
         if wrong:
-            return self._repair(event.now, summary(wrong))
-        self.in_force = replace(self.in_force, snapshot=event.snapshot, cgroups=event.cgroups)
-        return self._check() if self._keeper.agree(event.now, event.snapshot.generation) else []
-
-    def _repair(self, now: datetime, wrong: str) -> list[Effect]:
-        assert self.in_force is not None
-        text = self._keeper.may_mend(now, wrong)
-        return [effects.Journal("error", text), *self._again("repair", self.in_force, now)] if text else []
+            return self._operations.repair(event.now, summary(wrong))
+        self._operations.in_force = replace(in_force, snapshot=event.snapshot, cgroups=event.cgroups)
+        return self._operations.check() if self._keeper.agree(event.now, event.snapshot.generation) else []
 
     def _ruleset_changed(self, event: events.RulesetChanged) -> list[Effect]:
-        if self._operation is not None:
+        if self._operations.current is not None:
             return []  # it reads back itself, and sees whether somebody interfered
-        return self._check() if self._keeper.announced(event) else []
-
-    def _prove(self, *, again: bool) -> list[Effect]:
-        if self._proving or (self.view.proven and not again):
-            return []
-        self._proving = True
-        return [effects.Prove()]
-
-    def _proven(self, event: events.Proven) -> list[Effect]:
-        self._proving = False
-        self.view.proven, self.view.proof_error = True, ""
-        return []
-
-    def _not_proven(self, error: str) -> list[Effect]:
-        self._proving = False
-        new = self.view.proven or self.view.proof_error != error
-        self.view.proven, self.view.proof_error = False, error
-        return [effects.Journal("error", f"cgroup matching could not be proven: {error}")] if new else []
+        return self._operations.check() if self._keeper.announced(event) else []
 
     def _failed(self, event: events.Failed) -> list[Effect]:
-        operation = self._operation
+        operation = self._operations.current
         if event.effect == effects.Prove.__name__:
-            return self._not_proven(event.error)
+            return self._prover.failed(event.error)
         if operation is not None and event.operation == operation.id:
             if event.effect == UNSAVED:
-                return self._unsaved(operation, event.error)
-            return self._give_up(event.now, event.error)
-        if event.effect == effects.ReadConfig.__name__:
-            self._reading = False
+                return self._operations.unsaved(event.error)
+            return self._operations.give_up(event.now, event.error)
+        if event.effect in (effects.ReadConfig.__name__, effects.ReadHistory.__name__):
+            self._reading = None
             if event.request is None:
                 return [effects.Quit(1, event.error)]
         if event.effect == effects.ReadKernel.__name__:
@@ -320,27 +250,51 @@ class Engine:
 
     def _ticked(self, event: events.Ticked) -> list[Effect]:
         blocks = self.books.flush(event.now.timestamp())
-        return [*self._record(blocks), self._examine(None)]
+        self._ticks += 1
+        self._operations.may_try_again()
+        look: list[Effect] = [self._examine(None, around=self._ticks % AROUND == 1), effects.ScanUnits()]
+        trial = self._operations.trial
+        if trial is not None:
+            trial.left -= event.elapsed
+            if trial.left <= 0 and self._operations.current is None:
+                look = self._operations.revert(event.now)
+        return [*self._record(blocks), *look]
 
-    def _examine(self, request: int | None) -> Effect:
-        workloads = tuple(sorted(self.in_force.policy.workloads)) if self.in_force else ()
+    def _examine(self, request: int | None, *, around: bool = False) -> Effect:
+        in_force = self.in_force
+        workloads = tuple(sorted(in_force.policy.workloads)) if in_force else ()
         watch = {(p.pid, p.started): name for name, seen in self.view.processes.items() for p in seen}
         watch.update({(stray.pid, stray.started): stray.workload for stray in self.view.strays})
-        return effects.Examine(request, workloads, {k: name for k, name in watch.items() if name in workloads})
+        watch = {k: name for k, name in watch.items() if name in workloads}
+        return effects.Examine(request, workloads, watch, in_force.places if in_force else {}, around)
 
     def _examined(self, event: events.Examined) -> list[Effect]:
-        self.view.counters, self.view.processes = event.counters, event.processes
-        self.view.strays = event.strays
+        told = self._take_in(event)
         result: list[Effect] = []
         todo: list[Effect] = []
-        if self.in_force and self._operation is None:
+        if self.in_force and self._operations.current is None:
             grown, blocks = self.books.counters(event.counters, self.in_force.policy, event.now.timestamp())
             unsaved = grown or effects.SaveBooks.__name__ in self.view.troubles
             result += [*self._record(blocks), *([effects.SaveBooks(self.books.save())] if unsaved else [])]
             todo = self._look(event)
         if event.request is not None:
-            result.append(effects.Answer(event.request, status.build(event, self.view, self.in_force, self.books)))
-        return [*result, *todo]
+            now = status.build(event, self.view, self.in_force, self.books, self._operations.trial)
+            result.append(effects.Answer(event.request, now))
+        return [*told, *result, *todo]
+
+    def _take_in(self, event: events.Examined) -> list[Effect]:
+        view = self.view
+        view.counters, view.processes, view.strays = event.counters, event.processes, event.strays
+        view.groups, view.delegated = event.groups, event.delegated
+        if event.look_alikes is not None:
+            view.look_alikes = event.look_alikes
+        before = view.config_errors
+        if event.config is not None:
+            view.config_errors = event.config.errors
+        if view.config_errors and not before:
+            text = f"the rule files have {view.config_errors} errors; what was applied last stays in force"
+            return [effects.Journal("error", text)]
+        return []
 
     def _look(self, event: events.Examined) -> list[Effect]:
         """What the self-check found: is all as it was read back?"""
@@ -348,13 +302,28 @@ class Engine:
         in_force = self.in_force
         if event.processes.keys() != in_force.policy.workloads.keys():
             return []  # a look from before the last operation
-        if dict(event.cgroups) != dict(in_force.cgroups) or missing(in_force.policy, event.cgroups):
-            return self._repair(event.now, "a slice was removed or made again")
+        if todo := self._slices(event.cgroups, event.now):
+            return todo
         if any(end <= event.now for s in in_force.ruleset.sets for end in s.expires.values()):
-            return self._again("expiry", in_force, event.now)
+            return self._operations.again("expiry", event.now)
         if not self._keeper.holds_still(event.now, event.generation):
-            return self._check()
-        return self._prove(again=False)
+            return self._operations.check()
+        return self._prover.prove(again=False)
+
+    def _slices(self, found: Any, now: datetime) -> list[Effect]:
+        """Mend it when a slice is not the one that was bound."""
+        assert self.in_force is not None
+        ours = {path: id for path, id in self.in_force.cgroups.items() if path.startswith(SLICE)}
+        seen = {path: found.get(path) for path in ours}
+        if seen == ours and not missing(self.in_force.policy, found):
+            return []
+        return self._operations.repair(now, "a slice was removed or made again")
+
+    def _units_seen(self, event: events.UnitsSeen) -> list[Effect]:
+        self.view.units = event.units
+        if self.in_force is None or self._operations.current is not None:
+            return []
+        return self._slices(event.slices, event.now)
 
     def _packets_denied(self, event: events.PacketsDenied) -> list[Effect]:
         self.view.lost += event.lost
@@ -374,7 +343,7 @@ class Engine:
 
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()
-        return self._record(self.books.close(event.now.timestamp()))
+        return [*self._record(self.books.close(event.now.timestamp())), effects.Notify("STOPPING=1")]
 
     @staticmethod
     def _record(blocks: Any) -> list[Effect]:
@@ -386,8 +355,8 @@ class Engine:
         match event.message.command:
             case "status":
                 return [self._examine(event.request)]
-            case "apply":
-                self._waiting.append(event.request)
+            case "apply" | "confirm" | "rollback":
+                self._waiting.append(event)
                 return []
             case _:
                 return self._commands.take(event, self.view, self.in_force)

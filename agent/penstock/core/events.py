@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from penstock.core.match import Unit
 from penstock.core.packets import Denied
 from penstock.core.parse import Parsed
 from penstock.core.ruleset import Element, Ruleset
@@ -19,12 +20,18 @@ from penstock.core.wire import Message
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The daemon came up.  `state` is the last applied policy as it was saved, None at the first start."""
+    """The daemon came up.  `state` is the last applied policy as it was saved, None at the first start.
+
+    `history`: the good policies before it, the last one first.  `floor`: what the floor said at boot, if anything.
+    """
 
     now: datetime
     snapshot: Snapshot
     state: bytes | None
     depth: int  # the level of penstock.slice for `socket cgroupv2`
+    units: tuple[Unit, ...] = ()
+    history: tuple[bytes, ...] = ()
+    floor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +43,27 @@ class ConfigRead:
     files: Mapping[str, bytes]
     presets: Mapping[str, bytes]
     parsed: Parsed
+    confirm: int = 0  # seconds, as `effects.ReadConfig` has it
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRead:
+    """The good policies before the present one, the last one first, as they were saved."""
+
+    now: datetime
+    request: int
+    to: str
+    saved: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A policy became a ruleset."""
+    """A policy became a ruleset, and the file that loads it at boot (empty if it was not asked for)."""
 
     now: datetime
     operation: int
     ruleset: Ruleset
+    floor: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,40 @@ class Stray:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A cgroup of a workload, with processes or without.
+
+    `how`: slice (a unit in its slice), in-place (a unit that is bound where it is), run, adopted.  `dropin` says
+    of a unit in place what keeps it from its slice: none, pending (until an apply), armed (for its next start),
+    ignored (it was started since, and is not in its slice).
+    """
+
+    unit: str
+    cgroup: str  # path below the tree
+    how: str
+    processes: int
+    dropin: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class LookAlike:
+    """A process that looks like an inference server, and that no workload governs."""
+
+    pid: int
+    comm: str
+    server: str
+    cgroup: str
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the configuration directory holds now: file -> sha256 of its content, and how many mistakes."""
+
+    digests: Mapping[str, str]
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
     """A look at the live state: of the self-check (`request` None), or for somebody who asked."""
 
@@ -127,7 +180,19 @@ class Examined:
     cgroups: Mapping[str, int]  # cgroup path below the root -> id
     processes: Mapping[str, tuple[Seen, ...]]  # workload -> those in its cgroup
     strays: tuple[Stray, ...]
-    config: Mapping[str, str] | None = None  # file -> sha256 of its content, if asked for
+    config: Files | None = None  # if asked for, and it could be read
+    groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)  # by workload
+    look_alikes: tuple[LookAlike, ...] | None = None  # None: not looked for this time
+    delegated: tuple[tuple[str, str, int], ...] = ()  # (workload, cgroup, uid): a slice that is not root's
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsSeen:
+    """Cgroups came or went.  `units` are those of the host's units outside of our slice, `slices` are ours."""
+
+    now: datetime
+    units: tuple[Unit, ...]
+    slices: Mapping[str, int]  # cgroup path below the tree -> id
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +257,10 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Time went by."""
+    """Time went by: `elapsed` seconds since the last time, suspend included; they do not jump as `now` may."""
 
     now: datetime
+    elapsed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +273,7 @@ class Stopping:
 Event = (
     Started
     | ConfigRead
+    | HistoryRead
     | Compiled
     | ReadBack
     | Saved
@@ -214,6 +281,7 @@ Event = (
     | Failed
     | Worked
     | Examined
+    | UnitsSeen
     | RulesetChanged
     | PacketsDenied
     | Command

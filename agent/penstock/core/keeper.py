@@ -58,7 +58,7 @@ class Keeper:
         if self._about is not None:
             return []
         self._about = in_force.ruleset
-        return [ReadKernel(None, tuple(sorted(in_force.policy.workloads)))]
+        return [ReadKernel(None, tuple(sorted(in_force.policy.workloads)), tuple(sorted(in_force.places)))]
 
     def answered(self, in_force: InForce | None) -> bool:
         """The check is over; whether it was about what is in force now."""
@@ -107,9 +107,11 @@ def missing(policy: Policy, cgroups: Mapping[str, int]) -> list[str]:
     return [f"{path} is missing" for path in wanted if path not in cgroups]
 
 
-def differs(policy: Policy, ruleset: Ruleset, event: ReadBack) -> list[str]:
-    """In what the kernel differs from `ruleset` with the workloads of `policy` bound, a phrase each."""
-    wanted = questions.bindings(tuple(policy.workloads), event.cgroups)
+def differs(
+    policy: Policy, ruleset: Ruleset, event: ReadBack, places: Mapping[str, str], depth: int
+) -> list[str]:
+    """In what the kernel differs from `ruleset` with `policy`'s workloads and `places` bound, a phrase each."""
+    wanted = questions.bindings(tuple(policy.workloads), event.cgroups, places, depth)
     wrong = differences(ruleset, wanted, event.snapshot, event.now)
     return wrong or missing(policy, event.cgroups)
 

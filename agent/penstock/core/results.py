@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from penstock.core.effects import Journal
+from penstock.core.effects import Answer, Effect, Journal, Notify
 from penstock.core.problems import Problem
-from penstock.core.view import InForce
+from penstock.core.text import time_text
+from penstock.core.view import InForce, Operation, Trial
 from penstock.core.wire import Json
 
 
-def applied(in_force: InForce, problems: tuple[Problem, ...], changed: bool, seconds: float) -> Json:
+def of(operation: Operation, in_force: InForce, trial: Trial | None, seconds: float) -> list[Effect]:
+    """What is said when an operation ended well."""
+    told: list[Effect] = []
+    if operation.request is not None:
+        told.append(Answer(operation.request, _answer(operation, in_force, trial, seconds)))
+    if operation.kind != "enrol":
+        told.append(news(operation.kind, in_force.policy.hash, seconds))
+    if operation.kind not in ("repair", "enrol", "expiry"):
+        waits = ", not confirmed yet" if trial else ""
+        text = f"STATUS=policy {in_force.policy.hash} is in force{waits}"
+        told.append(Notify(f"READY=1\n{text}" if operation.kind == "start" else text))
+    return told
+
+
+def _answer(operation: Operation, in_force: InForce, trial: Trial | None, seconds: float) -> Json:
+    match operation.kind:
+        case "confirm":
+            return {"confirmed": True, "hash": in_force.policy.hash}
+        case "rollback" | "revert":
+            return rolled_back(in_force, changed=True, seconds=seconds)
+        case _:
+            return applied(in_force, operation.problems, True, seconds, trial)
+
+
+def applied(
+    in_force: InForce,
+    problems: tuple[Problem, ...],
+    changed: bool,
+    seconds: float,
+    trial: Trial | None = None,
+) -> Json:
     """The answer to `apply` when the files are in force."""
     return {
         "changed": changed,
@@ -18,7 +49,23 @@ def applied(in_force: InForce, problems: tuple[Problem, ...], changed: bool, sec
         "workloads": len(in_force.policy.workloads),
         "problems": [problem.as_json() for problem in problems],
         "seconds": round(seconds, 3),
+        "confirm_until": time_text(trial.until if trial else None),
     }
+
+
+def rolled_back(in_force: InForce, *, changed: bool, seconds: float) -> Json:
+    """The answer to `rollback`."""
+    return {
+        "changed": changed,
+        "hash": in_force.policy.hash,
+        "workloads": len(in_force.policy.workloads),
+        "seconds": round(seconds, 3),
+    }
+
+
+def nothing_to_confirm(in_force: InForce | None) -> Json:
+    """The answer to `confirm` when nothing waits."""
+    return {"confirmed": False, "hash": in_force.policy.hash if in_force else None}
 
 
 def refused(in_force: InForce | None, problems: tuple[Problem, ...]) -> Json:
@@ -39,6 +86,12 @@ def news(kind: str, policy_hash: str, seconds: float) -> Journal:
             return Journal("warning", f"repaired in {seconds:.2f} s")
         case "expiry":
             return Journal("info", f"rules that are over were removed in {seconds:.2f} s")
+        case "confirm":
+            return Journal("info", f"policy {policy_hash} was confirmed")
+        case "revert":
+            return Journal("warning", f"nobody confirmed the policy: {policy_hash} is in force again")
+        case "rollback":
+            return Journal("warning", f"rolled back to policy {policy_hash} in {seconds:.2f} s")
         case _:
             return Journal("info", f"policy {policy_hash} is in force after {seconds:.2f} s")
 

@@ -14,6 +14,8 @@ from typing import Any
 VERSION = 1
 FILE = "applied.json"
 STAGED = "applied.json.new"
+HISTORY = ("applied.1.json", "applied.2.json")
+"""The good policies before the present one, the last one first."""
 LATEST = 250_000_000_000.0  # some years short of where datetime ends
 
 

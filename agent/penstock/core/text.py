@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 
 def printable(text: str, limit: int = 256) -> str:
     """Return `text` with everything that is not plain printable text escaped, at most `limit` long.
@@ -14,3 +16,8 @@ def printable(text: str, limit: int = 256) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def time_text(when: datetime | None) -> str | None:
+    """A time as it stands in JSON: UTC, RFC 3339, whole seconds.  None stays None."""
+    return None if when is None else when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

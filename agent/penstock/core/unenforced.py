@@ -37,8 +37,9 @@ def unenforced(policy: Policy) -> list[Problem]:
         hint = "names are not looked up until rules by name are enforced"
         problems.append(_warning(policy.upstreams_place, text, hint))
     for workload in policy.workloads.values():
-        if workload.match:
-            what = ", ".join(shown(_match_text(match)) for match in workload.match[:3])
+        later = [m for m in workload.match if m.container or m.bridge or (m.unit and m.exe)]
+        if later:
+            what = ", ".join(shown(_match_text(match)) for match in later[:3])
             text = f"recognising {what} is not yet built"
             hint = f"put processes in with `penstock run {workload.name} -- COMMAND`"
             problems.append(_warning(workload.place, text, hint))
@@ -49,8 +50,8 @@ def unenforced(policy: Policy) -> list[Problem]:
 
 def _of_rule(policy: Policy, rule: Rule) -> Iterator[Problem]:
     # The same words for the rules of one preset: it stands in one line of the file.
-    parts = [peer for peer in rule.peers if _is_later(policy, peer)]
-    taken_out = [peer for peer in rule.excepted if _is_later(policy, peer)]
+    parts = [peer for peer in rule.peers if is_later(policy, peer)]
+    taken_out = [peer for peer in rule.excepted if is_later(policy, peer)]
     if taken_out:
         what = ", ".join(shown(peer_text(peer)) for peer in taken_out[:3])
         text = f"`except` of {what} is understood, not yet enforced"
@@ -65,7 +66,8 @@ def _of_rule(policy: Policy, rule: Rule) -> Iterator[Problem]:
         yield _warning(rule.place, text, hint)
 
 
-def _is_later(policy: Policy, peer: Peer) -> bool:
+def is_later(policy: Policy, peer: Peer) -> bool:
+    """Whether the kernel is not told about such a peer yet: what only it allows is denied."""
     if isinstance(peer, NetworkPeer):
         return bool(policy.networks[peer.name].interface)
     return isinstance(peer, NamePeer | WorkloadPeer | HostPeer | PlanePeer)

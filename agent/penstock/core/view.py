@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from penstock.core.events import Seen, Stray
+from penstock.core.events import Group, LookAlike, Seen, Stray
+from penstock.core.match import Unit
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
 from penstock.core.ruleset import Ruleset
@@ -20,7 +21,9 @@ ALARMS = 20
 
 @dataclass(slots=True)
 class Operation:
-    """What is under way: a start, an apply, a repair, or the removal of rules that are over (expiry)."""
+    """What is under way: a start, an apply, a confirm, a rollback, a revert of what nobody confirmed, a repair, an
+    expiry (rules that are over are removed), or an enrol (units are bound where they are).
+    """
 
     id: int
     kind: str
@@ -33,6 +36,10 @@ class Operation:
     ruleset: Ruleset | None = None
     tries: int = 0
     digest: str = ""  # of the rules, as they were read back last
+    confirm: int = 0  # seconds within which somebody wants to confirm it; until then it is not saved
+    places: Mapping[str, str] = field(default_factory=dict)  # cgroup path -> workload, bound in place
+    levels: tuple[int, ...] = ()  # of those
+    floor: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,18 @@ class InForce:
     ruleset: Ruleset
     snapshot: Snapshot
     cgroups: Mapping[str, int]  # path below the tree -> id
+    places: Mapping[str, str] = field(default_factory=dict)  # cgroup path -> workload, bound in place
+    levels: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Trial:
+    """A policy that is in force and not saved: when nobody confirms it, `before` comes back."""
+
+    before: InForce
+    left: float  # seconds
+    until: datetime
+    floor: bytes
 
 
 @dataclass(slots=True)
@@ -59,6 +78,12 @@ class View:
     counters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     processes: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)
     strays: tuple[Stray, ...] = ()
+    units: tuple[Unit, ...] = ()
+    groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)  # by workload
+    look_alikes: tuple[LookAlike, ...] = ()
+    delegated: tuple[tuple[str, str, int], ...] = ()  # (workload, cgroup, uid)
+    floor: str = ""  # what the floor said at boot
+    config_errors: int = 0  # in the rule files as they are now
     alarms: deque[tuple[datetime, str]] = field(default_factory=lambda: deque(maxlen=ALARMS))
     troubles: dict[str, str] = field(default_factory=dict)  # effect -> why it does not work
     lost: int = 0  # log records

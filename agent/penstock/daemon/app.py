@@ -6,6 +6,7 @@ Ending it, however, leaves everything in force as it is: the rules are the kerne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -19,18 +20,25 @@ from penstock.core.engine import Engine
 from penstock.core.events import Event
 from penstock.core.packets import Denied, parse_nflog
 from penstock.core.slices import SLICE, slice_of
+from penstock.core.snapshot import Snapshot
 from penstock.daemon import places
+from penstock.daemon.clock import now, uptime
 from penstock.daemon.control import Control
 from penstock.daemon.executor import Executor
+from penstock.daemon.file_worker import FileWorker
+from penstock.daemon.kernel_worker import KernelWorker
 from penstock.daemon.options import Options
-from penstock.daemon.worker import FileWorker, KernelWorker, now
 from penstock.errors import PenstockError
-from penstock.kernel import cgroup, process
+from penstock.kernel import cgroup, process, systemd
 from penstock.kernel.nflog import NflogReader
 from penstock.kernel.nft_monitor import NftMonitor
+from penstock.kernel.slice_watch import SliceWatch
 
 TICK = 2.0
 """Seconds between two self-checks."""
+
+BREATH = 0.01
+"""Seconds between two looks at the host's units, however many of them come and go."""
 
 FEW = 64
 """Processes of a workload that are looked at when one of its packets was denied."""
@@ -71,7 +79,7 @@ class Daemon:
         self._path = path
         self._depth = cgroup.depth_of(path)
         self._status = 0
-        self._end = asyncio.Event()
+        self._end, self._soon, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         saved = places.read(options.state / places.BOOKS)
         self._engine = Engine(now(), int.from_bytes(os.urandom(4)), saved)
         self._executor: Executor
@@ -82,10 +90,11 @@ class Daemon:
         loop = asyncio.get_running_loop()
         # Who reads the log group is the only daemon of this network namespace: the kernel sees to it.
         with NflogReader() as log:
-            kernel_worker = await loop.run_in_executor(kernel_thread, KernelWorker, self._tree)
+            kernel_worker = await loop.run_in_executor(kernel_thread, KernelWorker, self._tree, self._path)
             monitor = NftMonitor(kernel_worker.port, kernel_worker.thread)
+            watch = SliceWatch(self._tree)
             snapshot = (await loop.run_in_executor(kernel_thread, kernel_worker.snapshot)).snapshot
-            file_worker = FileWorker(self._options)
+            file_worker = FileWorker(self._options, self._path)
             control = Control(self._options.run / places.SOCKET, self._path, self._feed, now)
             async with asyncio.TaskGroup() as tasks:
                 self._executor = Executor(
@@ -93,19 +102,21 @@ class Daemon:
                 )
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._end.set)
+                loop.add_signal_handler(signal.SIGHUP, self._soon.set)
                 places.tell(self._options, self._tree, self._depth)
-                data = places.read(self._options.state / state.FILE)
                 # This opens the log: if it fails `status` says so from the beginning, and nothing else happens.
                 self._executor.perform([effects.Record(())])
-                self._feed(events.Started(now(), snapshot, data, self._depth))
+                self._feed(self._started(snapshot))
                 await control.start()
                 loop.add_reader(log, partial(self._read_log, log))
                 loop.add_reader(monitor, partial(self._read_monitor, monitor))
-                ticking = tasks.create_task(self._tick())
+                loop.add_reader(watch, partial(self._read_watch, watch))
+                running = [tasks.create_task(self._tick()), tasks.create_task(self._scan())]
                 await self._end.wait()
-                ticking.cancel()
-                loop.remove_reader(log)
-                loop.remove_reader(monitor)
+                for task in running:
+                    task.cancel()
+                for source in (log, monitor, watch):
+                    loop.remove_reader(source)
                 control.close()
                 # Counters last: a record whose packet was not counted yet would be told again at the next start.
                 self._read_log(log)
@@ -114,8 +125,16 @@ class Daemon:
                 self._feed(events.Stopping(now()))
             self._executor.close()
             monitor.close()
+            watch.close()
         kernel_thread.shutdown()
         return self._status
+
+    def _started(self, snapshot: Snapshot) -> events.Started:
+        """What the engine must know before it does anything: what is bound in place must stay so."""
+        data = places.read(self._options.state / state.FILE)
+        units = cgroup.units(self._tree)
+        before, said = places.history(self._options), places.floor_said(self._options)
+        return events.Started(now(), snapshot, data, self._depth, units, before, said)
 
     def _feed(self, event: Event) -> asyncio.Task[None] | None:
         """Hand an event to the engine; the task that does what it says is done when all of that is."""
@@ -127,9 +146,33 @@ class Daemon:
         self._end.set()
 
     async def _tick(self) -> None:
+        """Every TICK seconds, or sooner when SIGHUP says so.  Once all was done that came of it, we are alive."""
+        before = uptime()
         while True:
-            await asyncio.sleep(TICK)
-            self._feed(events.Ticked(now()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await self._soon.wait()
+            self._soon.clear()
+            after = uptime()
+            task = self._feed(events.Ticked(now(), after - before))
+            before = after
+            if task is not None:
+                await task
+            systemd.notify("WATCHDOG=1")
+
+    async def _scan(self) -> None:
+        """Look at the host's units whenever cgroups came or went, one look after the other."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            task = self._executor.perform([effects.ScanUnits()])
+            if task is not None:
+                await task
+            await asyncio.sleep(BREATH)
+
+    def _read_watch(self, watch: SliceWatch) -> None:
+        if watch.read():
+            self._changed.set()
 
     def _read_log(self, log: NflogReader) -> None:
         batch = log.read()
@@ -140,8 +183,10 @@ class Daemon:
             self._feed(events.PacketsDenied(now(), tuple(packets), batch.lost, malformed, processes))
 
     def _processes(self, workload: str) -> tuple[events.Seen, ...]:
-        """Those in the workload's cgroup, if they are few: among many nobody could be named anyway."""
-        pids = cgroup.processes(self._tree / slice_of(workload))
+        """Those in the workload's cgroups, if they are few: among many nobody could be named anyway."""
+        bound = self._engine.in_force.places if self._engine.in_force else {}
+        homes = [slice_of(workload), *(path for path, name in bound.items() if name == workload)]
+        pids = [pid for path in homes for pid in cgroup.processes(self._tree / path)]
         return tuple(p for p in map(process.seen, pids) if p) if len(pids) <= FEW else ()
 
     def _read_monitor(self, monitor: NftMonitor) -> None:

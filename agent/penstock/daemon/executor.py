@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from penstock.core import effects, events
-from penstock.core.compile import compile_policy
 from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.text import printable
 from penstock.core.wire import Json
-from penstock.daemon.worker import FileWorker, KernelWorker, now
+from penstock.daemon.clock import now
+from penstock.daemon.file_worker import FileWorker
+from penstock.daemon.kernel_worker import KernelWorker
 from penstock.errors import PenstockError
+from penstock.kernel import systemd
 
 T = TypeVar("T")
 
@@ -81,11 +83,14 @@ class Executor:
         match effect:
             case effects.ReadConfig():
                 return await self._in_files(lambda: files.read_config(effect))
-            case effects.Compile(operation, policy, live):
-                ruleset = await self._in_files(lambda: compile_policy(policy, live))
-                return events.Compiled(now(), operation, ruleset)
+            case effects.ReadHistory():
+                return await self._in_files(lambda: files.read_history(effect))
+            case effects.Compile():
+                return await self._in_files(lambda: files.compile(effect))
             case effects.StageState():
                 await self._in_files(lambda: files.stage_state(effect))
+            case effects.MarkTrial():
+                await self._in_files(files.mark_trial)
             case effects.CommitState(operation):
                 await self._in_files(files.commit_state)
                 return events.Saved(now(), operation)
@@ -100,8 +105,10 @@ class Executor:
             case effects.Prove():
                 return await self._in_kernel(kernel.prove)
             case effects.Examine():
-                config = None if effect.request is None else await self._in_files(files.digests)
+                config = await self._in_files(files.look) if effect.around or effect.request is not None else None
                 return await self._in_kernel(lambda: kernel.examine(effect, config))
+            case effects.ScanUnits():
+                return await self._in_kernel(kernel.scan_units)
             case effects.AskKernel():
                 return await self._in_kernel(lambda: kernel.ask(effect))
             case effects.CountHits():
@@ -110,6 +117,12 @@ class Executor:
                 await self._in_files(lambda: files.record(blocks))
             case effects.SaveBooks():
                 await self._in_files(lambda: files.save_books(effect))
+            case effects.KeepFloor():
+                await self._in_files(lambda: files.keep_floor(effect))
+            case effects.EndTrial():
+                await self._in_files(files.end_trial)
+            case effects.Notify(text):
+                systemd.notify(text)
             case effects.Journal(level, text):
                 print(f"penstock: {level}: {printable(text, 4096)}", file=sys.stderr, flush=True)
             case effects.Answer(request, result):

@@ -17,8 +17,13 @@ from penstock.daemon.options import Options
 from penstock.errors import PenstockError
 
 SOCKET, FACTS, LOCK, BOOKS = "control.sock", "daemon.json", "lock", "books.json"
-STATE_FILES = frozenset({state.FILE, state.STAGED, BOOKS, f"{BOOKS}.new"})
-RUN_FILES = frozenset({SOCKET, FACTS, f"{FACTS}.new", LOCK})
+FLOOR, FLOOR_SAID, TRIAL = "floor.nft", "floor", "unconfirmed"
+"""What is loaded at boot; what was, in the run directory; and that the kernel holds what nobody has confirmed."""
+STAGED_FLOOR = f"{FLOOR}.new"
+_SAVED = (state.FILE, *state.HISTORY, BOOKS, FLOOR)
+STATE_FILES = frozenset(f"{name}{end}" for name in _SAVED for end in ("", ".new"))
+RUN_FILES = frozenset({SOCKET, FACTS, f"{FACTS}.new", LOCK, FLOOR_SAID, f"{FLOOR_SAID}.new", TRIAL})
+MAX_SAID = 4096
 _REMEDIES = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room on that disk",
@@ -76,6 +81,22 @@ def read(path: Path) -> bytes | None:
         return None
     except OSError as e:
         raise PenstockError(f"cannot be read: {e.strerror}", where=str(path)) from e
+
+
+def history(options: Options) -> tuple[bytes, ...]:
+    """The good policies before the present one, as they were saved."""
+    found = (read(options.state / name) for name in state.HISTORY)
+    return tuple(data for data in found if data is not None)
+
+
+def floor_said(options: Options) -> str:
+    """What the floor said at boot, one line; empty when there was none."""
+    try:
+        with (options.run / FLOOR_SAID).open("rb") as file:
+            said = file.read(MAX_SAID).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return next(iter(said.splitlines()), "")
 
 
 def tell(options: Options, tree: Path, depth: int) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.core.match import Unit
 from penstock.core.slices import SLICE, slice_of
 from penstock.errors import PenstockError
 
 MAX_PROCESSES = 10_000
 """Processes of one workload that are looked at; a tree of more is not read to its end."""
+
+MAX_SLICES, MAX_UNITS = 1_000, 10_000
+"""Slices and units of the host that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +95,89 @@ def make(tree: Path, workloads: tuple[str, ...]) -> None:
             raise PenstockError(f"cannot be made: {e.strerror}", where=str(tree / path), hint=hint) from e
 
 
-def ids(tree: Path, workloads: tuple[str, ...]) -> dict[str, int]:
-    """Path below `tree` -> id, of penstock.slice and the workloads' slices that are there."""
+def ids(tree: Path, workloads: tuple[str, ...], places: Iterable[str] = ()) -> dict[str, int]:
+    """Path below `tree` -> id, of penstock.slice, the workloads' slices and `places`, as far as they are there."""
     found = {}
-    for path in (SLICE, *(slice_of(name) for name in workloads)):
+    for path in (SLICE, *(slice_of(name) for name in workloads), *places):
         with contextlib.suppress(OSError):
             found[path] = os.stat(tree / path).st_ino
     return found
+
+
+def slices(tree: Path) -> list[str]:
+    """Paths below `tree` of the slices that are nested in each other from the top; what is in ours is left out.
+
+    Only the host's service manager makes these.  Below a service are others, which users name as they like.
+    """
+    found = [""]
+    for path in found:  # which grows meanwhile
+        if path == SLICE or len(found) > MAX_SLICES:
+            continue
+        found += [f"{path}/{name}".lstrip("/") for name in _children(tree / path) if name.endswith(".slice")]
+    return found[:MAX_SLICES]
+
+
+def units(tree: Path) -> tuple[Unit, ...]:
+    """Services and scopes of the host that are outside of penstock.slice (systemd.unit(5))."""
+    found: list[Unit] = []
+    for path in slices(tree):
+        if path == SLICE:
+            continue
+        for name in _children(tree / path):
+            if name.endswith((".service", ".scope")):
+                place = f"{path}/{name}".lstrip("/")
+                with contextlib.suppress(OSError):
+                    # systemd puts a `_` before names that the kernel could take for its own files.
+                    found.append(Unit(name.removeprefix("_"), place, os.stat(tree / place).st_ino))
+    return tuple(found[:MAX_UNITS])
+
+
+def our_slices(tree: Path) -> dict[str, int]:
+    """Path below `tree` -> id, of penstock.slice and the slices in it."""
+    found = {}
+    for path in (SLICE, *(f"{SLICE}/{name}" for name in _children(tree / SLICE) if name.endswith(".slice"))):
+        with contextlib.suppress(OSError):
+            found[path] = os.stat(tree / path).st_ino
+    return found
+
+
+def _children(directory: Path) -> list[str]:
+    """Names of the cgroups directly in this one; empty when it is gone."""
+    try:
+        return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def groups(tree: Path, workload: str) -> list[str]:
+    """Paths below `tree` of the cgroups directly in the workload's slice: its units, and scopes of ours."""
+    return [f"{slice_of(workload)}/{name}" for name in _children(tree / slice_of(workload))]
+
+
+def owner(tree: Path, path: str) -> int | None:
+    """The user who may move processes out of that cgroup, None when it is gone (cgroups(7), delegation)."""
+    try:
+        return os.stat(tree / path / "cgroup.procs").st_uid
+    except OSError:
+        return None
 
 
 def processes(directory: Path) -> list[int]:
     """Pids in this cgroup and all below it, at most MAX_PROCESSES.  Empty when it is gone."""
     found: list[int] = []
     for place, _, _ in os.walk(directory):
-        with contextlib.suppress(OSError):
-            found += [int(line) for line in Path(place, "cgroup.procs").read_text().split()]
+        found += own_processes(Path(place))
         if len(found) >= MAX_PROCESSES:
             return found[:MAX_PROCESSES]
     return found
+
+
+def own_processes(directory: Path) -> list[int]:
+    """Pids in this very cgroup.  Empty when it is gone."""
+    try:
+        return [int(line) for line in (directory / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
 
 
 def sweep(tree: Path, workload: str) -> None:
@@ -116,7 +186,7 @@ def sweep(tree: Path, workload: str) -> None:
         for entry in os.scandir(tree / slice_of(workload)):
             kind, _, rest = entry.name.partition("-")
             pid = rest.removesuffix(".scope")
-            if kind == "run" and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            if kind in ("run", "adopt") and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
                 with contextlib.suppress(OSError):  # EBUSY: somebody is still in it
                     os.rmdir(entry.path)
 

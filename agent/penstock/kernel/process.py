@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
-from penstock.core.events import Seen, Stray
+from penstock.core.events import LookAlike, Seen, Stray
+from penstock.core.servers import recognise
+
+MAX_AROUND, MAX_LOOK_ALIKES = 20_000, 20
+"""Processes of the host that are looked at, and those that are told of."""
+MAX_ARGV = 4096
 
 
 def seen(pid: int) -> Seen | None:
@@ -48,3 +56,31 @@ def _is_dead(pid: int) -> bool:
     except OSError:
         return True
     return stat.rpartition(")")[2].split()[:1] in (["Z"], ["X"])
+
+
+def argv_of(pid: int) -> list[str]:
+    """The command line as the process has it now, cut to MAX_ARGV bytes: it may write there what it likes."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            data = file.read(MAX_ARGV)
+    except OSError:
+        return []
+    return data.rstrip(b"\0").decode("utf-8", "replace").split("\0") if data else []
+
+
+def look_alikes(governed: Callable[[str], bool]) -> tuple[LookAlike, ...]:
+    """Processes that look like an inference server, in a cgroup that is not `governed`."""
+    found = []
+    for name in islice(filter(str.isdigit, os.listdir("/proc")), MAX_AROUND):
+        pid = int(name)
+        argv = argv_of(pid)
+        seen_now = seen(pid) if argv else None
+        server = recognise(seen_now.comm, argv) if seen_now else None
+        if seen_now is None or server is None:
+            continue
+        place = cgroup_of(pid)
+        if place is not None and not governed(place):
+            found.append(LookAlike(pid, seen_now.comm, server.name, place))
+        if len(found) == MAX_LOOK_ALIKES:
+            break
+    return tuple(found)

@@ -1,0 +1,132 @@
+"""What weakens the protection of a workload, each with a code, a severity and a remedy: data, made from `View`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import chain
+
+from penstock.core.events import Group
+from penstock.core.match import claims
+from penstock.core.text import printable, time_text
+from penstock.core.unenforced import unenforced
+from penstock.core.view import InForce, View
+from penstock.core.wire import Json
+
+ALARM_SHOWN = timedelta(hours=1)
+BY_ITSELF = "it is tried again by itself"
+TROUBLES = {
+    "Record": ("log-unwritable", BY_ITSELF),
+    "CommitState": ("state-unwritable", "until then a restart brings back the policy before it: penstock apply"),
+    "SaveBooks": ("state-unwritable", BY_ITSELF),
+    "KeepFloor": ("floor-unwritable", "make room; until then a boot loads an older policy, or denies all"),
+    "ReadState": ("state-damaged", "see what is in force: penstock plan; then: penstock apply"),
+}
+"""Findings for effects that do not work, and what helps."""
+
+
+def finding(code: str, severity: str, text: str, remedy: str, workload: str | None = None) -> Json:
+    """Something that weakens the protection, and what to do about it."""
+    return {"code": code, "severity": severity, "workload": workload, "text": text, "remedy": remedy}
+
+
+def all_of(view: View, in_force: InForce | None, now: datetime) -> Iterator[Json]:
+    """All findings."""
+    kernel = _of_kernel(view, now) if in_force else ()
+    enrolment = _of_enrolment(view, in_force) if in_force else ()
+    others = (_of_processes(view), enrolment, _of_policy(view, in_force), _of_files(view), _of_log(view))
+    return chain(kernel, *others)
+
+
+def _of_kernel(view: View, now: datetime) -> Iterator[Json]:
+    if view.agrees is False:
+        text = f"the kernel does not hold the policy: {view.disagreement}"
+        yield finding("kernel-disagrees", "error", text, "it is being repaired; if it stays: penstock apply")
+    if view.agrees is None:
+        text = f"the kernel could not be checked: {view.disagreement}"
+        yield finding("kernel-unknown", "error", text, "see the daemon's messages")
+    if not view.proven:
+        text = f"matching by cgroup is not proven on this kernel: {view.proof_error}"
+        yield finding("not-proven", "error", text, "nothing is called enforcing until it is")
+    for when, what in view.alarms:
+        if now - when < ALARM_SHOWN:
+            text = f"{time_text(when)}: {printable(what)}; packets that left until the repair were not counted"
+            remedy = "find out who did it; another tool must leave the table `inet penstock` alone"
+            yield finding("foreign-change", "warning", text, remedy)
+
+
+def _of_processes(view: View) -> Iterator[Json]:
+    for stray in view.strays:
+        name, comm, place = stray.workload, printable(stray.comm, 32), printable(stray.cgroup)
+        text = f"process {stray.pid} ({comm}) left its slice for {place}"
+        yield finding("outside", "error", text, f"end it and start it again with: penstock run {name}", name)
+    for name, processes in view.processes.items():
+        if any(process.uid == 0 for process in processes):
+            text = "runs as root: root can leave its cgroup, and with it the rules"
+            yield finding("root", "info", text, f"User= in its unit, or penstock run {name} --user NAME", name)
+    for found in view.look_alikes:
+        who = f"process {found.pid} ({printable(found.comm, 32)}) in {printable(found.cgroup)}"
+        text = f"{who} looks like {found.server}, and no workload governs it"
+        yield finding("look-alike", "warning", text, "penstock protect UNIT, or penstock adopt PID")
+
+
+def _of_enrolment(view: View, in_force: InForce) -> Iterator[Json]:
+    for unit in view.units:
+        names = claims(in_force.policy, unit.name)
+        if len(names) > 1:
+            text = f"{printable(unit.name)} is matched by {', '.join(names)}; it is bound to the first"
+            yield finding("ambiguous", "error", text, "make the globs in `match` exclude each other", names[0])
+        if names and in_force.cgroups.get(unit.path) != unit.id:
+            text = f"{printable(unit.name)} is not bound yet"
+            yield finding("unbound-unit", "error", text, BY_ITSELF, names[0])
+    for name, groups in view.groups.items():
+        for group in groups:
+            if group.how == "in-place":
+                yield _in_place(name, group)
+    for name, cgroup, uid in view.delegated:
+        text = f"{printable(cgroup)} belongs to user {uid}, who may move processes out of it"
+        yield finding("delegated", "warning", text, "take Delegate= and the owner away from that slice", name)
+
+
+def _in_place(name: str, group: Group) -> Json:
+    """A unit that runs outside of its slice is governed, and open for a moment each time it starts."""
+    unit = printable(group.unit)
+    if group.dropin == "ignored":
+        text = f"{unit} was started since it has its slice, and runs in {printable(group.cgroup)} all the same"
+        remedy = f"end what is left of it, then: systemctl stop {unit}; systemctl start {unit}"
+        return finding("slice-ignored", "error", text, remedy, name)
+    text = f"{unit} is bound where it is ({printable(group.cgroup)}): open for a moment whenever it starts"
+    remedies = {
+        "armed": f"its slice is ready: systemctl restart {unit}",
+        "pending": f"penstock apply gives it its slice; then: systemctl restart {unit}",
+    }
+    return finding("in-place", "warning", text, remedies.get(group.dropin, f"penstock protect {unit}"), name)
+
+
+def _of_policy(view: View, in_force: InForce | None) -> Iterator[Json]:
+    if in_force is None:
+        return
+    written_in = {workload.place.file: name for name, workload in in_force.policy.workloads.items()}
+    for problem in unenforced(in_force.policy):
+        text = f"{problem.place}: {problem.message}"
+        yield finding("not-yet-enforced", "warning", text, problem.hint, written_in.get(problem.place.file))
+
+
+def _of_files(view: View) -> Iterator[Json]:
+    if view.config_errors:
+        text = f"the rule files have {view.config_errors} errors; what was applied last stays in force"
+        yield finding("files-broken", "warning", text, "penstock check /etc/penstock")
+    word, _, reason = view.floor.partition(" ")
+    if word in ("deny-all", "failed"):
+        what = "denied every workload everything" if word == "deny-all" else "loaded nothing"
+        text = f"before the daemon started the floor {what}: {printable(reason)}"
+        yield finding("floor-fallback", "warning", text, "it was written anew; see: journalctl -u penstock-floor")
+
+
+def _of_log(view: View) -> Iterator[Json]:
+    for effect, error in view.troubles.items():
+        code, remedy = TROUBLES.get(effect, ("trouble", BY_ITSELF))
+        yield finding(code, "warning", error, remedy)
+    if view.lost:
+        text = f"{view.lost} log records of denied packets were lost; the packets are counted all the same"
+        yield finding("log-loss", "warning", text, "see `unlogged` in the block log")

@@ -1,0 +1,257 @@
+"""Operations: what changes the kernel's rules, one at a time, and what is in force because of it.
+
+Each compiles, loads, binds and reads the kernel back, and only what was read back becomes what is in force.  A
+policy that waits to be confirmed is in the kernel and not on disk: whatever ends the daemon brings back the one
+before it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from penstock.core import effects, events, questions, results, state
+from penstock.core.compile import Live
+from penstock.core.effects import Effect
+from penstock.core.keeper import Keeper, differs, summary
+from penstock.core.match import places
+from penstock.core.policy import Policy
+from penstock.core.problems import Problem
+from penstock.core.prover import Prover
+from penstock.core.view import InForce, Operation, Trial, View
+
+TRIES = 3
+"""How often an operation loads when the kernel does not hold what was loaded."""
+
+UNSAVED = effects.CommitState.__name__
+STATE = "ReadState"
+"""The trouble of a saved state that could not be used."""
+
+BY_PEOPLE = ("apply", "confirm", "rollback")
+
+
+class Operations:
+    """`current` is under way, `in_force` is what came of the last one, `trial` waits to be confirmed."""
+
+    def __init__(self, view: View, keeper: Keeper, prover: Prover) -> None:
+        self.in_force: InForce | None = None
+        self.current: Operation | None = None
+        self.trial: Trial | None = None
+        self.depth = 0  # the level of penstock.slice
+        self._view = view
+        self._keeper = keeper
+        self._prover = prover
+        self._count = 0
+        self._tried: object = None  # what was to be bound in place when it was last tried
+
+    # --- beginning ---
+
+    def begin(
+        self,
+        kind: str,
+        policy: Policy,
+        applied: state.Applied,
+        now: datetime,
+        *,
+        saved: bool = False,
+        request: int | None = None,
+        problems: tuple[Problem, ...] = (),
+        confirm: int = 0,
+    ) -> list[Effect]:
+        """Begin one; there must be none under way."""
+        operation = self._new(kind, policy, applied, now, saved, request, problems)
+        operation.confirm = confirm
+        operation.places = places(policy, self._view.units)
+        levels = questions.levels(operation.places, self.depth)
+        if self.in_force and kind not in BY_PEOPLE:
+            levels = tuple(sorted({*levels, *self.in_force.levels}))  # what goes may come again
+        operation.levels = levels
+        live = Live(now, applied.labels, self.depth, operation.levels)
+        floor = kind in (*BY_PEOPLE, "start")
+        return [effects.Compile(operation.id, policy, live, floor)]
+
+    def _new(self, kind: str, policy: Policy, applied: state.Applied, now: datetime, *rest: Any) -> Operation:
+        self._count += 1
+        self.current = Operation(self._count, kind, policy, applied, now, *rest)
+        return self.current
+
+    def again(self, kind: str, now: datetime) -> list[Effect]:
+        """Load what is in force once more."""
+        assert self.in_force is not None
+        return self.begin(kind, self.in_force.policy, self.in_force.applied, now, saved=True)
+
+    def enrol(self, now: datetime) -> list[Effect]:
+        """Bind units where they are, and unbind those that went, unless that is so, or was tried just before."""
+        in_force = self.in_force
+        if in_force is None or self.current is not None:
+            return []
+        wanted = places(in_force.policy, self._view.units)
+        ids = {unit.path: unit.id for unit in self._view.units if unit.path in wanted}
+        held = {path: in_force.cgroups.get(path) for path in in_force.places}
+        if ids == held or self._tried == (ids, in_force.policy.hash):
+            return []
+        self._tried = (ids, in_force.policy.hash)
+        if not set(questions.levels(wanted, self.depth)) <= set(in_force.levels):
+            return self.again("enrol", now)
+        operation = self._new("enrol", in_force.policy, in_force.applied, now, True)
+        operation.ruleset, operation.places, operation.levels = in_force.ruleset, wanted, in_force.levels
+        return self._bind(operation)
+
+    def may_try_again(self) -> None:
+        """Time went by since units could not be bound."""
+        self._tried = None
+
+    def confirm(self, request: int, now: datetime) -> list[Effect]:
+        """Save what waits to be confirmed."""
+        if self.trial is None or self.in_force is None:
+            return [effects.Answer(request, results.nothing_to_confirm(self.in_force))]
+        operation = self._new("confirm", self.in_force.policy, self.in_force.applied, now, False, request)
+        data = state.encode(operation.applied)
+        return [
+            effects.StageState(operation.id, data, self.trial.floor),
+            effects.CommitState(operation.id),
+        ]
+
+    def revert(self, now: datetime, request: int | None = None) -> list[Effect]:
+        """Bring back what was in force before the policy that nobody confirmed."""
+        assert self.trial is not None
+        before = self.trial.before
+        return self.begin("revert", before.policy, before.applied, now, saved=True, request=request)
+
+    # --- under way ---
+
+    def compiled(self, event: events.Compiled) -> list[Effect]:
+        """Stage what will be saved, and load."""
+        operation = self.current
+        if operation is None or operation.id != event.operation:
+            return []
+        operation.ruleset, operation.floor = event.ruleset, event.floor
+        known = self.in_force.snapshot.present if self.in_force and self._view.agrees else None
+        before: list[Effect] = []
+        if operation.confirm:
+            before = [effects.MarkTrial(operation.id)]
+        elif not operation.saved:
+            before = [effects.StageState(operation.id, state.encode(operation.applied), operation.floor)]
+        return [*before, *self._load(operation, None if operation.kind == "repair" else known)]
+
+    def _load(self, operation: Operation, present: Any) -> list[Effect]:
+        assert operation.ruleset is not None
+        operation.tries += 1
+        return [
+            effects.MakeCgroups(operation.id, tuple(sorted(operation.policy.workloads))),
+            effects.Load(operation.id, operation.ruleset, present),
+            *self._bind(operation),
+        ]
+
+    def _bind(self, operation: Operation) -> list[Effect]:
+        workloads = tuple(sorted(operation.policy.workloads))
+        return [
+            effects.BindCgroups(operation.id, workloads, operation.places, self.depth, operation.levels),
+            effects.ReadKernel(operation.id, workloads, tuple(sorted(operation.places))),
+        ]
+
+    def read_back(self, event: events.ReadBack) -> list[Effect]:
+        """What the operation left in the kernel: good, once more, or given up."""
+        operation = self.current
+        if operation is None or operation.id != event.operation or operation.ruleset is None:
+            return []
+        if not operation.tries and self.in_force and event.snapshot.digest != self.in_force.snapshot.digest:
+            self.current = None  # it bound some units and loaded nothing, so somebody else did
+            return self.repair(event.now, "a rule was changed")
+        wrong = differs(operation.policy, operation.ruleset, event, operation.places, self.depth)
+        # On a host that is never still: what two loads of one ruleset left behind alike, nobody has changed.
+        twice = event.snapshot.digest == operation.digest
+        operation.digest = event.snapshot.digest
+        if not wrong and not event.alone and not twice and operation.tries:
+            wrong = ["somebody else changed the ruleset meanwhile"]
+        if wrong and operation.tries < TRIES:
+            return self._load(operation, None)
+        if wrong:
+            return self.give_up(event.now, "the kernel does not hold what was loaded: " + summary(wrong))
+        before = self.in_force
+        self.in_force = InForce(
+            *(operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups),
+            *(operation.places, operation.levels),
+        )
+        self._keeper.agree(event.now, event.snapshot.generation)
+        if operation.confirm and before is not None:
+            until = event.now + timedelta(seconds=operation.confirm)
+            self.trial = Trial(before, operation.confirm, until, operation.floor)
+        if operation.saved or operation.confirm:
+            return self._done(operation, event.now)
+        return [effects.CommitState(operation.id)]
+
+    # --- its end ---
+
+    def saved(self, event: events.Saved) -> list[Effect]:
+        """The state file names what is in force."""
+        operation = self.current
+        if operation is None or operation.id != event.operation:
+            return []
+        return self._done(operation, event.now)
+
+    def _done(self, operation: Operation, now: datetime) -> list[Effect]:
+        """What the operation wanted is in force and saved."""
+        self.current = None
+        assert self.in_force is not None
+        seconds = (now - operation.began).total_seconds()
+        if operation.kind == "repair":
+            self._keeper.mended(now)
+        told: list[Effect] = []
+        if operation.kind == "start" and operation.saved:
+            told.append(effects.KeepFloor(operation.floor))
+        if operation.kind in BY_PEOPLE:
+            self._view.troubles.pop(STATE, None)
+        if operation.kind in ("confirm", "revert", "rollback"):
+            self.trial = None
+            told.append(effects.EndTrial())
+        told += results.of(operation, self.in_force, self.trial, seconds)
+        again = operation.kind not in ("apply", "confirm", "enrol")
+        return [*told, *self._prover.prove(again=again)]
+
+    def give_up(self, now: datetime, error: str) -> list[Effect]:
+        """The operation failed.  The kernel holds the old rules or the new ones: find out, and mend."""
+        operation = self.current
+        self.current = None
+        if operation is None:
+            return []
+        if self.in_force is None:
+            return [effects.Quit(1, error)]
+        self._keeper.gave_up(now, error)
+        told: list[Effect] = [effects.Journal("error", f"{operation.kind}: {error}")]
+        if operation.confirm:
+            told.append(effects.EndTrial())
+        if operation.request is not None:
+            told.append(effects.Refuse(operation.request, error, "the last good policy stays in force"))
+        return [*told, *self.check()]
+
+    def unsaved(self, error: str) -> list[Effect]:
+        """In force, and the next start would bring back what was before."""
+        operation = self.current
+        self.current = None
+        if operation is None:
+            return []
+        text = f"in force, but it could not be saved: {error}"
+        hint = "mend that, then: penstock apply"
+        if operation.kind == "confirm":
+            text, hint = f"not confirmed: it could not be saved: {error}", "mend that, then: penstock confirm"
+        else:
+            self._view.troubles[UNSAVED] = error
+        told: list[Effect] = [effects.Journal("error", text)]
+        if operation.request is not None:
+            told.append(effects.Refuse(operation.request, text, hint))
+        return [*told, *self._prover.prove(again=operation.kind not in ("apply", "confirm"))]
+
+    # --- the kernel, checked ---
+
+    def check(self) -> list[Effect]:
+        """Have the kernel read, unless an operation does."""
+        if self.current is not None or self.in_force is None:
+            return []
+        return self._keeper.check(self.in_force)
+
+    def repair(self, now: datetime, wrong: str) -> list[Effect]:
+        """The kernel does not hold what is in force."""
+        assert self.in_force is not None
+        text = self._keeper.may_mend(now, wrong)
+        return [effects.Journal("error", text), *self.again("repair", now)] if text else []

@@ -1,0 +1,16 @@
+"""The two clocks of the daemon, looked at nowhere else: everything behind gets times in events."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """The wall clock, which may jump."""
+    return datetime.now(UTC)
+
+
+def uptime() -> float:
+    """Seconds since boot, suspend included: it never jumps (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

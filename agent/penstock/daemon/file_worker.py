@@ -1,0 +1,143 @@
+"""What effects do to files, as plain functions of one object that one thread uses.
+
+The kernel's half is in `kernel_worker`, with a thread of its own: nothing waits behind a slow disk but files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+from penstock import files
+from penstock.core import effects, events, floor, state
+from penstock.core.blocks import LOG_NAME, Block
+from penstock.core.checking import examine
+from penstock.core.compile import compile_policy
+from penstock.core.parse import FileResult, Parsed, assemble, parse_file
+from penstock.daemon import places
+from penstock.daemon.clock import now
+from penstock.daemon.options import Options
+from penstock.daemon.places import writing
+from penstock.daemon.sinks import BlockLog
+from penstock.errors import PenstockError
+
+
+class FileWorker:
+    """Configuration, state and log; used by one thread.  `tree` is the path of the cgroup above penstock.slice."""
+
+    def __init__(self, options: Options, tree: str = "/") -> None:
+        self._options = options
+        self._below = tree.strip("/")
+        self._log = BlockLog(options.log)
+        self._parsed: dict[tuple[str, str], FileResult] = {}
+        self._looked: events.Files | None = None
+
+    def read_config(self, effect: effects.ReadConfig) -> events.ConfigRead:
+        """Files that did not change since the last time are not parsed again."""
+        contents = self._config()
+        presets = files.read_presets(self._options.config)
+        parsed = self._parse(contents, presets)
+        return events.ConfigRead(now(), effect.request, contents, presets, parsed, effect.confirm)
+
+    def _config(self) -> dict[str, bytes]:
+        """A directory that is missing or empty is a mistake, not a policy that governs nobody."""
+        contents = files.read_config(self._options.config)
+        if not contents:
+            hint = "write penstock.yaml and a file for each workload in rules.d"
+            raise PenstockError("holds no rule files", where=str(self._options.config), hint=hint)
+        return contents
+
+    def _parse(self, contents: dict[str, bytes], presets: dict[str, bytes]) -> Parsed:
+        kept: dict[tuple[str, str], FileResult] = {}
+        results = {}
+        for kind, group in (("", contents), ("preset", presets)):
+            for path, data in group.items():
+                key = (path, sha256(data).hexdigest())
+                kept[key] = results[(kind, path)] = self._parsed.get(key) or parse_file(path, data)
+        self._parsed = kept
+        parsed = assemble(
+            [results[("", path)] for path in contents], {path: results[("preset", path)] for path in presets}
+        )
+        return examine(parsed, now())
+
+    def look(self) -> events.Files | None:
+        """What the configuration directory holds now; None when it cannot be read."""
+        try:
+            contents, presets = self._config(), files.read_presets(self._options.config)
+        except PenstockError:
+            return None
+        digests = {path: sha256(data).hexdigest() for path, data in contents.items()}
+        if self._looked is None or self._looked.digests != digests:
+            parsed = self._parse(contents, presets)
+            errors = sum(problem.severity == "error" for problem in parsed.problems)
+            self._looked = events.Files(digests, errors)
+        return self._looked
+
+    def compile(self, effect: effects.Compile) -> events.Compiled:
+        """The ruleset, and the floor that goes with it if that is wanted."""
+        ruleset = compile_policy(effect.policy, effect.live)
+        if not effect.floor:
+            return events.Compiled(now(), effect.operation, ruleset)
+        plain = compile_policy(effect.policy, replace(effect.live, levels=())) if effect.live.levels else ruleset
+        data = floor.text(plain, tuple(effect.policy.workloads), effect.policy.hash, self._below)
+        return events.Compiled(now(), effect.operation, ruleset, data)
+
+    def read_history(self, effect: effects.ReadHistory) -> events.HistoryRead:
+        return events.HistoryRead(now(), effect.request, effect.to, places.history(self._options))
+
+    def stage_state(self, effect: effects.StageState) -> None:
+        with writing(self._options.state / state.STAGED):
+            files.stage(self._options.state / state.STAGED, effect.data)
+        with writing(self._options.state / places.STAGED_FLOOR):
+            files.stage(self._options.state / places.STAGED_FLOOR, effect.floor)
+
+    def commit_state(self) -> None:
+        """The floor first: a boot in between loads what the kernel holds already."""
+        home = self._options.state
+        self._keep()
+        with writing(home / places.FLOOR):
+            files.put(home / places.STAGED_FLOOR, home / places.FLOOR)
+        with writing(home / state.FILE):
+            files.put(home / state.STAGED, home / state.FILE)
+
+    def _keep(self) -> None:
+        """The policy that goes is kept beside the one before it; a damaged one is as if it were not there."""
+        home = self._options.state
+        saved = [places.read(home / name) for name in (state.FILE, *state.HISTORY)]
+        coming = _hash_of(places.read(home / state.STAGED))
+        kept = {_hash_of(data): data for data in reversed(saved) if data}
+        wanted = [data for data in reversed(kept.values()) if _hash_of(data) not in ("", coming)]
+        for name, data in zip(state.HISTORY, wanted, strict=False):
+            if places.read(home / name) != data:
+                with writing(home / name):
+                    files.replace(home / name, data)
+
+    def keep_floor(self, effect: effects.KeepFloor) -> None:
+        path = self._options.state / places.FLOOR
+        if places.read(path) != effect.data:
+            with writing(path):
+                files.replace(path, effect.data)
+
+    def mark_trial(self) -> None:
+        path = self._options.run / places.TRIAL
+        with writing(path):
+            files.replace(path, b"")
+
+    def end_trial(self) -> None:
+        (self._options.run / places.TRIAL).unlink(missing_ok=True)
+
+    def save_books(self, effect: effects.SaveBooks) -> None:
+        with writing(self._options.state / places.BOOKS):
+            files.replace(self._options.state / places.BOOKS, effect.data)
+
+    def record(self, blocks: Sequence[Block]) -> None:
+        with writing(self._options.log / LOG_NAME):
+            self._log.append(blocks)
+
+
+def _hash_of(data: bytes | None) -> str:
+    try:
+        return state.decode(data or b"").hash
+    except ValueError:
+        return ""

@@ -1,0 +1,132 @@
+"""What effects do to the kernel, as plain functions of one object.
+
+It has a thread of its own, so that nothing waits behind a table load but kernel work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.core import effects, events
+from penstock.core.questions import bindings
+from penstock.core.slices import SLICE, slice_of, slice_unit
+from penstock.daemon.clock import now
+from penstock.kernel import cgroup, process, proof, systemd
+from penstock.kernel.loading import load
+from penstock.kernel.nft import Nft
+
+
+@dataclass(slots=True)
+class _Mark:
+    """Where the ruleset stood when an operation began to load: its generation, and our own commits."""
+
+    generation: int = 0
+    commits: int = 0
+
+
+class KernelWorker:
+    """nf_tables, cgroups and processes; made and used by one thread.  `path`: `tree` as in /proc/PID/cgroup."""
+
+    def __init__(self, tree: Path, path: str = "/") -> None:
+        self._tree = tree
+        self._path = path.rstrip("/") + "/"
+        self._nft = Nft()
+        self._mark = _Mark()
+        self.port = self._nft.port
+        self.thread = threading.get_native_id()
+
+    def snapshot(self) -> events.ReadBack:
+        return self.read_kernel(effects.ReadKernel(None, ()))
+
+    def make_cgroups(self, effect: effects.MakeCgroups) -> None:
+        cgroup.make(self._tree, effect.workloads)
+
+    def load(self, effect: effects.Load) -> None:
+        self._mark = _Mark(self._nft.generation(), self._nft.commits)
+        load(self._nft, effect.ruleset, effect.present, now())
+
+    def bind_cgroups(self, effect: effects.BindCgroups) -> None:
+        found = cgroup.ids(self._tree, effect.workloads, effect.places)
+        self._nft.bind(bindings(effect.workloads, found, effect.places, effect.depth, effect.levels))
+
+    def read_kernel(self, effect: effects.ReadKernel) -> events.ReadBack:
+        snapshot = self._nft.snapshot()
+        grown = snapshot.generation - self._mark.generation
+        alone = grown == self._nft.commits - self._mark.commits
+        found = cgroup.ids(self._tree, effect.workloads, effect.places)
+        return events.ReadBack(now(), effect.operation, snapshot, found, alone)
+
+    def prove(self) -> events.Proven:
+        proof.prove(self._nft, self._tree)
+        return events.Proven(now())
+
+    def scan_units(self) -> events.UnitsSeen:
+        return events.UnitsSeen(now(), cgroup.units(self._tree), cgroup.our_slices(self._tree))
+
+    def examine(self, effect: effects.Examine, config: events.Files | None) -> events.Examined:
+        processes, groups = {}, {}
+        watch = dict(effect.watch)
+        for name in effect.workloads:
+            places = [path for path, workload in effect.places.items() if workload == name]
+            homes = [slice_of(name), *places]
+            pids = [pid for path in homes for pid in cgroup.processes(self._tree / path)]
+            processes[name] = tuple(p for p in map(process.seen, pids) if p is not None)
+            for p in processes[name]:
+                watch.pop((p.pid, p.started), None)
+            cgroup.sweep(self._tree, name)
+            groups[name] = self._groups(name, places)
+        strays = (process.stray(pid, started, name) for (pid, started), name in watch.items())
+        return events.Examined(
+            now(),
+            effect.request,
+            self._nft.generation(),
+            self._nft.counters(),
+            cgroup.ids(self._tree, effect.workloads),
+            processes,
+            tuple(stray for stray in strays if stray is not None),
+            config,
+            groups,
+            self._look_alikes(effect) if effect.around else None,
+            tuple(self._delegated(effect)),
+        )
+
+    def _groups(self, workload: str, places: Sequence[str]) -> tuple[events.Group, ...]:
+        home = slice_of(workload)
+        loose = cgroup.own_processes(self._tree / home)
+        direct = [events.Group(slice_unit(workload), home, "slice", len(loose))] if loose else []
+        return (*direct, *map(self._group, [*cgroup.groups(self._tree, workload), *places]))
+
+    def _group(self, path: str) -> events.Group:
+        name = path.rpartition("/")[2]
+        number = len(cgroup.processes(self._tree / path))
+        if not path.startswith(f"{SLICE}/"):
+            return events.Group(name, path, "in-place", number, systemd.dropin(name))
+        ways = {"run": "run", "adopt": "adopted"}
+        prefix, _, rest = name.partition("-")
+        ours = rest.removesuffix(".scope").isdigit()
+        return events.Group(name, path, ways.get(prefix, "slice") if ours else "slice", number)
+
+    def _look_alikes(self, effect: effects.Examine) -> tuple[events.LookAlike, ...]:
+        homes = [self._path + path + "/" for path in (SLICE, *effect.places)]
+        return process.look_alikes(lambda place: any(f"{place}/".startswith(home) for home in homes))
+
+    def _delegated(self, effect: effects.Examine) -> Iterator[tuple[str, str, int]]:
+        """Slices around a workload that are not root's."""
+        for name in effect.workloads:
+            above = {slice_of(name), SLICE}
+            above |= {path.rpartition("/")[0] for path, workload in effect.places.items() if workload == name}
+            for path in sorted(above):
+                uid = cgroup.owner(self._tree, path)
+                if uid:
+                    yield name, path, uid
+
+    def ask(self, effect: effects.AskKernel) -> events.Held:
+        held = self._nft.has(effect.set, effect.address, effect.protocol, effect.port)
+        return events.Held(now(), effect.request, held)
+
+    def count_hits(self, effect: effects.CountHits) -> events.Hits:
+        hits = {name: self._nft.hits(name, family) for name, family in effect.sets}
+        return events.Hits(now(), effect.request, hits)

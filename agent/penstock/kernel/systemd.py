@@ -1,0 +1,55 @@
+"""What systemd leaves in files for everybody: whether it runs, when a unit was started, which drop-ins it has.
+
+And what it wants to hear: sd_notify(3).  Nobody is asked over a bus, and no program is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+from penstock.core.slices import DROPIN
+
+SETTINGS = Path("/etc/systemd/system")
+UNITS = Path("/run/systemd/units")
+PENDING = ".pending"
+SLACK = 5.0
+"""Seconds: a unit that was started so soon after its drop-in was put there may have come before daemon-reload."""
+
+
+def notify(text: str) -> None:
+    """Tell the service manager, if there is one that wants to hear it; never fails."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    if not name.startswith(("/", "@")):
+        return
+    address = "\0" + name[1:] if name.startswith("@") else name
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as out:
+        out.setblocking(False)
+        out.sendto(text.encode(), address)
+
+
+def dropin(unit: str, settings: Path = SETTINGS, units: Path = UNITS) -> str:
+    """What is known of the drop-in that gives `unit`, which runs elsewhere, its slice.
+
+    none, pending (waits for an apply), armed (for its next start), or ignored (it was started since).
+    """
+    found = [path for path in (settings / f"{name}.d" / DROPIN for name in _names(unit)) if path.exists()]
+    if not found:
+        waiting = (settings / f"{name}.d" / (DROPIN + PENDING) for name in _names(unit))
+        return "pending" if any(path.exists() for path in waiting) else "none"
+    try:
+        # systemd makes this link each time it starts the unit; a rename gives a file a new change time.
+        started = os.lstat(units / f"invocation:{unit}").st_mtime
+        armed = max(path.stat().st_ctime for path in found)
+    except OSError:
+        return "armed"
+    return "ignored" if started > armed + SLACK else "armed"
+
+
+def _names(unit: str) -> list[str]:
+    """The unit's own name, and its template's (systemd.unit(5))."""
+    prefix, at, rest = unit.partition("@")
+    return [unit, f"{prefix}@.{rest.rpartition('.')[2]}"] if at else [unit]

@@ -1,0 +1,171 @@
+"""What effects do to files; the kernel's half is tested with the kernel and with the whole daemon."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from penstock.core import effects, floor, state
+from penstock.core.compile import Live
+from penstock.core.parse import FileResult, parse_file
+from penstock.core.policy import Policy
+from penstock.daemon import file_worker, places
+from penstock.daemon.clock import now
+from penstock.daemon.file_worker import FileWorker
+from penstock.daemon.options import Options
+from penstock.errors import PenstockError
+
+RULES = b"version: 1\nworkload: a\nmode: enforce\negress: []\ningress: []\n"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    for name in ("config/rules.d", "state", "run", "log"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "config/rules.d/a.yaml").write_bytes(RULES)
+    return Options(tmp_path / "config", tmp_path / "state", tmp_path / "run", tmp_path / "log")
+
+
+def test_the_configuration_is_read_parsed_and_checked(options: Options) -> None:
+    read = FileWorker(options).read_config(effects.ReadConfig(7))
+    assert read.request == 7
+    assert read.files == {"rules.d/a.yaml": RULES}
+    assert read.parsed.policy
+    assert list(read.parsed.policy.workloads) == ["a"]
+    (options.config / "rules.d/b.yaml").write_bytes(RULES + b"tests: [egress 192.0.2.1:1 allow]\n")
+    assert FileWorker(options).read_config(effects.ReadConfig(7)).parsed.policy is None
+
+
+def test_a_file_that_did_not_change_is_not_parsed_again(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def spy(path: str, data: bytes) -> FileResult:
+        parsed.append(path)
+        return parse_file(path, data)
+
+    monkeypatch.setattr(file_worker, "parse_file", spy)
+    files = FileWorker(options)
+    files.read_config(effects.ReadConfig(1))
+    parsed.clear()
+    (options.config / "rules.d/b.yaml").write_bytes(RULES.replace(b"a\n", b"b\n", 1))
+    assert files.read_config(effects.ReadConfig(1)).parsed.policy
+    assert parsed == ["rules.d/b.yaml"]
+
+
+@pytest.mark.parametrize("request_number", [None, 1])
+def test_a_directory_that_is_missing_or_empty_governs_nobody_by_mistake(
+    tmp_path: Path, request_number: int | None
+) -> None:
+    config = tmp_path / "config"
+    files = FileWorker(Options(config, tmp_path, tmp_path, tmp_path))
+    with pytest.raises(PenstockError, match="no such directory"):
+        files.read_config(effects.ReadConfig(request_number))
+    config.mkdir()
+    with pytest.raises(PenstockError, match="holds no rule files"):
+        files.read_config(effects.ReadConfig(request_number))
+
+
+def test_the_state_is_staged_then_put(options: Options) -> None:
+    files = FileWorker(options)
+    files.stage_state(effects.StageState(1, b"one", b"floor 1"))
+    assert not (options.state / state.FILE).exists()
+    files.commit_state()
+    assert (options.state / state.FILE).read_bytes() == b"one"
+    assert (options.state / places.FLOOR).read_bytes() == b"floor 1"
+    files.stage_state(effects.StageState(2, b"two", b"floor 2"))
+    assert (options.state / state.FILE).read_bytes() == b"one"
+    files.commit_state()
+    assert (options.state / places.FLOOR).read_bytes() == b"floor 2"
+    with pytest.raises(PenstockError, match="cannot be written: No such file"):
+        files.commit_state()
+
+
+def saved(number: int) -> bytes:
+    return state.encode(state.Applied(f"hash{number}", float(number)))
+
+
+def kept(options: Options) -> list[str]:
+    """Hashes of the present policy and of those before it."""
+    read = ((options.state / name) for name in (state.FILE, *state.HISTORY))
+    return [state.decode(path.read_bytes()).hash for path in read if path.exists()]
+
+
+@pytest.mark.parametrize(
+    ("applied", "left"),
+    [
+        ([1], ["hash1"]),
+        ([1, 2], ["hash2", "hash1"]),
+        ([1, 2, 3, 4], ["hash4", "hash3", "hash2"]),
+        ([1, 2, 2], ["hash2", "hash1"]),
+        ([1, 2, 3, 2], ["hash2", "hash3", "hash1"]),
+        ([1, 2, 3, 2, 3], ["hash3", "hash2", "hash1"]),
+    ],
+)
+def test_three_policies_are_kept_each_once(options: Options, applied: list[int], left: list[str]) -> None:
+    files = FileWorker(options)
+    for number in applied:
+        files.stage_state(effects.StageState(number, saved(number), b"f"))
+        files.commit_state()
+    assert kept(options) == left
+    read = files.read_history(effects.ReadHistory(1, "")).saved
+    assert [state.decode(data).hash for data in read] == left[1:]
+
+
+def test_a_damaged_policy_is_not_kept(options: Options) -> None:
+    files = FileWorker(options)
+    for number in (1, 2):
+        files.stage_state(effects.StageState(number, saved(number), b"f"))
+        files.commit_state()
+    (options.state / state.FILE).write_bytes(b"{")
+    files.stage_state(effects.StageState(3, saved(3), b"f"))
+    files.commit_state()
+    assert kept(options) == ["hash3", "hash1"]
+
+
+def test_the_floor_is_written_only_when_it_is_another(options: Options) -> None:
+    files = FileWorker(options)
+    path = options.state / places.FLOOR
+    files.keep_floor(effects.KeepFloor(b"one"))
+    before = path.stat().st_ino
+    files.keep_floor(effects.KeepFloor(b"one"))
+    assert path.stat().st_ino == before
+    path.write_bytes(b"damaged")
+    files.keep_floor(effects.KeepFloor(b"one"))
+    assert path.read_bytes() == b"one"
+
+
+def test_a_trial_leaves_a_mark_until_its_end(options: Options) -> None:
+    files = FileWorker(options)
+    files.end_trial()
+    files.mark_trial()
+    files.mark_trial()
+    assert (options.run / places.TRIAL).exists()
+    files.end_trial()
+    assert not (options.run / places.TRIAL).exists()
+
+
+def test_the_floor_that_goes_with_a_policy_has_no_levels(options: Options) -> None:
+    policy = Policy(workloads={}, hash="h")
+    effect = effects.Compile(3, policy, Live(now(), {}, 2, levels=(3,)), floor=True)
+    compiled = FileWorker(options, "/lab").compile(effect)
+    header = floor.parse_header(compiled.floor)
+    assert header == floor.Header("h", ("lab/penstock.slice",))
+    assert b"place" not in compiled.floor
+    assert any("place" in name for name in compiled.ruleset.maps)
+    assert FileWorker(options).compile(replace(effect, floor=False)).floor == b""
+
+
+def test_a_look_at_the_files(options: Options) -> None:
+    files = FileWorker(options)
+    found = files.look()
+    assert found is not None
+    assert (list(found.digests), found.errors) == (["rules.d/a.yaml"], 0)
+    (options.config / "rules.d/b.yaml").write_text("version: 1\nworkload: b\n")
+    broken = files.look()
+    assert broken is not None
+    assert broken.errors > 0
+    assert files.look() is broken, "what did not change is not parsed again"
+    (options.config / "rules.d/x.yaml").mkdir()
+    assert files.look() is None
