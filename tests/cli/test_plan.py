@@ -10,6 +10,8 @@ import pytest
 
 from cli.conftest import Call
 from cli.fake_daemon import FILES, FakeDaemon
+from penstock.core import state
+from penstock.enrol import dropin
 
 
 @pytest.fixture
@@ -51,8 +53,10 @@ def test_a_change_for_people(call: Call, rules: Path) -> None:
       ports: + 5433; - 5432
   - egress  registry.example.org:443
       {ids[0]}
+    newly allowed: everything: nothing is refused, only recorded
 - workload ollama
-    its processes stay where they are and may reach nothing: they belong to no workload then
+    newly allowed: everything, for units governed where they are: nothing governs them then
+    newly denied: everything, for processes in its slice: they belong to no workload then
 ~ network clients
     cidr: + 10.31.0.0/16; - 10.30.0.0/16
     rules that name it: litellm {ingress_id(call)}
@@ -137,3 +141,103 @@ def test_cannot_tell(daemon: FakeDaemon, call: Call, rules: Path, tmp_path: Path
     assert "there is no such directory" in told()
     (daemon.run / "daemon.json").unlink()
     assert "no daemon has run here yet" in told()
+
+
+# --- what it opens and closes, and what it means for units ---
+
+
+def test_what_would_be_allowed_and_denied(call: Call, rules: Path) -> None:
+    replaced(rules, "[5432]", "[5433]")
+    replaced(rules, "registry.example.org", "mirror.example.org")
+    out = call("plan").stdout
+    assert "    newly allowed: egress 10.30.1.5:5433; egress mirror.example.org:443 (not yet enforced)\n" in out
+    assert "    newly denied: egress 10.30.1.5:5432; egress registry.example.org:443 (not yet enforced)\n" in out
+    (reach,) = json.loads(call("plan", "--json").stdout)["reach"]
+    assert (reach["workload"], reach["observed"]) == ("litellm", False)
+    assert reach["denied"][0] == {
+        "direction": "out", "text": "10.30.1.5:5432", "rule": "db", "enforced": True}  # fmt: skip
+
+
+def test_a_rule_that_only_looks_different_allows_nothing_new(call: Call, rules: Path) -> None:
+    replaced(rules, "name: db", "name: vectors")
+    out = call("plan").stdout
+    assert "vectors" in out
+    assert "newly" not in out
+
+
+def test_from_observing_to_enforcing(call: Call, rules: Path) -> None:
+    replaced(rules.parent / "ollama.yaml", "observe", "enforce")
+    out = call("plan").stdout
+    text = "everything that its rules do not allow; what was recorded: penstock blocks --workload ollama"
+    assert f"    newly denied: {text}\n" in out
+    assert "nothing is restarted" in out
+
+
+def test_what_is_observed_is_only_recorded(call: Call, rules: Path) -> None:
+    replaced(rules.parent / "ollama.yaml", "egress: []", "egress: [{to: 10.0.0.1, ports: [443]}]")
+    assert "    not recorded any more: egress 10.0.0.1:443\n" in call("plan").stdout
+    assert json.loads(call("plan", "--json").stdout)["reach"][0]["observed"] is True
+
+
+def test_a_network_that_grows(call: Call, rules: Path) -> None:
+    replaced(rules.parents[1] / "penstock.yaml", "10.30.0.0/16", "10.30.0.0/15")
+    out = call("plan").stdout
+    assert out.startswith(
+        "~ workload litellm\n    its own rules stay; a network that they name changes\n"
+        "    newly allowed: ingress 10.31.0.0/16 -> 8000\n"
+    )
+
+
+def test_many_openings_are_not_all_spelled_out(call: Call, rules: Path) -> None:
+    many = "".join(f"  - {{to: 10.0.0.{n}, ports: [443]}}\n" for n in range(20))
+    replaced(rules, "  - {to: registry", f"{many}  - {{to: registry")
+    out = call("plan").stdout
+    assert "egress 10.0.0.7:443; and 12 more: penstock plan --json\n" in out
+    assert len(json.loads(call("plan", "--json").stdout)["reach"][0]["allowed"]) == 20
+
+
+@pytest.fixture
+def tree(daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directories that stand for cgroups: ollama runs outside of its slice, and nothing knows it yet."""
+    monkeypatch.setattr(dropin, "UNITS", tmp_path / "units")
+    made = tmp_path / "cgroup"
+    (made / "system.slice/ollama.service").mkdir(parents=True)
+    daemon.write(cgroup=made)
+    return made
+
+
+def test_which_units_must_restart(call: Call, rules: Path, tree: Path) -> None:
+    assert json.loads(call("plan", "--json").stdout)["restarts"] == []
+    replaced(rules.parent / "ollama.yaml", "egress:", "match: {unit: ollama.service}\negress:")
+    text = "ollama.service: governed where it is at once; to give it a slice: penstock protect ollama.service"
+    assert f"\n\nUnits\n    {text}\n\n1 workload; nothing is restarted." in call("plan").stdout
+    dropin.write_pending("ollama.service", "ollama")
+    out = call("plan").stdout
+    assert "    ollama.service: governed where it is at once; its slice at its next restart: systemctl" in out
+    assert "nothing is restarted" in out
+    said = json.loads(call("plan", "--json").stdout)["restarts"]
+    assert said == [
+        {
+            "unit": "ollama.service",
+            "workload": "ollama",
+            "text": "governed where it is at once; its slice at its next restart",
+            "command": "systemctl restart ollama.service",
+        }
+    ]
+
+
+def test_units_of_another_host_are_not_known(call: Call, rules: Path, tree: Path, tmp_path: Path) -> None:
+    replaced(rules.parent / "ollama.yaml", "egress:", "match: {unit: ollama.service}\negress:")
+    said = json.loads(call("plan", "--against", rules.parents[1], "--json").stdout)
+    assert (said["restarts"], said["changed"]) == (None, False)
+
+
+def test_a_drop_in_that_waits_is_told_when_nothing_else_changes(
+    daemon: FakeDaemon, call: Call, rules: Path, tree: Path
+) -> None:
+    replaced(rules.parent / "ollama.yaml", "egress:", "match: {unit: ollama.service}\negress:")
+    files = {name: (daemon.home / "config" / name).read_bytes() for name in FILES}
+    (daemon.home / "state" / state.FILE).write_bytes(state.encode(state.Applied("abc", 0.0, files)))
+    assert call("plan").stdout.startswith("nothing would change")
+    dropin.write_pending("ollama.service", "ollama")
+    assert "systemctl restart ollama.service" in " ".join(call("plan").stdout.split())

@@ -16,7 +16,7 @@ from penstock.errors import PenstockError
 from penstock.files import find_file
 
 MAX_BYTES = 1 << 30
-KEPT = (state.FILE, "applied.1.json", "applied.2.json")
+KEPT = (state.FILE, *state.HISTORY)
 NEVER = "no policy has been applied"
 
 

@@ -142,7 +142,6 @@ def _workloads(old: Policy, new: Policy) -> Iterator[WorkloadChange]:
 
 def _of_workload(old: Workload | None, new: Workload | None) -> Iterator[str]:
     if new is None:
-        yield "its processes stay where they are and may reach nothing: they belong to no workload then"
         return
     if old is None:
         yield f"mode {new.mode}: {MODES[new.mode]}"
