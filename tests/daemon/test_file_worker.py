@@ -152,7 +152,7 @@ def test_the_floor_that_goes_with_a_policy_has_no_levels(options: Options) -> No
     compiled = FileWorker(options, "/lab").compile(effect)
     header = floor.parse_header(compiled.floor)
     assert header == floor.Header("h", ("lab/penstock.slice",))
-    assert b"place" not in compiled.floor
+    assert b"_place" not in compiled.floor
     assert any("place" in name for name in compiled.ruleset.maps)
     assert FileWorker(options).compile(replace(effect, floor=False)).floor == b""
 
