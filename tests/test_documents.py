@@ -217,7 +217,7 @@ def test_commands_and_flags_exist() -> None:
 
 def test_a_wrong_command_is_seen() -> None:
     assert complaint("grant w 10.0.0.1:80") == "no command grant"
-    assert complaint("apply --confirm 60s") == "no option --confirm"
+    assert complaint("apply --soon 60s") == "no option --soon"
     assert complaint("--run DIR status --wait") == ""
     assert complaint("run W --user USER -- ls --all") == ""
 
