@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from penstock.cli.context import CannotTell
 from penstock.core.text import printable
 from penstock.errors import PenstockError
 
@@ -54,7 +55,7 @@ def uninstall(ctx: click.Context, only_plan: bool, purge: bool, yes: bool) -> No
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise click.UsageError("this is no terminal to ask on: say --yes, or look first with --plan")
+        raise CannotTell("there is no terminal to ask on", hint="say --yes, or look first with --plan")
     try:
         return click.confirm("Remove penstock from this host?", default=False, err=True)
     except click.Abort:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ _SERVICE_UNIT = """\
 Description=penstock was uninstalled: remove its cgroups that are empty
 [Service]
 Type=oneshot
-ExecStart=-/usr/bin/find /sys/fs/cgroup/penstock.slice -depth -type d -exec rmdir {} ;
+ExecStart=-/usr/bin/find /sys/fs/cgroup/penstock.slice -depth -type d -exec rmdir {} +
 ExecStart=/bin/sh -c 'if ! [ -e /sys/fs/cgroup/penstock.slice ]; then \\
   rm -f /run/systemd/system/penstock-leftovers.*; \\
   systemctl --no-block stop penstock-leftovers.path; systemctl --no-block daemon-reload; fi'
@@ -69,7 +70,7 @@ def _steps(places: Places, purge: bool) -> Iterator[Step]:
     drop_ins = dropin.find()
     if drop_ins:
         units = ", ".join(sorted({one.unit for one in drop_ins}))
-        yield Step(f"let {units} leave their slices at their next restart", _remove_drop_ins)
+        yield Step(f"remove the drop-ins that put {units} in slices; nothing is restarted", _remove_drop_ins)
     if _loaded(DAEMON) or links:
         yield Step("stop and disable the daemon and the floor; no rule changes yet", lambda: _stop(links))
     if kept or directories or _loaded(FLOOR):
@@ -92,9 +93,9 @@ def consequences(residents: list[Resident]) -> list[str]:
     """Who still sits in a slice, and what that means; for people."""
     lines = []
     for one in residents:
-        what = f"{one.name} (workload {one.workload or 'none'}), {one.processes} processes"
+        count = "1 process" if one.processes == 1 else f"{one.processes} processes"
         until = "its restart" if one.is_service else "its end"
-        lines.append(f"{what}: stays in its slice until {until}")
+        lines.append(f"{one.name} (workload {one.workload or 'none'}, {count}) stays in its slice until {until}")
     return lines
 
 
@@ -134,10 +135,9 @@ def _stop(links: list[Path]) -> None:
 
 
 def _remove_units(paths: list[Path], directories: list[Path]) -> None:
-    needed = _needed_by_others()
-    if needed:
-        hint = f"remove that from its unit or drop-in, or it cannot start: systemctl cat {needed}"
-        raise PenstockError(f"requires {FLOOR} by a file that is not penstock's", where=needed, hint=hint)
+    for unit in map(printable, _requirers(FLOOR)):  # ours do not any more
+        hint = f"remove that from its unit or drop-in, or it cannot start: systemctl cat '{unit}'"
+        raise PenstockError(f"requires {FLOOR} by a file that is not penstock's", where=unit, hint=hint)
     for path in paths:
         _unlink(path)
         _unlink(path.with_name(f"{path.name}.penstock-new"))
@@ -149,9 +149,9 @@ def _remove_units(paths: list[Path], directories: list[Path]) -> None:
         systemctl.run("stop", "--", FLOOR)
 
 
-def _needed_by_others() -> str:
-    """A unit that could not start without the floor; ours were changed before."""
-    return printable(systemctl.show(FLOOR, ("RequiredBy",))["RequiredBy"].partition(" ")[0])
+def _requirers(unit: str) -> list[str]:
+    """Units that cannot be without it.  systemctl quotes those with a backslash, as a shell would."""
+    return shlex.split(systemctl.show(unit, ("RequiredBy",))["RequiredBy"])
 
 
 def _remove_cgroups(places: Places) -> None:
@@ -159,10 +159,13 @@ def _remove_cgroups(places: Places) -> None:
     listed = systemctl.run(
         "list-units", "--all", "--no-legend", "--plain", "--full", "--type=slice", "--", "penstock*.slice"
     )
-    for unit in sorted((line.split()[0] for line in listed.splitlines() if line.strip()), key=len, reverse=True):
-        # Whoever requires a slice sits in it by its own configuration, and would be stopped with it.
-        if not systemctl.show(unit, ("RequiredBy",))["RequiredBy"]:
+    names = {line.split()[0] for line in listed.splitlines() if line.strip()}
+    for unit in sorted(names, key=len, reverse=True):
+        # Who else requires a slice sits in it by its own configuration, and would be stopped with it.
+        if set(_requirers(unit)) <= names:
             systemctl.run("stop", "--", unit)
+        else:
+            names.discard(unit)
     for place, _, _ in os.walk(places.cgroup, topdown=False):
         with contextlib.suppress(OSError):  # EBUSY: somebody is in it
             os.rmdir(place)
