@@ -70,8 +70,14 @@ class Engine:
             events.Held: lambda e: [effects.Answer(e.request, {"holds": e.holds})],
             events.Hits: lambda e: self._commands.hits(e, self.in_force),
             events.Ticked: self._ticked,
+            events.Leaving: self._leaving,
             events.Stopping: self._stopping,
         }
+
+    @property
+    def busy(self) -> bool:
+        """Whether the kernel is being changed, or holds what nobody has confirmed."""
+        return self._operations.current is not None or self._operations.trial is not None
 
     @property
     def in_force(self) -> InForce | None:
@@ -340,6 +346,12 @@ class Engine:
                 _only_process(event.processes.get(denied.workload, ()), denied.uid),
             )
         return self._record(blocks)
+
+    def _leaving(self, event: events.Leaving) -> list[Effect]:
+        self._waiting.clear()
+        if self._operations.trial is None or self._operations.current is not None:
+            return []
+        return self._operations.revert(event.now)
 
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()

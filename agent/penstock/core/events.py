@@ -264,6 +264,13 @@ class Ticked:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """The daemon was asked to end, and is still whole: what nobody confirmed must not outlive it."""
+
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The daemon was asked to end.  What is in force stays in force."""
 
@@ -288,5 +295,6 @@ Event = (
     | Held
     | Hits
     | Ticked
+    | Leaving
     | Stopping
 )

@@ -40,6 +40,9 @@ TICK = 2.0
 BREATH = 0.01
 """Seconds between two looks at the host's units, however many of them come and go."""
 
+LEAVING = 20.0
+"""Seconds that the end of the daemon waits for an operation: less than the service manager waits."""
+
 FEW = 64
 """Processes of a workload that are looked at when one of its packets was denied."""
 
@@ -113,6 +116,7 @@ class Daemon:
                 loop.add_reader(watch, partial(self._read_watch, watch))
                 running = [tasks.create_task(self._tick()), tasks.create_task(self._scan())]
                 await self._end.wait()
+                await self._leave()
                 for task in running:
                     task.cancel()
                 for source in (log, monitor, watch):
@@ -128,6 +132,14 @@ class Daemon:
             watch.close()
         kernel_thread.shutdown()
         return self._status
+
+    async def _leave(self) -> None:
+        """Let an operation end, and take back what waits to be confirmed; the next start would do it too."""
+        deadline = uptime() + LEAVING
+        while self._engine.busy and uptime() < deadline:
+            if task := self._feed(events.Leaving(now())):
+                await task
+            await asyncio.sleep(BREATH)
 
     def _started(self, snapshot: Snapshot) -> events.Started:
         """What the engine must know before it does anything: what is bound in place must stay so."""
