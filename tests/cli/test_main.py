@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from cli.conftest import Call
-from cli.fake_daemon import FakeDaemon
+from cli.fake_daemon import FakeDaemon, status, workload
 from penstock.cli import main as module
 from penstock.cli.context import CannotTell, NotStarted
 from penstock.cli.main import COMMANDS, penstock
@@ -59,7 +60,7 @@ def test_version_and_usage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "code"),
     [
         (PenstockError("no", where="here", hint="go"), 1),
         (NoDaemon("no", where="here", hint="go"), 2),
@@ -67,14 +68,14 @@ def test_version_and_usage() -> None:
         (NotStarted("no", where="here", hint="go"), 125),
     ],
 )
-def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, error: PenstockError, status: int) -> None:
+def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, error: PenstockError, code: int) -> None:
     @click.command()
     def broken() -> None:
         raise error
 
     monkeypatch.setattr(module.Commands, "get_command", lambda *_: broken)
     result = CliRunner().invoke(penstock, ["status"])
-    assert (result.exit_code, result.stdout, result.stderr) == (status, "", "penstock: here: no; go\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", "penstock: here: no; go\n")
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +120,65 @@ def test_a_shell_completes_commands_and_workloads(daemon: FakeDaemon) -> None:
 
 def test_json_is_json(call: Call) -> None:
     assert json.loads(call("status", "--json").stdout)["v"] == 1
+
+
+# --- exit statuses: 0 yes or done, 1 no or failed, 2 usage or cannot tell, 3 changed ---
+
+NEEDS_DAEMON = ("status", "apply", "confirm", "rollback")
+APPLIED = {"changed": True, "hash": "abc", "workloads": 1, "seconds": 0.1, "problems": [], "confirm_until": None}
+REFUSED: dict[str, Any] = {"changed": False, "refused": True, "hash": None, "problems": []}
+BACK = {"changed": True, "hash": "abc", "workloads": 1, "seconds": 0.1}
+NOT_ALL = status(workload(egress="degraded"))
+
+
+@pytest.mark.parametrize(
+    ("line", "reply", "expected"),
+    [
+        ("status", None, 0),
+        ("status", NOT_ALL, 1),
+        ("check", None, 0),
+        ("check /no/such/directory", None, 1),
+        ("plan", None, 0),
+        ("plan --against /no/such/file", None, 2),
+        ("apply", APPLIED, 0),
+        ("apply --changed-exit", APPLIED, 3),
+        ("apply --changed-exit", APPLIED | {"changed": False}, 0),
+        ("apply --changed-exit", REFUSED, 1),
+        ("apply", ("the kernel refused", ""), 1),
+        ("apply --confirm 1s", APPLIED, 2),
+        ("confirm", {"confirmed": True, "hash": "abc"}, 0),
+        ("confirm", {"confirmed": False, "hash": "abc"}, 1),
+        ("rollback", BACK, 0),
+        ("rollback", BACK | {"changed": False}, 0),
+        ("rollback abcd", ("no policy abcd is kept", ""), 1),
+        ("rollback --list", None, 0),
+        ("why litellm 10.30.1.5:5432", {"holds": True}, 0),
+        ("why litellm 10.30.1.6:5432", {"holds": False}, 1),
+        ("why nobody 10.30.1.6:5432", None, 2),
+        ("blocks", None, 0),
+        ("manual", None, 0),
+        ("manual nonsense", None, 2),
+    ],
+)
+def test_exit_statuses(daemon: FakeDaemon, call: Call, line: str, reply: Any, expected: int) -> None:
+    (daemon.home / "log/blocks.jsonl").touch()
+    if reply is not None:
+        daemon.replies["holds" if line.startswith("why") else line.split()[0]] = reply
+    assert call(*line.split()).exit_code == expected
+
+
+def test_no_daemon_is_no_answer_where_one_is_needed(daemon: FakeDaemon, call: Call) -> None:
+    daemon.close()
+    assert {name: call(name).exit_code for name in NEEDS_DAEMON} == dict.fromkeys(NEEDS_DAEMON, 2)
+    (daemon.home / "log/blocks.jsonl").touch()
+    for line in ("check", "plan", "blocks", "rollback --list", "why litellm 10.30.1.5:5432"):
+        assert call(*line.split()).exit_code == 0
+    (daemon.run / "daemon.json").unlink()
+    for line in ("plan", "rollback --list", "why litellm 10.30.1.5:5432"):
+        assert call(*line.split()).exit_code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_usage(call: Call, name: str) -> None:
+    done = call(name, "--no-such-option")
+    assert (done.exit_code, done.stdout) == (2, "")
