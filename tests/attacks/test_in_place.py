@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,93 @@ def test_nothing_in_the_slice_is_claimed_from_outside(
         assert actor(call, target)[0] == "ECONNREFUSED"
     assert protocols(registry) == set()
     governed.load(W, OTHER)
+
+
+def exchanged(one: Actor, here: int, two: Actor, there: int) -> bool:
+    """Whether data goes over an open connection, both ways; `one` says something first."""
+    one(ops.send, here, b"ping")
+    if two(ops.receive, there, 0.5) != b"ping":
+        return False
+    two(ops.send, there, b"pong")
+    return bool(one(ops.receive, here, 0.5) == b"pong")
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
+def test_connections_to_itself_from_before_go_on(address: str, lab: Lab, governed: Governed) -> None:
+    """A model server in several processes would not survive it.  Those with others end."""
+    place, third = PLACES[1], "system.slice/third.service"
+    governed.load(W, OTHER, places={NEIGHBOURS[1]: "other"})
+    with ExitStack() as stack:
+        actors = [stack.enter_context(Actor(lab.host, path)) for path in (place, place, NEIGHBOURS[0], third)]
+        w, again, by, other = actors
+        made = []
+        for client, server in ((w, again), (w, by), (w, other), (by, w), (other, w)):
+            port = next(_ports)
+            listener = server(ops.listen, address, port)
+            here = client(ops.connect, address, port)
+            there = server(ops.accept, listener)
+            assert exchanged(client, here, server, there)
+            made.append((client, here, server, there))
+        governed.load(W, OTHER, places={place: "w", third: "other"})
+        assert [exchanged(*connection) for connection in made] == [True, False, False, False, False]
+        assert exchanged(*made[0]), "and on"
+        client, here, server, there = made[0]
+        assert exchanged(server, there, client, here), "whoever says something first"
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
+@pytest.mark.parametrize("first", ["caller", "called"])
+def test_connections_from_before_gain_nothing(address: str, first: str, lab: Lab, governed: Governed) -> None:
+    """Whatever a workload says on a bystander's old connection, it does not let the bystander in."""
+    place = PLACES[1]
+    governed.load(W, places={NEIGHBOURS[1]: "w"})
+    port = next(_ports)
+    with Actor(lab.host, place) as w, Actor(lab.host, NEIGHBOURS[0]) as by:
+        listener = w(ops.listen, address, port)
+        here = by(ops.connect, address, port)
+        there = w(ops.accept, listener)
+        assert exchanged(by, here, w, there)
+        governed.load(W, places={place: "w"})
+        if first == "called":
+            w(ops.send, there, b"label me")
+        for _ in range(3):
+            by(ops.send, here, b"into")
+            w(ops.send, there, b"leak")
+        assert w(ops.pending, there) == []
+        assert by(ops.pending, here) == []
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
+def test_what_was_bound_to_observe_may_be_enforced(address: str, lab: Lab, governed: Governed) -> None:
+    """Then it does not matter who says something first."""
+    place, port = PLACES[1], next(_ports)
+    governed.load(OTHER, places={NEIGHBOURS[1]: "other"})
+    with Actor(lab.host, place) as w, Actor(lab.host, place) as again:
+        listener = again(ops.listen, address, port)
+        here = w(ops.connect, address, port)
+        there = again(ops.accept, listener)
+        governed.load(rules("w", mode="observe"), places={place: "w"})
+        before = governed.counters()
+        assert exchanged(again, there, w, here)
+        assert governed.counters()["denied_out_w"] == before["denied_out_w"], "nothing would have been denied"
+        governed.load(W, places={place: "w"})
+        assert exchanged(again, there, w, here)
+
+
+@pytest.mark.parametrize("address", LOOPBACKS[:2])
+def test_where_another_tool_tracked_connections_before_our_table_they_end(address: str) -> None:
+    """They have no room for labels: nobody knows who is at the other end, so it is closed, even to the workload."""
+    place, port = PLACES[1], next(_ports)
+    with Lab(remotes={}) as lab:
+        governed = Governed(lab)
+        governed.nft("table inet foreign { chain o { type filter hook output priority 10; ct state new; }\n}")
+        with Actor(lab.host, place) as w, Actor(lab.host, place) as again, governed.actor() as by:
+            for server, at in ((again, port), (by, next(_ports))):
+                listener = server(ops.listen, address, at)
+                here = w(ops.connect, address, at)
+                there = server(ops.accept, listener)
+                assert exchanged(w, here, server, there)
+                governed.load(W, places={place: "w"})
+                assert not exchanged(w, here, server, there)
+                governed.nft("delete table inet penstock\n")
+        governed.close()

@@ -194,7 +194,7 @@ def test_the_table_has_its_marker_counters_and_empty_maps() -> None:
 def test_levels_bring_maps_and_look_ups() -> None:
     found = compile_policy(policy(), Live(NOW, {"w": 3}, 1, levels=(2, 3)))
     assert found.maps == chains.maps((2, 3))
-    assert found.chains == chains.build([chains.Plan("w", Mode.ENFORCE, 3, echo=False)], 1, (2, 3))
+    assert found.chains == chains.build([chains.Plan("w", Mode.ENFORCE, 3, echo=False, in_place=True)], 1, (2, 3))
     assert found.chains != compiled().chains
 
 

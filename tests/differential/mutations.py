@@ -196,7 +196,7 @@ def directions_swapped(patch: Patch) -> None:
 def workloads_swapped(patch: Patch) -> None:
     original = chains.bindings
     other = {"alpha": "beta-2", "beta-2": "alpha"}
-    patch.setattr(chains, "bindings", lambda workload: original(other[workload]))
+    patch.setattr(chains, "bindings", lambda workload, *names: original(other[workload], *names))
 
 
 def depth_wrong(patch: Patch) -> None:

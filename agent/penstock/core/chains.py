@@ -16,9 +16,9 @@ destination.  UNPROVEN packets are delivered only to a socket of the workload wh
 may always talk to itself.  Whoever else sends in an inherited UDP connection marks it STALE: from then on its
 bits prove nothing.
 
-A workload's slice is looked up below penstock.slice, which costs everybody else one look-up.  A unit that is bound
-where it is, at a level outside, costs everybody else one look-up more a hook for each such level in use, and none
-when no level is: the slice is asked first, so whoever is in it never pays, and nothing outside can claim it.
+Whether a packet is of the slice costs everybody one look-up.  For units that are bound in place it costs everybody
+outside the slice one more, a hook and level in use; none when no level is.  The slice is asked first: nothing
+that is bound in place can claim what is in it.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Plan:
     mode: Mode
     label: int
     echo: bool  # some egress rule allows echo requests
+    in_place: bool = False  # cgroups are bound in place: it may have connections from before it was governed
 
 
 def set_name(direction: Direction, family: int, workload: str) -> str:
@@ -90,7 +91,7 @@ def counter_name(direction: Direction, workload: str) -> str:
 
 
 def place_maps(level: int) -> tuple[str, str, str]:
-    """The maps of cgroups of that level that are bound in place: out, in, own."""
+    """The maps of what is bound in place at that level: out, in, own."""
     return f"out_place{level}", f"in_place{level}", f"own_place{level}"
 
 
@@ -99,19 +100,15 @@ def maps(levels: Sequence[int] = ()) -> tuple[str, ...]:
     return (*MAPS, *(name for level in sorted(levels) for name in place_maps(level)))
 
 
-def _bound(workload: str, maps: tuple[str, str, str]) -> tuple[tuple[str, str, str], ...]:
-    out, in_, own = maps
-    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"own_{workload}")
-
-
-def bindings(workload: str) -> tuple[tuple[str, str, str], ...]:
+def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tuple[tuple[str, str, str], ...]:
     """How a workload's slice is bound: (map, verdict, chain) for each map it goes into."""
-    return _bound(workload, (OUT, IN, OWN))
+    out, in_, own = names
+    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"own_{workload}")
 
 
 def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...]:
     """How a cgroup of that level is bound in place, to the same chains: (map, verdict, chain)."""
-    return _bound(workload, place_maps(level))
+    return bindings(workload, place_maps(level))
 
 
 SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
@@ -272,6 +269,7 @@ def _loopback(
     """To an address of this host: what no rule allows goes on as UNPROVEN."""
     name, label = plan.name, plan.label
     stale = Chain(f"stale_{name}", (_rule(HasLabel(label), Final.RETURN), _rule(SetLabel(STALE))))
+    elder = _elder(plan)
     rules = (
         *before,
         _rule(UDP, HasLabel(WORKLOAD), Jump(stale.name)),
@@ -282,11 +280,25 @@ def _loopback(
         _rule(HasLabel(STALE), *deny.do),
         _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
         _rule(UDP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
+        *(_rule(TCP, Tracked.ESTABLISHED, TcpAnswer(), LocalDestination(), Jump(c.name)) for c in elder),
         # Connections older than our table have no room for labels: what was set may not be there.
         _rule(Tracked.NEW, LocalDestination(), HasLabel(UNPROVEN), Final.ACCEPT),
         deny,
     )
-    return [stale, Chain(f"loopback_{name}", rules)]
+    return [stale, *elder, Chain(f"loopback_{name}", rules)]
+
+
+def _elder(plan: Plan) -> list[Chain]:
+    """To whom the workload talked before it was bound, maybe to itself: as if the connection were new.
+
+    Only who called may do that: with the label of who was called, the caller could go on calling.
+    """
+    rules = (
+        _rule(HasLabel(WORKLOAD), Final.RETURN),
+        _rule(SetLabel(WORKLOAD), SetLabel(plan.label), SetLabel(UNPROVEN)),
+        _rule(HasLabel(UNPROVEN), Final.ACCEPT),  # else there was no room for it
+    )
+    return [Chain(f"elder_{plan.name}", rules)] if plan.in_place else []
 
 
 def _in(plan: Plan) -> Chain:

@@ -72,6 +72,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             mode=workload.mode,
             label=live.labels[workload.name],
             echo=any(rule.ports.icmp for rule in workload.egress),
+            in_place=bool(live.levels),
         )
         for workload in workloads
     ]
