@@ -293,7 +293,7 @@ def test_what_was_bound_to_observe_may_be_enforced(address: str, lab: Lab, gover
 
 @pytest.mark.parametrize("address", LOOPBACKS[:2])
 def test_where_another_tool_tracked_connections_before_our_table_they_end(address: str) -> None:
-    """They have no room for labels: nobody knows who is at the other end, so it is closed, even to the workload."""
+    """They have no room for labels: nobody knows who is at the other end, so all are closed, its own too."""
     place, port = PLACES[1], next(_ports)
     with Lab(remotes={}) as lab:
         governed = Governed(lab)
