@@ -1,0 +1,171 @@
+"""A policy that waits to be confirmed: kept, reverted in time, reverted by a daemon that dies, rolled back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.running import Running
+from governed import Actor, eventually
+from penstock.demo.lab import Lab
+from penstock.demo.probe import tcp
+from penstock.demo.recorder import Recorder
+
+pytestmark = pytest.mark.root
+
+BEFORE, AFTER = 80, 81
+"""The port that each of the two policies opens."""
+
+
+class Site:
+    """A daemon with a policy in force, rule files that say another, and somebody who tries what is open."""
+
+    def __init__(self, lab: Lab, running: Running) -> None:
+        self.running = running
+        self._recorder = Recorder(lab, next(iter(lab.remote.values())), ports=(BEFORE, AFTER), packets=True)
+        self.write(BEFORE)
+        running.up()
+        self.write(AFTER)
+        self.actor: Actor = running.actor()
+
+    def write(self, port: int) -> None:
+        """The rule files."""
+        v4, v6 = self._recorder.host.addresses
+        self.running.rules("a", f'[{{to: [{v4}, "{v6}"], ports: [{port}]}}]')
+
+    def penstock(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The program, run to its end by a bystander."""
+        argv = [sys.executable, "-m", "penstock.cli.main", "--run", str(self.running.run), *arguments]
+        return self.running.lab.host.run(argv, check=False)
+
+    @property
+    def open(self) -> set[int]:
+        """The ports at which something arrives from the workload; both families must agree."""
+        found = []
+        for address in self._recorder.host.addresses:
+            seen = len(self._recorder.arrivals("packet"))
+            for port in (BEFORE, AFTER):
+                self.actor(tcp, address, port)
+            found.append({packet.port for packet in self._recorder.arrivals("packet")[seen:]})
+        assert found[0] == found[1]
+        return found[0]
+
+    @property
+    def hash(self) -> str:
+        """Of the policy in force."""
+        return str(self.running.ask("status")["policy"]["hash"])
+
+    def close(self) -> None:
+        self.actor.close()
+        self._recorder.stop()
+
+
+@pytest.fixture
+def site(lab: Lab, running: Running) -> Iterator[Site]:
+    made = Site(lab, running)
+    yield made
+    made.close()
+
+
+def test_it_reverts_by_itself(site: Site) -> None:
+    old = site.hash
+    assert site.open == {BEFORE}
+    done = site.penstock("apply", "--confirm", "5s", "--changed-exit")
+    began = time.monotonic()
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "not confirmed: reverts by itself at " in done.stdout
+    assert site.hash != old
+    assert "not confirmed: reverts at" in site.penstock("status").stdout
+    assert site.open == {AFTER}
+    eventually(lambda: site.hash == old, 10)
+    assert 3 < time.monotonic() - began < 8
+    assert site.open == {BEFORE}
+    status = site.running.ask("status")
+    assert (status["policy"]["confirm_until"], status["policy"]["pending_files"]) == (None, 1)
+    done = site.penstock("confirm")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"penstock: nothing waits to be confirmed; in force is {old}\n",
+    )
+
+
+def test_a_daemon_that_dies_meanwhile_brings_back_what_was_there(site: Site) -> None:
+    old = site.hash
+    assert site.penstock("apply", "--confirm", "10m").returncode == 0
+    assert site.open == {AFTER}
+    assert site.running.saved().hash == old
+    site.running.stop(signal.SIGKILL)
+    assert site.open == {AFTER}  # nobody is there to change it, and nothing more is open
+    site.running.up()
+    assert site.hash == old
+    assert site.open == {BEFORE}
+    assert site.running.ask("status")["policy"]["confirm_until"] is None
+
+
+def test_confirmed_it_stays(site: Site) -> None:
+    site.penstock("apply", "--confirm", "5s")
+    new = site.hash
+    done = site.penstock("confirm")
+    assert (done.returncode, done.stdout) == (0, f"confirmed {new}: it stays in force\n")
+    site.running.stop(signal.SIGKILL)
+    site.running.up()
+    assert site.hash == new
+    assert site.open == {AFTER}
+
+
+def test_rollback(site: Site) -> None:
+    old = site.hash
+    site.penstock("apply")
+    new = site.hash
+    listed = json.loads(site.penstock("rollback", "--list", "--json").stdout)["policies"]
+    assert [(one["hash"], one["workloads"]) for one in listed] == [(new, 1), (old, 1)]
+    done = site.penstock("rollback")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"back in force is {old}: 1 workload, ")
+    assert site.open == {BEFORE}
+    site.running.stop(signal.SIGKILL)
+    site.running.up()
+    assert site.hash == old
+    assert site.penstock("rollback", new[:4]).returncode == 0
+    assert (site.hash, site.open) == (new, {AFTER})
+    done = site.penstock("rollback", "0000" if not new.startswith("0000") else "1111")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert site.hash == new
+
+
+def test_rollback_reverts_what_waits_at_once(site: Site) -> None:
+    old = site.hash
+    site.penstock("apply", "--confirm", "10m")
+    assert site.penstock("rollback", "--list").stdout.splitlines()[1].endswith("rollback goes here")
+    assert site.penstock("rollback").returncode == 0
+    assert (site.hash, site.open) == (old, {BEFORE})
+    assert site.running.ask("status")["policy"]["confirm_until"] is None
+    assert site.penstock("confirm").returncode == 1
+
+
+def test_the_same_files_again_change_nothing(site: Site) -> None:
+    assert site.penstock("apply", "--changed-exit").returncode == 3
+    before = site.running.snapshot()
+    for confirm in ((), ("--confirm", "5s")):
+        done = site.penstock("apply", "--changed-exit", *confirm)
+        assert (done.returncode, "unchanged" in done.stdout, "not confirmed" in done.stdout) == (0, True, False)
+    assert site.running.snapshot() == before
+
+
+def test_three_are_kept(site: Site) -> None:
+    hashes = [site.hash]
+    for port in (82, 83, 84):
+        site.write(port)
+        assert site.penstock("apply").returncode == 0
+        hashes.append(site.hash)
+    listed = json.loads(site.penstock("rollback", "--list", "--json").stdout)["policies"]
+    assert [one["hash"] for one in listed] == hashes[:0:-1]
+    assert site.penstock("rollback", hashes[0]).returncode == 1
+    assert site.penstock("rollback", hashes[1]).returncode == 0
+    assert site.hash == hashes[1]
