@@ -53,8 +53,13 @@ def uninstall(ctx: click.Context, only_plan: bool, purge: bool, yes: bool) -> No
         click.echo("kept: /etc/penstock and /var/log/penstock")
 
 
+def is_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
 def _agreed() -> bool:
-    if not sys.stdin.isatty():
+    if not is_terminal():
         raise CannotTell("there is no terminal to ask on", hint="say --yes, or look first with --plan")
     try:
         return click.confirm("Remove penstock from this host?", default=False, err=True)

@@ -61,6 +61,7 @@ def steps(places: Places, purge: bool) -> list[Step]:
     PenstockError when it cannot be found out, or when something stands against all of it.
     """
     _refuse_stray_daemon(places)
+    _refuse_dependents({one.unit for one in dropin.find()})
     return list(_steps(places, purge))
 
 
@@ -116,6 +117,16 @@ def _refuse_stray_daemon(places: Places) -> None:
         os.close(descriptor)
 
 
+def _refuse_dependents(ours: set[str]) -> None:
+    """Whoever requires the floor by other means than our drop-in could not start without it."""
+    for unit in _requirers(FLOOR):
+        template = f"{unit.partition('@')[0]}@.service"
+        if unit not in ours and ("@" not in unit or template not in ours):
+            name = printable(unit)
+            hint = f"remove that from its unit or drop-in, or it cannot start: systemctl cat '{name}'"
+            raise PenstockError(f"requires {FLOOR} by a file that is not penstock's", where=name, hint=hint)
+
+
 def _loaded(unit: str) -> bool:
     """Whether systemd knows it, or remembers it as running although its file is gone."""
     found = systemctl.show(unit, ("LoadState", "ActiveState"))
@@ -135,9 +146,7 @@ def _stop(links: list[Path]) -> None:
 
 
 def _remove_units(paths: list[Path], directories: list[Path]) -> None:
-    for unit in map(printable, _requirers(FLOOR)):  # ours do not any more
-        hint = f"remove that from its unit or drop-in, or it cannot start: systemctl cat '{unit}'"
-        raise PenstockError(f"requires {FLOOR} by a file that is not penstock's", where=unit, hint=hint)
+    _refuse_dependents(set())  # ours are none any more
     for path in paths:
         _unlink(path)
         _unlink(path.with_name(f"{path.name}.penstock-new"))
