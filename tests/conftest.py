@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from penstock.demo.lab import Lab
 
 NEEDED = ("ip", "nft")
+NEEDED_FOR_HOSTS = ("mmdebstrap", "systemd-nspawn", "dnsmasq", "sysctl", "nsenter", "unshare")
 COUNT_DIVISOR = 10
 """Without --full, tests use a tenth of the large counts."""
 
@@ -19,7 +21,7 @@ COUNT_DIVISOR = 10
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--full and --hosts."""
     parser.addoption("--full", action="store_true", help="the large counts as written, not a tenth")
-    parser.addoption("--hosts", action="store_true", help="only the tests on booted hosts; there are none yet")
+    parser.addoption("--hosts", action="store_true", help="only the tests on booted hosts")
 
 
 def why_not_root() -> str:
@@ -28,6 +30,13 @@ def why_not_root() -> str:
         return "needs root"
     missing = [program for program in NEEDED if shutil.which(program) is None]
     return f"needs {', '.join(missing)}" if missing else ""
+
+
+def why_no_hosts() -> str:
+    """Why no host can be booted here; empty when they can."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = [program for program in NEEDED_FOR_HOSTS if shutil.which(program, path=path) is None]
+    return why_not_root() or (f"needs {', '.join(missing)}" if missing else "")
 
 
 def in_ci() -> bool:
@@ -48,16 +57,20 @@ def require_root() -> None:
         cannot_run(reason)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuse what is not there."""
-    if config.getoption("--hosts"):
-        raise pytest.UsageError("there are no tests on booted hosts yet")
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --hosts nothing else is even read."""
+    here = Path(__file__).parent
+    if config.getoption("--hosts") and collection_path.parent == here and collection_path.name != "hosts":
+        return True
+    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked `root` skip where they cannot run, and fail there in CI."""
+    """Tests marked `root` or `hosts` skip where they cannot run, and fail there in CI."""
     if item.get_closest_marker("root"):
         require_root()
+    if item.get_closest_marker("hosts") and (reason := why_no_hosts()):
+        cannot_run(reason)
 
 
 @pytest.fixture

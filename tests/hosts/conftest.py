@@ -1,0 +1,61 @@
+"""Fixtures of the tests on booted hosts.  Every test in this folder has the marker `hosts`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from hosts import rootfs
+from hosts.host import Host
+from hosts.world import World
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them all."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("hosts")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def orderly_end() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: with the fixtures' clean-up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"signal {number}")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def root_file_systems() -> None:
+    """Build what is missing, all releases at once."""
+    rootfs.build_all()
+
+
+@pytest.fixture(scope="module")
+def world(root_file_systems: None) -> Iterator[World]:
+    """A world for the tests of one module, empty at first."""
+    with World() as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=rootfs.RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Each release of Debian in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def some_host(world: World, release: str) -> Host:
+    """A host of that release; it may be used up by whoever takes it."""
+    return world.boot(f"h{len(world.hosts)}", release)
