@@ -146,6 +146,7 @@ class Host:
         self.floor, self.staged_floor = b"", b""
         self.marked = False  # that a policy is on trial
         self.units: list[Unit] = []
+        self.bound: dict[str, int] = {}  # places, as they were bound last
         self.told: list[str] = []  # to the service manager
         self.kernel = Kernel()
         self.now = START
@@ -315,12 +316,14 @@ class Host:
         assert self.kernel.ruleset or self._random, "bound without a table"
         found = self._ids(effect.workloads, effect.places)
         self.kernel.bind(bindings(effect.workloads, found, effect.places, effect.depth, effect.levels))
+        self.bound = {path: found[path] for path in effect.places if path in found}
 
     def _do_ReadKernel(self, effect: effects.ReadKernel) -> Event:
         generation, commits = self._mark
         alone = self.kernel.generation - generation == self.kernel.commits - commits
         snapshot = self.kernel.snapshot(self.now)
-        found = self._ids(effect.workloads, effect.places)
+        found = self._ids(effect.workloads)
+        found |= {path: self.bound[path] for path in effect.places if path in self.bound}
         return events.ReadBack(self.now, effect.operation, snapshot, found, alone)
 
     def _do_ScanUnits(self, effect: effects.ScanUnits) -> Event:

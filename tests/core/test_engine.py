@@ -82,7 +82,7 @@ def test_the_first_start_applies_the_configuration() -> None:
 def test_the_order_of_a_start() -> None:
     assert running().names() == [
         *["ReadConfig", "Compile", "StageState", "MakeCgroups", "Load", "BindCgroups", "ReadKernel"],
-        *["CommitState", "Journal", "Notify", "Prove"],
+        *["CommitState", "EndTrial", "Journal", "Notify", "Prove"],
     ]
 
 

@@ -25,26 +25,63 @@ def told(*commits: Commit, lost: bool = False) -> RulesetChanged:
 
 def test_our_own_and_others_tables_move_the_generation_on() -> None:
     kept = keeper()
-    assert not kept.announced(told(Commit(11, False, 1, "x"), Commit(12, False, 1, "x")))
+    kept.announced(told(Commit(11, False, 1, "x"), Commit(12, False, 1, "x")))
+    assert not kept.must_look
     assert kept.holds_still(START, 12)
     assert not kept.holds_still(START, 13)
 
 
 def test_a_gap_in_the_announcements_is_looked_at_by_the_next_self_check() -> None:
     kept = keeper()
-    assert not kept.announced(told(Commit(12, False, 1, "x")))
+    kept.announced(told(Commit(12, False, 1, "x")))
+    assert not kept.must_look
     assert not kept.holds_still(START, 12)
 
 
 def test_what_is_known_already_is_no_news() -> None:
-    assert not keeper().announced(told(Commit(10, True, 1, "x")))
+    kept = keeper()
+    kept.announced(told(Commit(10, True, 1, "x")))
+    assert not kept.must_look
 
 
 def test_a_change_behind_what_was_read_is_looked_at_again() -> None:
     kept = keeper()
-    assert kept.announced(told(Commit(12, True, 1, "x")))
+    kept.announced(told(Commit(12, True, 1, "x")))
+    assert kept.must_look
     assert kept.agree(START, 11)
+    assert kept.must_look
     assert not kept.agree(START, 12)
+    assert not kept.must_look
+
+
+def test_lost_announcements_are_looked_at_once() -> None:
+    host = Host().start()
+    assert host.engine.in_force
+    kept = keeper()
+    kept.announced(told(lost=True))
+    kept.agree(START, 11)
+    assert kept.must_look, "nobody knows whether they came before that"
+    assert kept.check(host.engine.in_force)
+    assert not kept.must_look
+
+
+def test_who_changed_it_before_an_operation_of_ours_ended_half_way_is_nobody() -> None:
+    view = View(START)
+    kept = Keeper(view)
+    kept.agree(START, 10)
+    kept.announced(told(Commit(11, True, 1, "x")))
+    kept.gave_up(START, "no room")
+    assert not kept.must_look
+    kept.may_mend(START, "a map")
+    assert not view.alarms
+
+
+def test_who_interferes_with_a_load_is_named() -> None:
+    view = View(START)
+    kept = Keeper(view)
+    kept.announced(told(Commit(11, True, 77, "nft")))
+    assert "a map (by 'nft', pid 77)" in kept.interfered(START, "a map")
+    assert view.alarms[-1] == (START, "a map (by 'nft', pid 77)")
 
 
 def test_one_check_at_a_time_and_it_must_be_about_what_is_in_force() -> None:

@@ -25,7 +25,7 @@ def made() -> tuple[View, InForce, Host]:
 
 def words(view: View, in_force: InForce | None) -> dict[str, str]:
     workloads = made()[1].policy.workloads
-    return {name: status.state_word(workload, view, in_force) for name, workload in workloads.items()}
+    return {name: status.state_word(workload, view, in_force, frozenset()) for name, workload in workloads.items()}
 
 
 def test_each_mode_has_its_word() -> None:

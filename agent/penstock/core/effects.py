@@ -99,7 +99,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ReadKernel:
-    """Read our table back, and the ids of the cgroups of these workloads and places -> ReadBack."""
+    """Read our table back, and the ids of the cgroups of these workloads -> ReadBack.
+
+    For `places` it is the ids with which they were bound: a unit that was started again since is no change by
+    somebody else.
+    """
 
     operation: int | None
     workloads: tuple[str, ...]

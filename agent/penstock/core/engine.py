@@ -28,7 +28,7 @@ from penstock.core.explain import explain
 from penstock.core.history import NotUnderstood, choose, understood
 from penstock.core.keeper import Keeper, differs, missing, summary
 from penstock.core.labels import assign
-from penstock.core.operations import STATE, UNSAVED, Operations
+from penstock.core.operations import FLOOR, STATE, UNSAVED, Operations
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
 from penstock.core.prover import Prover
@@ -90,7 +90,8 @@ class Engine:
         if self._operations.current is not None or any(not isinstance(e, effects.Telling) for e in todo):
             # Behind anything else it would be lost with it; the event that comes of that brings us here again.
             return todo
-        return [*todo, *(self._operations.enrol(event.now) or self._next(event.now))]
+        look = self._operations.check() if self._keeper.must_look else []
+        return [*todo, *(look or self._operations.enrol(event.now) or self._next(event.now))]
 
     # --- start, apply, rollback ---
 
@@ -101,28 +102,26 @@ class Engine:
             return [effects.Quit(1, "a table `inet penstock` is there that is not ours; remove it first")]
         if event.state is None and not event.history:
             return [effects.ReadConfig(None)]
-        complaints: list[str] = []
+        complaints: list[ValueError] = []
         for number, data in enumerate((event.state, *event.history)):
             try:
                 applied, policy = understood(data)
-            except NotUnderstood as e:
-                complaints.append(str(e))
-                if number == len(event.history):
-                    return [effects.Quit(1, str(e))]
             except ValueError as e:
-                complaints.append(str(e))
+                complaints.append(e)
             else:
-                return [*self._fell_back(complaints, policy), *self._resume(applied, policy, event.now, number)]
-        return [
-            effects.Journal("error", f"{complaints[0]}: reading the configuration instead"),
-            effects.ReadConfig(None),
-        ]
+                what = f"the policy before it, {policy.hash}, is used instead"
+                return [*self._fell_back(complaints, what), *self._resume(applied, policy, event.now, number)]
+        # A policy of another version is no reason to take the files as they lie there into force.
+        for complaint in complaints:
+            if isinstance(complaint, NotUnderstood):
+                return [effects.Quit(1, str(complaint))]
+        return [*self._fell_back(complaints, "the configuration is used instead"), effects.ReadConfig(None)]
 
-    def _fell_back(self, complaints: list[str], policy: Policy) -> list[Effect]:
-        """The saved state is of no use, and one before it is."""
+    def _fell_back(self, complaints: list[ValueError], what: str) -> list[Effect]:
+        """The saved state is of no use, and `what` is."""
         if not complaints:
             return []
-        text = f"{complaints[0]}: the policy before it, {policy.hash}, is used instead"
+        text = f"{complaints[0]}: {what}"
         self.view.troubles[STATE] = text
         return [effects.Journal("error", text)]
 
@@ -144,6 +143,7 @@ class Engine:
         if good and in_force and in_force.policy.hash == policy.hash:
             if request is None:
                 return []
+            self._operations.chosen()
             return [effects.Answer(request, results.applied(in_force, problems, False, 0.0))]
         before = in_force.applied.labels if in_force else {}
         applied = state.Applied(
@@ -176,14 +176,19 @@ class Engine:
         return self._operations.begin("rollback", policy, applied, event.now, request=event.request)
 
     def _next(self, now: datetime) -> list[Effect]:
-        """The next one who waits to change the policy gets his turn."""
-        if not self._waiting or self._reading or self._operations.current is not None or self.in_force is None:
-            return []
-        command = self._waiting.popleft()
+        """The next one who waits to change the policy gets his turn, and all those whose answer is known."""
+        todo: list[Effect] = []
+        while self._waiting and self.in_force is not None:
+            if self._reading or self._operations.current is not None:
+                break
+            todo += self._turn(self._waiting.popleft(), now)
+        return todo
+
+    def _turn(self, command: events.Command, now: datetime) -> list[Effect]:
         request, arguments = command.request, command.message.arguments
         match command.message.command:
             case "confirm":
-                return self._operations.confirm(request, now) or self._next(now)
+                return self._operations.confirm(request, now)
             case "rollback" if self._operations.trial is not None and not arguments["to"]:
                 return self._operations.revert(now, request)
             case _ if self._operations.trial is not None:
@@ -208,9 +213,6 @@ class Engine:
             return []
         if not current:
             return self._operations.check()
-        # A unit that was started again since it was bound is no change by others: it is bound again for itself.
-        bound = {path: in_force.cgroups[path] for path in in_force.places if path in in_force.cgroups}
-        event = replace(event, cgroups={**event.cgroups, **bound})
         wrong = differs(in_force.policy, in_force.ruleset, event, in_force.places, self._operations.depth)
         if not wrong and event.snapshot.digest != in_force.snapshot.digest:
             wrong = ["a rule was changed"]
@@ -220,18 +222,17 @@ class Engine:
         return self._operations.check() if self._keeper.agree(event.now, event.snapshot.generation) else []
 
     def _ruleset_changed(self, event: events.RulesetChanged) -> list[Effect]:
-        if self._operations.current is not None:
-            return []  # it reads back itself, and sees whether somebody interfered
-        return self._operations.check() if self._keeper.announced(event) else []
+        self._keeper.announced(event)
+        return []
 
     def _failed(self, event: events.Failed) -> list[Effect]:
         operation = self._operations.current
         if event.effect == effects.Prove.__name__:
             return self._prover.failed(event.error)
         if operation is not None and event.operation == operation.id:
-            if event.effect == UNSAVED:
+            if event.effect == UNSAVED or operation.kind == "confirm":
                 return self._operations.unsaved(event.error)
-            return self._operations.give_up(event.now, event.error)
+            return self._operations.give_up(event.now, event.error, event.effect)
         if event.effect in (effects.ReadConfig.__name__, effects.ReadHistory.__name__):
             self._reading = None
             if event.request is None:
@@ -259,6 +260,8 @@ class Engine:
         self._ticks += 1
         self._operations.may_try_again()
         look: list[Effect] = [self._examine(None, around=self._ticks % AROUND == 1), effects.ScanUnits()]
+        if FLOOR in self.view.troubles:
+            look.insert(0, effects.KeepFloor(self._operations.floor))
         trial = self._operations.trial
         if trial is not None:
             trial.left -= event.elapsed
@@ -326,7 +329,8 @@ class Engine:
         return self._operations.repair(now, "a slice was removed or made again")
 
     def _units_seen(self, event: events.UnitsSeen) -> list[Effect]:
-        self.view.units = event.units
+        if event.units != self.view.units:
+            self.view.units = event.units
         if self.in_force is None or self._operations.current is not None:
             return []
         return self._slices(event.slices, event.now)

@@ -76,7 +76,7 @@ class ReadBack:
     now: datetime
     operation: int | None
     snapshot: Snapshot
-    cgroups: Mapping[str, int]  # cgroup path below the root -> id
+    cgroups: Mapping[str, int]  # cgroup path below the root -> id; of a place: as it was bound last
     alone: bool = True
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 
 from penstock.core.events import Group
-from penstock.core.match import claims
+from penstock.core.match import Claims
 from penstock.core.text import printable, time_text
 from penstock.core.unenforced import unenforced
 from penstock.core.view import InForce, View
@@ -71,8 +71,9 @@ def _of_processes(view: View) -> Iterator[Json]:
 
 
 def _of_enrolment(view: View, in_force: InForce) -> Iterator[Json]:
+    known = Claims(in_force.policy)
     for unit in view.units:
-        names = claims(in_force.policy, unit.name)
+        names = known.of(unit.name)
         if len(names) > 1:
             text = f"{printable(unit.name)} is matched by {', '.join(names)}; it is bound to the first"
             yield finding("ambiguous", "error", text, "make the globs in `match` exclude each other", names[0])

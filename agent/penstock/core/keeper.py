@@ -31,6 +31,7 @@ class Keeper:
         self._generation = 0  # of the ruleset, up to which every change is known not to be about us
         self._about: Ruleset | None = None  # what a check that is under way compares with
         self._suspect: Commit | None = None  # who changed our table last
+        self._look = False  # something was announced for which the kernel must be looked at
         self._mended: deque[datetime] = deque(maxlen=REPAIRS)
         self._own_doing = False  # an operation of ours ended half-way: what differs is nobody else's work
 
@@ -39,7 +40,7 @@ class Keeper:
         self._view.agrees, self._view.checked, self._view.disagreement = True, now, ""
         self._generation, self._own_doing = generation, False
         if self._suspect is not None and self._suspect.generation <= generation:
-            self._suspect = None
+            self._suspect, self._look = None, False
         return self._suspect is not None
 
     def holds_still(self, now: datetime, generation: int) -> bool:
@@ -57,7 +58,7 @@ class Keeper:
         """Have the kernel read, unless it is being read."""
         if self._about is not None:
             return []
-        self._about = in_force.ruleset
+        self._about, self._look = in_force.ruleset, False
         return [ReadKernel(None, tuple(sorted(in_force.policy.workloads)), tuple(sorted(in_force.places)))]
 
     def answered(self, in_force: InForce | None) -> bool:
@@ -68,15 +69,29 @@ class Keeper:
     def may_mend(self, now: datetime, wrong: str) -> str:
         """The kernel differs.  Returns what to say of a repair now; empty when there were many just before."""
         news = self._view.agrees is not False and not self._own_doing
+        wrong = self._blame(now, wrong, news=news)
+        self._view.agrees, self._view.disagreement = False, wrong
+        if sum(timedelta(0) <= now - when < PERIOD for when in self._mended) == REPAIRS:
+            return ""  # the next tick finds it again
+        return f"the kernel does not hold the policy: {wrong}; repairing"
+
+    def _blame(self, now: datetime, wrong: str, *, news: bool) -> str:
+        """Raise the alarm if it is news, or if it is known who did it; `wrong` with his name."""
         if self._suspect is not None:
             wrong, news = f"{wrong} (by {self._suspect.comm!r}, pid {self._suspect.pid})", True
             self._suspect = None
         if news:
             self._view.alarms.append((now, wrong))
-        self._view.agrees, self._view.disagreement = False, wrong
-        if sum(timedelta(0) <= now - when < PERIOD for when in self._mended) == REPAIRS:
-            return ""  # the next tick finds it again
-        return f"the kernel does not hold the policy: {wrong}; repairing"
+        return wrong
+
+    def interfered(self, now: datetime, wrong: str) -> str:
+        """While an operation loaded, somebody else did `wrong`.  Returns what to say of it."""
+        return f"changed while the policy was loaded: {self._blame(now, wrong, news=True)}; loading again"
+
+    @property
+    def must_look(self) -> bool:
+        """Whether something was announced since the kernel was looked at last."""
+        return self._look
 
     def mended(self, now: datetime) -> None:
         """A repair ended well."""
@@ -85,20 +100,19 @@ class Keeper:
     def gave_up(self, now: datetime, error: str) -> None:
         """An operation ended half-way: the kernel holds the old rules or the new ones."""
         self._mended.extend([now] * REPAIRS)  # what does not work is not tried again at once
-        self._own_doing = True
+        self._own_doing, self._suspect, self._look = True, None, False
         self.unknown(error)
 
-    def announced(self, event: RulesetChanged) -> bool:
-        """Take announcements in; whether the kernel must be looked at."""
+    def announced(self, event: RulesetChanged) -> None:
+        """Take announcements in; `must_look` is what comes of it."""
         news = [commit for commit in event.commits if commit.generation > self._generation]
         foreign = [commit for commit in news if commit.touched]
         if foreign:
             self._suspect = foreign[-1]
         if foreign or event.lost:
-            return True
-        if news and news[0].generation == self._generation + 1 and self._suspect is None:
+            self._look = True
+        elif news and news[0].generation == self._generation + 1 and self._suspect is None:
             self._generation = news[-1].generation
-        return False
 
 
 def missing(policy: Policy, cgroups: Mapping[str, int]) -> list[str]:

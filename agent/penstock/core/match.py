@@ -6,9 +6,11 @@ a user gives to a unit of his own does not count.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 
 from penstock.core.policy import Match, Policy
 
@@ -25,17 +27,40 @@ class Unit:
     id: int  # of that cgroup
 
 
+class Claims:
+    """What a policy says of units, made ready for many of them: a host has hundreds, a policy perhaps as many."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._names: dict[str, set[str]] = {}
+        self._globs: list[tuple[re.Pattern[str], str]] = []
+        for name, workload in policy.workloads.items():
+            for glob in filter(None, map(_glob, workload.match)):
+                if any(c in glob for c in "*?["):
+                    self._globs.append((_compiled(glob), name))
+                else:
+                    self._names.setdefault(glob, set()).add(name)
+
+    def of(self, unit: str) -> list[str]:
+        """The workloads that match a unit of that name, in order; more than one is a mistake."""
+        if unit in OURS:
+            return []
+        by_glob = {name for glob, name in self._globs if glob.match(unit)}
+        return sorted(by_glob | self._names.get(unit, set()))
+
+
+def _glob(match: Match) -> str | None:
+    """What the mapping says of units, if it says nothing else: all that it says must hold."""
+    return None if match.container or match.bridge or match.exe else match.unit
+
+
+@lru_cache(4096)
+def _compiled(glob: str) -> re.Pattern[str]:
+    return re.compile(translate(glob))
+
+
 def claims(policy: Policy, unit: str) -> list[str]:
-    """The workloads that match a unit of that name, in order; more than one is a mistake."""
-    if unit in OURS:
-        return []
-    return [name for name in sorted(policy.workloads) if any(_fits(m, unit) for m in policy.workloads[name].match)]
-
-
-def _fits(match: Match, unit: str) -> bool:
-    """Whether the mapping is about units only, and about this one: all that it says must hold."""
-    alone = not (match.container or match.bridge or match.exe)
-    return bool(match.unit) and alone and fnmatchcase(unit, match.unit)
+    """The same for one unit."""
+    return Claims(policy).of(unit)
 
 
 def workload_of(policy: Policy, unit: Unit) -> str | None:
@@ -45,5 +70,6 @@ def workload_of(policy: Policy, unit: Unit) -> str | None:
 
 def places(policy: Policy, units: Iterable[Unit]) -> dict[str, str]:
     """Cgroup path -> workload, of the units that are to be bound where they are."""
-    found = {unit.path: workload_of(policy, unit) for unit in units}
-    return {path: workload for path, workload in found.items() if workload is not None}
+    known = Claims(policy)
+    found = {unit.path: known.of(unit.name) for unit in units}
+    return {path: names[0] for path, names in found.items() if names}

@@ -26,6 +26,7 @@ TRIES = 3
 UNSAVED = effects.CommitState.__name__
 STATE = "ReadState"
 """The trouble of a saved state that could not be used."""
+FLOOR, ENROL = effects.KeepFloor.__name__, "Enrol"
 
 BY_PEOPLE = ("apply", "confirm", "rollback")
 
@@ -43,6 +44,8 @@ class Operations:
         self._prover = prover
         self._count = 0
         self._tried: object = None  # what was to be bound in place when it was last tried
+        self._known: tuple[object, object, dict[str, str], dict[str, int]] = (None, None, {}, {})
+        self.floor = b""  # that the daemon started with
 
     # --- beginning ---
 
@@ -85,9 +88,10 @@ class Operations:
         in_force = self.in_force
         if in_force is None or self.current is not None:
             return []
-        wanted = places(in_force.policy, self._view.units)
-        ids = {unit.path: unit.id for unit in self._view.units if unit.path in wanted}
+        wanted, ids = self._wanted(in_force.policy)
         held = {path: in_force.cgroups.get(path) for path in in_force.places}
+        if ids == held:
+            self._view.troubles.pop(ENROL, None)
         if ids == held or self._tried == (ids, in_force.policy.hash):
             return []
         self._tried = (ids, in_force.policy.hash)
@@ -96,6 +100,14 @@ class Operations:
         operation = self._new("enrol", in_force.policy, in_force.applied, now, True)
         operation.ruleset, operation.places, operation.levels = in_force.ruleset, wanted, in_force.levels
         return self._bind(operation)
+
+    def _wanted(self, policy: Policy) -> tuple[dict[str, str], dict[str, int]]:
+        """Where units are to be bound and to which workload, and the ids of these cgroups: each event asks."""
+        units = self._view.units
+        if self._known[0] is not policy or self._known[1] is not units:
+            found = places(policy, units)
+            self._known = (policy, units, found, {unit.path: unit.id for unit in units if unit.path in found})
+        return self._known[2], self._known[3]
 
     def may_try_again(self) -> None:
         """Time went by since units could not be bound."""
@@ -155,19 +167,26 @@ class Operations:
         operation = self.current
         if operation is None or operation.id != event.operation or operation.ruleset is None:
             return []
-        if not operation.tries and self.in_force and event.snapshot.digest != self.in_force.snapshot.digest:
-            self.current = None  # it bound some units and loaded nothing, so somebody else did
-            return self.repair(event.now, "a rule was changed")
         wrong = differs(operation.policy, operation.ruleset, event, operation.places, self.depth)
+        if not operation.tries and self.in_force:
+            if not wrong and event.snapshot.digest != self.in_force.snapshot.digest:
+                wrong = ["a rule was changed"]
+            if wrong:
+                self.current = None  # it bound some units and loaded nothing, so somebody else did
+                return self.repair(event.now, summary(wrong))
+        told: list[Effect] = []
+        if wrong and not event.alone:
+            told = [effects.Journal("error", self._keeper.interfered(event.now, summary(wrong)))]
         # On a host that is never still: what two loads of one ruleset left behind alike, nobody has changed.
         twice = event.snapshot.digest == operation.digest
         operation.digest = event.snapshot.digest
         if not wrong and not event.alone and not twice and operation.tries:
             wrong = ["somebody else changed the ruleset meanwhile"]
         if wrong and operation.tries < TRIES:
-            return self._load(operation, None)
+            return [*told, *self._load(operation, None)]
         if wrong:
-            return self.give_up(event.now, "the kernel does not hold what was loaded: " + summary(wrong))
+            error = "the kernel does not hold what was loaded: " + summary(wrong)
+            return [*told, *self.give_up(event.now, error)]
         before = self.in_force
         self.in_force = InForce(
             *(operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups),
@@ -197,28 +216,44 @@ class Operations:
         seconds = (now - operation.began).total_seconds()
         if operation.kind == "repair":
             self._keeper.mended(now)
+        if operation.kind == "enrol":
+            self._view.troubles.pop(ENROL, None)
         told: list[Effect] = []
         if operation.kind == "start" and operation.saved:
+            self.floor = operation.floor
             told.append(effects.KeepFloor(operation.floor))
-        if operation.kind in BY_PEOPLE:
-            self._view.troubles.pop(STATE, None)
+        if operation.kind in BY_PEOPLE and not operation.confirm:  # it was saved, and its floor with it
+            self.chosen()
+            self._view.troubles.pop(FLOOR, None)
         if operation.kind in ("confirm", "revert", "rollback"):
             self.trial = None
-            told.append(effects.EndTrial())
+        if operation.kind in ("start", "confirm", "revert", "rollback"):
+            told.append(effects.EndTrial())  # at the start there may be one of a daemon that was killed
         told += results.of(operation, self.in_force, self.trial, seconds)
         again = operation.kind not in ("apply", "confirm", "enrol")
         return [*told, *self._prover.prove(again=again)]
 
-    def give_up(self, now: datetime, error: str) -> list[Effect]:
-        """The operation failed.  The kernel holds the old rules or the new ones: find out, and mend."""
+    def chosen(self) -> None:
+        """Somebody decided what is in force, and that is saved."""
+        self._view.troubles.pop(STATE, None)
+
+    def give_up(self, now: datetime, error: str, effect: str = "") -> list[Effect]:
+        """The operation failed, at that effect.  The kernel holds the old rules or the new: find out, and mend."""
         operation = self.current
         self.current = None
         if operation is None:
             return []
         if self.in_force is None:
             return [effects.Quit(1, error)]
-        self._keeper.gave_up(now, error)
-        told: list[Effect] = [effects.Journal("error", f"{operation.kind}: {error}")]
+        if effect == effects.BindCgroups.__name__ and not operation.tries:
+            self._keeper.unknown(error)  # nothing was loaded or bound: what differs now, others did
+        else:
+            self._keeper.gave_up(now, error)
+        told: list[Effect] = []
+        if operation.kind != "enrol" or self._view.troubles.get(ENROL) != error:
+            told.append(effects.Journal("error", f"{operation.kind}: {error}"))
+        if operation.kind == "enrol":
+            self._view.troubles[ENROL] = error  # tried at each tick, said once
         if operation.confirm:
             told.append(effects.EndTrial())
         if operation.request is not None:
@@ -240,6 +275,8 @@ class Operations:
         told: list[Effect] = [effects.Journal("error", text)]
         if operation.request is not None:
             told.append(effects.Refuse(operation.request, text, hint))
+        if operation.kind == "start" and self.in_force is not None:
+            told += [effects.EndTrial(), results.ready(self.in_force)]
         return [*told, *self._prover.prove(again=operation.kind not in ("apply", "confirm"))]
 
     # --- the kernel, checked ---

@@ -17,12 +17,18 @@ def of(operation: Operation, in_force: InForce, trial: Trial | None, seconds: fl
     if operation.request is not None:
         told.append(Answer(operation.request, _answer(operation, in_force, trial, seconds)))
     if operation.kind != "enrol":
-        told.append(news(operation.kind, in_force.policy.hash, seconds))
+        asked = operation.kind == "revert" and operation.request is not None
+        told.append(news("rollback" if asked else operation.kind, in_force.policy.hash, seconds))
     if operation.kind not in ("repair", "enrol", "expiry"):
         waits = ", not confirmed yet" if trial else ""
         text = f"STATUS=policy {in_force.policy.hash} is in force{waits}"
-        told.append(Notify(f"READY=1\n{text}" if operation.kind == "start" else text))
+        told.append(ready(in_force) if operation.kind == "start" else Notify(text))
     return told
+
+
+def ready(in_force: InForce) -> Notify:
+    """What the service manager waits for."""
+    return Notify(f"READY=1\nSTATUS=policy {in_force.policy.hash} is in force")
 
 
 def _answer(operation: Operation, in_force: InForce, trial: Trial | None, seconds: float) -> Json:

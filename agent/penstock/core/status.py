@@ -6,6 +6,7 @@ workload's cgroup is bound, and no process of it was found elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -13,7 +14,7 @@ import penstock
 from penstock.core import chains, findings
 from penstock.core.books import Books
 from penstock.core.events import Examined, Files
-from penstock.core.match import workload_of
+from penstock.core.match import places
 from penstock.core.policy import Direction, Mode, Workload
 from penstock.core.slices import slice_of
 from penstock.core.text import printable, time_text
@@ -38,6 +39,7 @@ def build(
     """The object that `status --json` prints; the daemon's pid is filled in by whoever sends it."""
     now = event.now
     workloads = [in_force.policy.workloads[name] for name in sorted(in_force.policy.workloads)] if in_force else []
+    loose = unbound(view, in_force)
     return {
         "v": 1,
         "time": time_text(now),
@@ -54,7 +56,7 @@ def build(
             "confirm_until": time_text(trial.until if trial else None),
         },
         "kernel": {"backend": "nft", "agrees": view.agrees, "checked": time_text(view.checked)},
-        "workloads": [_workload(workload, view, in_force, books, now) for workload in workloads],
+        "workloads": [_workload(workload, view, in_force, books, now, loose) for workload in workloads],
         "implicit": list(IMPLICIT),
         "grants": [],
         "findings": list(findings.all_of(view, in_force, now)),
@@ -70,8 +72,10 @@ def _pending(in_force: InForce | None, config: Files | None) -> int | None:
     return sum(applied.get(name) != found.get(name) for name in applied.keys() | found.keys())
 
 
-def _workload(workload: Workload, view: View, in_force: InForce | None, books: Books, now: datetime) -> Json:
-    name, word = workload.name, state_word(workload, view, in_force)
+def _workload(
+    workload: Workload, view: View, in_force: InForce | None, books: Books, now: datetime, loose: Collection[str]
+) -> Json:
+    name, word = workload.name, state_word(workload, view, in_force, loose)
     processes = len(view.processes.get(name, ()))
     return {
         "name": name,
@@ -103,20 +107,23 @@ def _enrolment(view: View, name: str) -> str:
     return max(ways, key=HOW.index) if ways else "none"
 
 
-def state_word(workload: Workload, view: View, in_force: InForce | None) -> str:
-    """One of enforcing, observing, locked, unenforced, degraded."""
+def state_word(workload: Workload, view: View, in_force: InForce | None, loose: Collection[str]) -> str:
+    """One of enforcing, observing, locked, unenforced, degraded.  `loose` is what `unbound` found."""
     if in_force is None or slice_of(workload.name) not in in_force.cgroups:
         return "unenforced"
     outside = any(stray.workload == workload.name for stray in view.strays)
-    if view.agrees is not True or not view.proven or outside or _unbound(workload.name, view, in_force):
+    if view.agrees is not True or not view.proven or outside or workload.name in loose:
         return "degraded"
     return WORDS[workload.mode]
 
 
-def _unbound(name: str, view: View, in_force: InForce) -> bool:
-    """Whether a unit of the workload runs where it is not bound."""
-    mine = (unit for unit in view.units if workload_of(in_force.policy, unit) == name)
-    return any(in_force.cgroups.get(unit.path) != unit.id for unit in mine)
+def unbound(view: View, in_force: InForce | None) -> frozenset[str]:
+    """The workloads of which a unit runs where it is not bound."""
+    if in_force is None:
+        return frozenset()
+    wanted = places(in_force.policy, view.units)
+    ids = {unit.path: unit.id for unit in view.units}
+    return frozenset(name for path, name in wanted.items() if in_force.cgroups.get(path) != ids[path])
 
 
 def ready(view: View, in_force: InForce | None, name: str) -> Json:

@@ -108,7 +108,8 @@ class FileWorker:
         coming = _hash_of(places.read(home / state.STAGED))
         kept = {_hash_of(data): data for data in reversed(saved) if data}
         wanted = [data for data in reversed(kept.values()) if _hash_of(data) not in ("", coming)]
-        for name, data in zip(state.HISTORY, wanted, strict=False):
+        # The oldest first: whatever moment the power fails in, the present one and the one before it are kept.
+        for name, data in reversed(list(zip(state.HISTORY, wanted, strict=False))):
             if places.read(home / name) != data:
                 with writing(home / name):
                     files.replace(home / name, data)

@@ -35,6 +35,7 @@ class KernelWorker:
         self._path = path.rstrip("/") + "/"
         self._nft = Nft()
         self._mark = _Mark()
+        self._bound: dict[str, int] = {}  # places, with the ids that the kernel's maps were given
         self.port = self._nft.port
         self.thread = threading.get_native_id()
 
@@ -51,12 +52,14 @@ class KernelWorker:
     def bind_cgroups(self, effect: effects.BindCgroups) -> None:
         found = cgroup.ids(self._tree, effect.workloads, effect.places)
         self._nft.bind(bindings(effect.workloads, found, effect.places, effect.depth, effect.levels))
+        self._bound = {path: found[path] for path in effect.places if path in found}
 
     def read_kernel(self, effect: effects.ReadKernel) -> events.ReadBack:
         snapshot = self._nft.snapshot()
         grown = snapshot.generation - self._mark.generation
         alone = grown == self._nft.commits - self._mark.commits
-        found = cgroup.ids(self._tree, effect.workloads, effect.places)
+        found = cgroup.ids(self._tree, effect.workloads)
+        found |= {path: self._bound[path] for path in effect.places if path in self._bound}
         return events.ReadBack(now(), effect.operation, snapshot, found, alone)
 
     def prove(self) -> events.Proven:
@@ -103,6 +106,7 @@ class KernelWorker:
         name = path.rpartition("/")[2]
         number = len(cgroup.processes(self._tree / path))
         if not path.startswith(f"{SLICE}/"):
+            name = name.removeprefix("_")  # as `cgroup.units` has it
             return events.Group(name, path, "in-place", number, systemd.dropin(name))
         ways = {"run": "run", "adopt": "adopted"}
         prefix, _, rest = name.partition("-")
