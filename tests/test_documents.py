@@ -26,17 +26,22 @@ from penstock.core.language import assemble, parse_host, parse_ports, parse_rule
 from penstock.core.parse import parse
 from penstock.core.policy import METADATA
 from penstock.core.problems import Problem
+from penstock.core.servers import SERVERS
 from penstock.core.unenforced import unenforced
 from penstock.core.verdict import Reason
+from penstock.daemon import places
+from penstock.enrol import dropin
 from test_examples import EXAMPLES, NOW, RULES
 
 ROOT = Path(__file__).parents[1]
-CORE = ROOT / "agent/penstock/core"
+PACKAGE = ROOT / "agent/penstock"
+CORE = PACKAGE / "core"
+UNITS = ROOT / "systemd"
 MANUAL = pages()
 DOCUMENTS = {"README": ROOT / "README.md", **MANUAL}
 TEXTS = {name: path.read_text() for name, path in DOCUMENTS.items()}
-PAGES = ("how-it-works", "operating", "rules", "threat-model")
-SCRIPTS = {"agent/try": (ROOT / "agent/try").read_text(), "tests/run": (ROOT / "tests/run").read_text()}
+PAGES = ("how-it-works", "lifecycle", "operating", "rules", "threat-model")
+SCRIPTS = {name: (ROOT / name).read_text() for name in ("agent/try", "tests/run", "systemd/install.sh")}
 
 
 class Fence(NamedTuple):
@@ -267,7 +272,9 @@ def constants(path: Path, where: dict[str, int]) -> set[str]:
 
 
 def finding_codes() -> set[str]:
-    return constants(CORE / "findings.py", {"finding": 0}) | {code for code, _ in TROUBLES.values()} | {"trouble"}
+    modules = (CORE / "findings.py", *(PACKAGE / "enrol").glob("*.py"))
+    made = set().union(*(constants(path, {"finding": 0}) for path in modules))
+    return made | {code for code, _ in TROUBLES.values()} | {"trouble"}
 
 
 def reason_codes() -> set[str]:
@@ -289,7 +296,7 @@ INDIRECT = {
 
 
 def problem_codes() -> set[str]:
-    modules = [*CORE.rglob("*.py"), ROOT / "agent/penstock/cli/check.py"]
+    modules = [*CORE.rglob("*.py"), PACKAGE / "cli/check.py"]
     return INDIRECT | set().union(*(constants(path, TELLERS) for path in modules))
 
 
@@ -325,6 +332,40 @@ def test_keys_of_status() -> None:
             assert f"`{name}`" in said[key][1], (key, name)
 
 
+# --- what is installed ---
+
+
+def test_the_man_page_has_each_command() -> None:
+    section = (UNITS / "penstock.8").read_text().partition(".SH COMMANDS")[2].partition(".SH")[0]
+    said = re.findall(r"^\.TP\n\.B (\S+)$", section, re.MULTILINE)
+    assert set(said) == set(COMMANDS)
+    assert len(said) == len(set(said))
+
+
+def test_the_drop_in_is_the_one_that_is_written() -> None:
+    fence = next(fence for fence in fences("operating") if fence.kind == "ini")
+    assert fence.text == dropin.text("ollama.service", "ollama")
+
+
+def test_files_of_the_daemon() -> None:
+    """The table names each file in its state and run directories."""
+    said = {cells[0]: spans(cells[2]) for cells in rows("operating", "## Directories")}
+    for directory, files in (("`/var/lib/penstock`", places.STATE_FILES), ("`/run/penstock`", places.RUN_FILES)):
+        assert set(said[directory]) >= {name for name in files if not name.endswith(".new")}
+
+
+def test_units_that_are_named_exist() -> None:
+    ours = {path.name for path in UNITS.glob("penstock*.*")}
+    for name, text in TEXTS.items():
+        named = {span for span in spans(text) if re.fullmatch(r"penstock[\w-]*\.service|penstock\.slice", span)}
+        assert named <= ours, name
+
+
+def test_known_servers() -> None:
+    listed = " ".join(TEXTS["operating"].partition("These are known:")[2].partition(".")[0].split())
+    assert sorted(listed.replace(" and ", ", ").split(", ")) == sorted(server.name for server in SERVERS)
+
+
 # --- the pages themselves ---
 
 
@@ -344,11 +385,11 @@ def test_links_lead_somewhere(document: str) -> None:
 @pytest.mark.parametrize("document", TEXTS)
 def test_files_that_are_named_exist(document: str) -> None:
     for span in spans(TEXTS[document]):
-        if re.match(r"(agent|tests|rules)/[\w./-]+$", span):
+        if re.match(r"(agent|tests|rules|systemd)/[\w./-]+$", span):
             assert (ROOT / span).exists(), span
 
 
-NOT_BUILT = r"grant|iptables|systemd service|adopt|hash.chain|metrics file"
+NOT_BUILT = r"grant|iptables|hash.chain|metrics file"
 
 
 def test_nothing_is_promised() -> None:
@@ -357,7 +398,7 @@ def test_nothing_is_promised() -> None:
     after = rest.partition("\n## ")[2]
     for text in (before, after):
         assert re.findall(NOT_BUILT, text) == []
-    for page in PAGES:
+    for page in MANUAL:
         found = [line for line in TEXTS[page].splitlines() if re.search(NOT_BUILT, line)]
         assert [line for line in found if "`grants` | always empty" not in line] == []
 
