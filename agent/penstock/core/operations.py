@@ -192,6 +192,7 @@ class Operations:
             *(operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups),
             *(operation.places, operation.levels),
         )
+        self._let_go(before, self.in_force)
         self._keeper.agree(event.now, event.snapshot.generation)
         if operation.confirm and before is not None:
             until = event.now + timedelta(seconds=operation.confirm)
@@ -199,6 +200,15 @@ class Operations:
         if operation.saved or operation.confirm:
             return self._done(operation, event.now)
         return [effects.CommitState(operation.id)]
+
+    def _let_go(self, before: InForce | None, now: InForce) -> None:
+        """Processes of a unit that a policy gave away have not left: they are not watched any more."""
+        there = {unit.path for unit in self._view.units}
+        was = before.places.items() if before else ()
+        losers = {name for path, name in was if path in there and now.places.get(path) != name}
+        if losers:
+            seen = self._view.processes
+            self._view.processes = {name: found for name, found in seen.items() if name not in losers}
 
     # --- its end ---
 

@@ -82,6 +82,7 @@ class Daemon:
         self._path = path
         self._depth = cgroup.depth_of(path)
         self._status = 0
+        self._unwatched = False  # some slices cannot be watched
         self._end, self._soon, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         saved = places.read(options.state / places.BOOKS)
         self._engine = Engine(now(), int.from_bytes(os.urandom(4)), saved)
@@ -109,11 +110,12 @@ class Daemon:
                 places.tell(self._options, self._tree, self._depth)
                 # This opens the log: if it fails `status` says so from the beginning, and nothing else happens.
                 self._executor.perform([effects.Record(())])
+                self._read_watch(watch.cover)
                 self._feed(self._started(snapshot))
                 await control.start()
                 loop.add_reader(log, partial(self._read_log, log))
                 loop.add_reader(monitor, partial(self._read_monitor, monitor))
-                loop.add_reader(watch, partial(self._read_watch, watch))
+                loop.add_reader(watch, partial(self._read_watch, watch.read))
                 running = [tasks.create_task(self._tick()), tasks.create_task(self._scan())]
                 await self._end.wait()
                 await self._leave()
@@ -182,8 +184,17 @@ class Daemon:
                 await task
             await asyncio.sleep(BREATH)
 
-    def _read_watch(self, watch: SliceWatch) -> None:
-        if watch.read():
+    def _read_watch(self, look: Callable[[], bool | None]) -> None:
+        """Without it units are found too, by the next self-check: it is no reason to govern nobody."""
+        name, failed = SliceWatch.__name__, self._unwatched
+        try:
+            happened, self._unwatched = look(), False
+        except PenstockError as e:
+            happened, self._unwatched = True, True
+            self._feed(events.Failed(now(), name, str(e)))
+        if failed and not self._unwatched:
+            self._feed(events.Worked(now(), name))
+        if happened:
             self._changed.set()
 
     def _read_log(self, log: NflogReader) -> None:

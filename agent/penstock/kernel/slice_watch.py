@@ -16,19 +16,20 @@ from penstock.kernel import cgroup
 
 IN_CREATE, IN_DELETE, IN_ONLYDIR = 0x100, 0x200, 0x01000000
 BUFFER = 64 << 10
+ROUNDS = 20
+"""So often at most the slices are listed anew because others came meanwhile."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SliceWatch:
-    """Non-blocking; wait for `fileno` to become readable, then `read`."""
+    """Non-blocking; `cover` first, then wait for `fileno` to become readable, and `read`."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
         self._fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:
             raise _error("cgroups cannot be watched")
-        self._cover()
 
     def fileno(self) -> int:
         return int(self._fd)
@@ -37,7 +38,7 @@ class SliceWatch:
         os.close(self._fd)
 
     def read(self) -> bool:
-        """Whether something came or went since the last call."""
+        """Whether something came or went since the last call.  PenstockError as `cover`; that something did."""
         happened = False
         while True:
             try:
@@ -46,19 +47,32 @@ class SliceWatch:
                 break
             happened = True
         if happened:
-            self._cover()
+            self.cover()
         return happened
 
-    def _cover(self) -> None:
-        """Watch each slice that there is: what is watched already stays so, what is gone goes by itself."""
-        for path in cgroup.slices(self._tree):
-            place = os.fsencode(self._tree / path)
-            number = _libc.inotify_add_watch(self._fd, place, IN_CREATE | IN_DELETE | IN_ONLYDIR)
-            if number < 0 and ctypes.get_errno() not in (errno.ENOENT, errno.ENOTDIR):
-                raise _error("a cgroup cannot be watched")
+    def cover(self) -> None:
+        """Watch each slice that there is: what is watched already stays so, what is gone goes by itself.
+
+        PenstockError when one cannot be watched.
+        """
+        covered: list[str] = []
+        for _ in range(ROUNDS):
+            found = cgroup.slices(self._tree)
+            if found == covered:
+                return
+            for path in found:
+                self._add(path)
+            covered = found  # one that came before its parent was watched was not announced
+
+    def _add(self, path: str) -> None:
+        place = os.fsencode(self._tree / path)
+        number = _libc.inotify_add_watch(self._fd, place, IN_CREATE | IN_DELETE | IN_ONLYDIR)
+        if number < 0 and ctypes.get_errno() not in (errno.ENOENT, errno.ENOTDIR):
+            raise _error("a cgroup cannot be watched")
 
 
 def _error(what: str) -> PenstockError:
     number = ctypes.get_errno()
-    hint = "raise fs.inotify.max_user_watches" if number == errno.ENOSPC else ""
+    limits = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
+    hint = f"raise {limits[number]}" if number in limits else ""
     return PenstockError(f"{what}: {os.strerror(number)}", hint=hint)

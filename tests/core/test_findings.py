@@ -1,0 +1,133 @@
+"""Findings: what each is made from, how grave it is, and that nothing hostile reaches a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from fake_host import START, Host, rules
+
+from penstock.core import findings
+from penstock.core.events import Group, LookAlike, Seen, Stray
+from penstock.core.match import Unit
+from penstock.core.view import InForce, View
+from penstock.core.wire import Json
+
+FILES = {
+    "rules.d/a.yaml": rules("a") + b"match: {unit: 'a*.service'}\n",
+    "rules.d/b.yaml": rules("b") + b"match: {unit: '*b.service'}\n",
+}
+EVIL = "x\x1b[2J\ny"
+PLACE = "system.slice/a.service"
+
+
+def known() -> tuple[View, InForce]:
+    """A host with one unit, bound where it is."""
+    host = Host(FILES)
+    host.unit(PLACE)
+    host.start()
+    assert host.engine.in_force
+    return host.engine.view, host.engine.in_force
+
+
+def found(change: Callable[[View], object]) -> list[Json]:
+    """What a change of what is known brings."""
+    view, in_force = known()
+    assert list(findings.all_of(view, in_force, START)) == []
+    change(view)
+    return list(findings.all_of(view, in_force, START))
+
+
+def group(**more: str) -> Group:
+    return replace(Group("a.service", PLACE, "in-place", 1), **more)  # type: ignore[arg-type]
+
+
+def has(name: str, value: object) -> Callable[[View], None]:
+    return lambda view: setattr(view, name, value)
+
+
+def trouble(effect: str) -> Callable[[View], None]:
+    return lambda view: view.troubles.update({effect: "no room"})
+
+
+CASES: list[tuple[Callable[[View], object], str, str, str | None]] = [
+    (has("agrees", False), "kernel-disagrees", "error", None),
+    (has("agrees", None), "kernel-unknown", "error", None),
+    (has("proven", False), "not-proven", "error", None),
+    (lambda view: view.alarms.append((START, EVIL)), "foreign-change", "warning", None),
+    (has("strays", (Stray(9, 1, EVIL, "a", EVIL),)), "outside", "error", "a"),
+    (has("processes", {"a": (Seen(9, 1, EVIL, 0),)}), "root", "info", "a"),
+    (has("look_alikes", (LookAlike(9, EVIL, "vllm", EVIL),)), "look-alike", "warning", None),
+    (has("units", (Unit("ab.service", PLACE, 102),)), "ambiguous", "error", "a"),
+    (has("units", (Unit("a.service", "x.slice/a.service", 9),)), "unbound-unit", "error", "a"),
+    (has("units", (Unit(f"a{EVIL}.service", "x.slice/a.service", 9),)), "unbound-unit", "error", "a"),
+    (has("groups", {"a": (group(),)}), "in-place", "warning", "a"),
+    (has("groups", {"a": (group(unit=EVIL, cgroup=EVIL),)}), "in-place", "warning", "a"),
+    (has("groups", {"a": (group(dropin="ignored"),)}), "slice-ignored", "error", "a"),
+    (has("delegated", (("a", EVIL, 1000),)), "delegated", "warning", "a"),
+    (has("config_errors", 2), "files-broken", "warning", None),
+    (has("floor", f"deny-all {EVIL}"), "floor-fallback", "warning", None),
+    (has("floor", "failed no nft"), "floor-fallback", "warning", None),
+    (has("lost", 3), "log-loss", "warning", None),
+    (trouble("Record"), "log-unwritable", "warning", None),
+    (trouble("CommitState"), "state-unwritable", "warning", None),
+    (trouble("SaveBooks"), "state-unwritable", "warning", None),
+    (trouble("KeepFloor"), "floor-unwritable", "warning", None),
+    (trouble("ReadState"), "state-damaged", "warning", None),
+    (trouble("Enrol"), "trouble", "warning", None),
+    (trouble("SliceWatch"), "trouble", "warning", None),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "severity", "workload"), CASES, ids=[case[1] for case in CASES])
+def test_each_has_its_code_and_says_what_helps(
+    change: Callable[[View], object], code: str, severity: str, workload: str | None
+) -> None:
+    codes = {one["code"]: one for one in found(change)}
+    one = codes[code]
+    assert (one["severity"], one["workload"]) == (severity, workload)
+    assert one["remedy"]
+    for text in (one["text"], one["remedy"]):
+        assert "\x1b" not in text
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize("floor", ["", "loaded 0123456789ab", "nonsense"])
+def test_a_floor_that_loaded_is_no_finding(floor: str) -> None:
+    assert found(has("floor", floor)) == []
+
+
+def test_what_is_bound_elsewhere_under_its_name_is_another_unit() -> None:
+    view, in_force = known()
+    assert in_force.cgroups[PLACE]
+    view.units = (Unit("a.service", PLACE, in_force.cgroups[PLACE] + 1),)
+    assert [one["code"] for one in findings.all_of(view, in_force, START)] == ["unbound-unit"]
+
+
+@pytest.mark.parametrize(
+    ("dropin", "helps"),
+    [
+        ("none", "penstock protect a.service"),
+        ("pending", "penstock apply gives it its slice; then: systemctl restart a.service"),
+        ("armed", "its slice is ready: systemctl restart a.service"),
+    ],
+)
+def test_what_a_unit_in_place_needs(dropin: str, helps: str) -> None:
+    [one] = found(has("groups", {"a": (group(dropin=dropin),)}))
+    assert (one["code"], one["remedy"]) == ("in-place", helps)
+
+
+def test_an_alarm_is_shown_for_an_hour() -> None:
+    view, in_force = known()
+    view.alarms.append((START, "x"))
+    later = START + findings.ALARM_SHOWN
+    assert list(findings.all_of(view, in_force, later)) == []
+    assert len(list(findings.all_of(view, in_force, later - timedelta(seconds=1)))) == 1
+
+
+def test_before_any_policy_only_what_is_of_no_policy() -> None:
+    view = View(START)
+    view.lost, view.agrees, view.units = 1, False, (Unit("a.service", PLACE, 1),)
+    assert [one["code"] for one in findings.all_of(view, None, START)] == ["log-loss"]
