@@ -49,12 +49,19 @@ venv_package() {  # PYTHON: what brings ensurepip for it
 missing_programs() {  # EXTRA: package names, empty when nothing is missing
   local list=()
   [ "$1" != test ] || command -v shellcheck >/dev/null || list+=(shellcheck)
+  [ "$1" != test ] || command -v ruby >/dev/null || list+=(ruby)
   command -v nft >/dev/null || list+=(nftables)
   PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -q "libnftables.so.1 " || list+=(libnftables1)
   command -v ip >/dev/null || list+=(iproute2)
   command -v setpriv >/dev/null || list+=(util-linux)
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || list+=(debian-archive-keyring)
   [ -e /etc/ssl/certs/ca-certificates.crt ] || list+=(ca-certificates)
+  if [ "$1" = test ] && is_root; then  # who is not root boots no hosts
+    command -v mmdebstrap >/dev/null || list+=(mmdebstrap)
+    command -v systemd-nspawn >/dev/null || list+=(systemd-container)
+    PATH=$PATH:/usr/sbin command -v dnsmasq >/dev/null || list+=(dnsmasq-base)
+    command -v sysctl >/dev/null || list+=(procps)
+  fi
   echo "${list[*]}"
 }
 

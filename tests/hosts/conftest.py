@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
 from hosts import rootfs
 from hosts.host import Host
-from hosts.world import World
+from hosts.world import World, ending_orderly
 
 HERE = Path(__file__).parent
 
@@ -25,14 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def orderly_end() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: with the fixtures' clean-up."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"signal {number}")
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    yield
-    signal.signal(signal.SIGTERM, before)
+    """SIGTERM ends the run with the fixtures' clean-up."""
+    with ending_orderly():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from governed import eventually
 from hosts.host import Host
 from hosts.outside import REGISTRY, STRANGER
 from hosts.world import World
 from penstock.demo.lab import Lab
 
+TESTS = Path(__file__).parents[1]
 FAMILIES = (4, 6)
 
 
@@ -146,6 +151,32 @@ def left_over(name: str, directory: Path) -> list[str]:
             continue
     files = [str(path) for path in (directory, Path("/tmp", name)) if path.exists()]
     return cgroups + mounts + processes + files
+
+
+OWNER = """
+import time
+from hosts.world import World, ending_orderly
+with ending_orderly(), World() as world:
+    world.boot("inference").popen(["sh", "-c", "setsid sleep 1000 & sleep 1000"])
+    print(world.lab.name, world.directory, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_killed_owner(number: int) -> None:
+    path = os.pathsep.join(str(TESTS / place) for place in (".", "../agent"))
+    argv, env = [sys.executable, "-c", OWNER], {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+        assert owner.stdout
+        name, directory = owner.stdout.readline().split()
+        assert left_over(name, Path(directory))
+        owner.send_signal(number)
+    if number == signal.SIGKILL:  # who could not clean up: nothing runs, and the next one tidies
+        eventually(lambda: not any("/proc/" in item for item in left_over(name, Path(directory))))
+        with World():
+            pass
+    assert left_over(name, Path(directory)) == []
 
 
 @pytest.mark.parametrize("how", ["closed", "exception"])

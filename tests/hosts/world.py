@@ -15,12 +15,13 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TypeVar
 
 from hosts import rootfs
@@ -203,7 +204,10 @@ class World:
     def _plug_in(self, host: Host) -> None:
         """A new network namespace with a cable to the bridge, and nothing in it but what a kernel brings."""
         name, port = host.name, PREFIX + host.name
-        lines = [f"link add eth0 netns {name} type veth peer name {port}", f"link set {port} master br0 up"]
+        # The same card after each boot: others remember its number.
+        card = "02:" + hashlib.md5(name.encode()).digest()[:5].hex(":")
+        lines = [f"link add eth0 netns {name} address {card} type veth peer name {port}"]
+        lines.append(f"link set {port} master br0 up")
         knobs = [
             f"net.ipv6.conf.{device}.{knob}"
             for device in ("all", "default", "lo", "eth0")
@@ -231,6 +235,20 @@ class World:
         thread.join()
         os.close(net)
         return outcome[0]
+
+
+@contextlib.contextmanager
+def ending_orderly() -> Iterator[None]:
+    """Inside the block SIGTERM ends a program as Ctrl-C does: with everybody's clean-up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"signal {number}")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _make_it_somebody(disk: Path, name: str, addresses: tuple[str, str]) -> None:
