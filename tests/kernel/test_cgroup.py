@@ -110,3 +110,94 @@ def test_a_real_tree(lab: Lab) -> None:
         assert place.exists()
 
     lab.host.call(body, lab.cgroup)
+
+
+# --- units of the host ---
+
+
+def names(tree: Path) -> set[str]:
+    return {unit.path for unit in cgroup.units(tree)}
+
+
+def test_units_are_in_slices_and_nowhere_else(tmp_path: Path) -> None:
+    there = [
+        "init.scope",
+        "system.slice/x.service",
+        "system.slice/system-vllm.slice/vllm@a.service",
+        "user.slice/user-1000.slice/session-3.scope",
+        "user.slice/user-1000.slice/user@1000.service",
+        "machine.slice/machine-a.scope",
+    ]
+    not_units = [
+        "user.slice/user-1000.slice/user@1000.service/app.slice/x.service",
+        "user.slice/user-1000.slice/user@1000.service/x.service",
+        "system.slice/x.service/y.service",
+        "system.slice/x.service/y.slice/z.service",
+        "machine.slice/machine-a.scope/system.slice/x.service",
+        "docker/0123/x.service",
+        "system.slice/x.mount",
+        "penstock.slice/penstock-a.slice/x.service",
+        "penstock.slice/run-1.scope",
+    ]
+    for path in (*there, *not_units):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "system.slice/file.service").touch()
+    (tmp_path / "system.slice/link.service").symlink_to(tmp_path / "docker")
+    (tmp_path / "link.slice").symlink_to(tmp_path / "docker/0123")
+    assert names(tmp_path) == set(there)
+    found = {unit.path: unit for unit in cgroup.units(tmp_path)}[there[2]]
+    assert (found.name, found.id) == ("vllm@a.service", (tmp_path / there[2]).stat().st_ino)
+
+
+def test_a_name_that_systemd_had_to_change(tmp_path: Path) -> None:
+    (tmp_path / "system.slice/_cgroup.service").mkdir(parents=True)
+    [unit] = cgroup.units(tmp_path)
+    assert (unit.name, unit.path) == ("cgroup.service", "system.slice/_cgroup.service")
+
+
+def test_a_host_of_too_many_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.slice/x.service").mkdir(parents=True)
+    monkeypatch.setattr(cgroup, "MAX_SLICES", 4)
+    assert len(cgroup.slices(tmp_path)) == 4
+    monkeypatch.setattr(cgroup, "MAX_UNITS", 2)
+    assert len(cgroup.units(tmp_path)) == 2
+
+
+def test_our_slices(tmp_path: Path) -> None:
+    assert cgroup.our_slices(tmp_path) == {}
+    cgroup.make(tmp_path, ("a", "b-c"))
+    (tmp_path / slice_of("a") / "x.service").mkdir()
+    (tmp_path / SLICE / "proof-1").mkdir()
+    found = cgroup.our_slices(tmp_path)
+    assert found == cgroup.ids(tmp_path, ("a", "b-c"))
+    (tmp_path / slice_of("b-c")).rmdir()
+    (tmp_path / slice_of("b-c")).mkdir()
+    assert cgroup.our_slices(tmp_path).keys() == found.keys()
+
+
+def test_ids_of_places_that_are_there(tmp_path: Path) -> None:
+    place = tmp_path / "system.slice/x.service"
+    place.mkdir(parents=True)
+    assert cgroup.ids(tmp_path, (), ["system.slice/x.service", "gone"]) == {
+        "system.slice/x.service": place.stat().st_ino
+    }
+
+
+def test_groups_of_a_workload_and_who_owns_them(tmp_path: Path) -> None:
+    assert cgroup.groups(tmp_path, "a") == []
+    assert cgroup.owner(tmp_path, slice_of("a")) is None
+    cgroup.make(tmp_path, ("a",))
+    for name in ("x.service", "run-1.scope"):
+        (tmp_path / slice_of("a") / name / "below").mkdir(parents=True)
+    (tmp_path / slice_of("a") / "cgroup.procs").touch()
+    assert cgroup.groups(tmp_path, "a") == [f"{slice_of('a')}/run-1.scope", f"{slice_of('a')}/x.service"]
+    assert cgroup.owner(tmp_path, slice_of("a")) == os.geteuid()
+
+
+@pytest.mark.root
+def test_an_owner_who_is_not_root(tmp_path: Path) -> None:
+    cgroup.make(tmp_path, ("a",))
+    (tmp_path / slice_of("a") / "cgroup.procs").touch()
+    os.chown(tmp_path / slice_of("a") / "cgroup.procs", 1000, 1000)
+    assert cgroup.owner(tmp_path, slice_of("a")) == 1000

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from governed import eventually
+from penstock.core.events import LookAlike
 from penstock.demo.lab import Lab
 from penstock.kernel import process
 
@@ -110,3 +114,55 @@ def test_where_a_process_is(lab: Lab) -> None:
     assert alive is not None
     assert alive.endswith("/penstock.slice/x")
     assert dead == alive
+
+
+SERVE = "import signal; signal.pause()"
+
+
+@contextmanager
+def called(*argv: str) -> Iterator[int]:
+    """A process whose command line begins with `argv`."""
+    child = subprocess.Popen([argv[0], "-c", SERVE, *argv[1:]], executable=sys.executable)
+    try:
+        eventually(lambda: Path(f"/proc/{child.pid}/cmdline").read_bytes().startswith(os.fsencode(argv[0])))
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
+
+
+def alike(governed: Callable[[str], bool] = lambda place: False) -> dict[int, LookAlike]:
+    return {found.pid: found for found in process.look_alikes(governed)}
+
+
+def test_a_server_that_nobody_governs() -> None:
+    with called("/opt/llama-server") as pid, called("/opt/llama-serverx") as other:
+        found = alike()
+        assert found[pid].server == "llama-server"
+        assert found[pid].cgroup == process.cgroup_of(pid)
+        assert other not in found
+        asked: list[str] = []
+
+        def governed(place: str) -> bool:
+            asked.append(place)
+            return place == found[pid].cgroup
+
+        assert pid not in alike(governed)
+        assert found[pid].cgroup in asked
+
+
+def test_no_more_are_told_of_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    with called("/opt/llama-server"), called("/opt/llama-server"):
+        assert len(alike()) >= 2
+        monkeypatch.setattr(process, "MAX_LOOK_ALIKES", 1)
+        assert len(alike()) == 1
+        monkeypatch.setattr(process, "MAX_AROUND", 0)
+        assert alike() == {}
+
+
+def test_command_lines_are_cut_and_those_of_the_gone_are_empty() -> None:
+    with called("x" * 5000) as pid:
+        assert process.argv_of(pid) == ["x" * process.MAX_ARGV]
+    with called("a\udcffb") as pid:
+        assert process.argv_of(pid)[:2] == ["a\ufffdb", "-c"]
+    assert process.argv_of(4194305) == []

@@ -1,0 +1,136 @@
+"""What systemd leaves in files, and what it wants to hear."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.kernel.systemd import PENDING, SLACK, dropin, notify
+
+
+class Host:
+    """Directories of systemd."""
+
+    def __init__(self, top: Path) -> None:
+        self.settings, self.units = top / "etc", top / "run"
+        self.units.mkdir()
+
+    def put(self, unit: str, end: str = "") -> Path:
+        """A drop-in of ours."""
+        path = self.settings / f"{unit}.d" / f"50-penstock.conf{end}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+
+    def started(self, unit: str, after: float) -> None:
+        """So many seconds after now."""
+        link = self.units / f"invocation:{unit}"
+        link.symlink_to("0123456789abcdef")
+        when = link.lstat().st_mtime + after
+        os.utime(link, (when, when), follow_symlinks=False)
+
+    def says(self, unit: str) -> str:
+        return dropin(unit, self.settings, self.units)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_no_drop_in(host: Host) -> None:
+    assert host.says("x.service") == "none"
+    host.started("x.service", 60)
+    host.put("y.service")
+    (host.settings / "x.service.d").mkdir(parents=True)
+    (host.settings / "x.service.d/override.conf").touch()
+    assert host.says("x.service") == "none"
+
+
+def test_one_that_waits_for_an_apply(host: Host) -> None:
+    host.put("x.service", PENDING)
+    host.started("x.service", 60)
+    assert host.says("x.service") == "pending"
+
+
+def test_armed_for_the_next_start(host: Host) -> None:
+    host.put("x.service")
+    assert host.says("x.service") == "armed", "nobody knows when it was started"
+    host.started("x.service", -60)
+    assert host.says("x.service") == "armed"
+
+
+def test_started_since_and_elsewhere_all_the_same(host: Host) -> None:
+    host.put("x.service")
+    host.started("x.service", SLACK + 5)
+    assert host.says("x.service") == "ignored"
+
+
+def test_started_before_systemd_can_have_read_it(host: Host) -> None:
+    host.put("x.service")
+    host.started("x.service", SLACK - 2)
+    assert host.says("x.service") == "armed"
+
+
+def test_armed_by_a_rename_counts_from_then(host: Host) -> None:
+    """The file is old; a rename changes its change time."""
+    path = host.put("x.service", PENDING)
+    os.utime(path, (1, 1))
+    path.rename(path.with_name("50-penstock.conf"))
+    host.started("x.service", -1)
+    assert host.says("x.service") == "armed"
+
+
+@pytest.mark.parametrize("unit", ["vllm@a.service", "vllm@a.b@c.service"])
+def test_of_a_template(host: Host, unit: str) -> None:
+    host.put("vllm@.service")
+    assert host.says(unit) == "armed"
+    assert host.says("vllm.service") == "none"
+    host.started(unit, SLACK + 5)
+    assert host.says(unit) == "ignored"
+    host.started("vllm@z.service", SLACK + 5)
+    assert host.says("vllm@z.service") == "ignored"
+
+
+def test_of_one_instance(host: Host) -> None:
+    host.put("vllm@a.service")
+    assert host.says("vllm@a.service") == "armed"
+    assert host.says("vllm@b.service") == "none"
+
+
+# --- sd_notify ---
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        name = f"{short}/notify" if request.param == "path" else f"@penstock-test-{os.getpid()}"
+        sock.bind(name.replace("@", "\0", 1) if name[0] == "@" else name)
+        sock.settimeout(1)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield sock
+
+
+def test_the_service_manager_hears_it(manager: socket.socket) -> None:
+    notify("READY=1\nSTATUS=good")
+    assert manager.recv(100) == b"READY=1\nSTATUS=good"
+
+
+def test_a_manager_that_does_not_listen_stops_nobody(manager: socket.socket) -> None:
+    for _ in range(2_000):  # more than the queue holds
+        notify("WATCHDOG=1")
+    assert manager.recv(100) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("name", [None, "", "relative", "/nowhere/at/all", "@nobody", "/" + "x" * 200])
+def test_nobody_wants_to_hear_it(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name is None:
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    else:
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+    notify("READY=1")
