@@ -37,9 +37,9 @@ def test_what_it_says(call: Call, daemon: FakeDaemon, vllm: FakeSystemd) -> None
     done = call("protect", "vllm")
     assert done.exit_code == 0, done.output
     assert done.stderr == ""
-    assert done.stdout.startswith(
-        "vllm.service: /opt/python3, looks like vllm, user vllm, listens on 8000/tcp\n  Beware: its API key guards"
-    )
+    first, second, *_ = done.stdout.splitlines()
+    assert first == "vllm.service: /opt/vllm/bin/vllm, looks like vllm, user vllm, listens on 8000/tcp"
+    assert second.startswith("  Beware: its API key guards")
     path = daemon.home / "config/rules.d/vllm.yaml"
     assert f"wrote {path}: mode observe, " in done.stdout
     assert "    left out ingress `ports: [8000] from: admin reason: metrics`:" in done.stdout
@@ -48,7 +48,8 @@ def test_what_it_says(call: Call, daemon: FakeDaemon, vllm: FakeSystemd) -> None
     assert done.stdout.endswith("  systemctl restart vllm.service\n")
     assert vllm.said == []
     again = call("protect", "vllm.service")
-    assert f"kept {path}: the rules of vllm match already\nkept the drop-in of vllm.service\n" in again.stdout
+    pending = dropin.pending_path("vllm.service")
+    assert f"kept {path}: the rules of vllm match already\nkept {pending}\n" in again.stdout
     assert again.exit_code == 0
 
 

@@ -51,7 +51,7 @@ class FakeSystemd:
         self.units[name] |= {"ControlGroup": f"/system.slice/{name}", "MainPID": str(processes[0].pid)}
         self.processes[f"/system.slice/{name}"] = processes
 
-    def run(self, *arguments: str, timeout: float = 0) -> str:
+    def run(self, *arguments: str, timeout: float = 0, nothing: int = 0) -> str:
         """As systemctl.run."""
         match arguments[0]:
             case "show":

@@ -26,13 +26,13 @@ def drafted(
     example: str | None,
     files: Mapping[str, bytes],
     *ports: Listener,
-    main: int | None = None,
+    told: tuple[int, ...] = (),
     match: str = "x.service",
     name: str = "w",
 ) -> Draft:
     """The draft, which must pass `penstock check` as a file."""
     clients = ("clients",) if "penstock.yaml" in files else ()
-    wanted = Wanted(f"rules.d/{name}.yaml", name, match, ("Found: a \\x1b thing",), tuple(ports), main, clients)
+    wanted = Wanted(f"rules.d/{name}.yaml", name, match, ("Found: a \\x1b thing",), tuple(ports), told, clients)
     text = EXAMPLES[example].decode() if example else None
     made = draft(wanted, text, files, read_presets(), NOW)
     problems = check_files({**files, wanted.path: made.text.encode()}, read_presets(), NOW)
@@ -80,12 +80,19 @@ def test_another_port_than_the_examples() -> None:
 
 def test_the_command_line_tells_the_main_one_of_several() -> None:
     ports = [Listener(port, "tcp", local=False) for port in (7000, 8005, 40001)]
-    made = drafted("vllm.yaml", NETWORKS, *ports, main=8005)
+    made = drafted("vllm.yaml", NETWORKS, *ports, told=(8005,))
     assert made.policy.workloads["w"].ingress[0].ports.ranges[0].first == 8005
     assert "# also listening, and opened by no rule: 7000/tcp, 40001/tcp\n" in made.text
     unknown = drafted("vllm.yaml", NETWORKS, *ports)
     assert unknown.policy.workloads["w"].ingress == ()
     assert "nothing listened there when this was written" in unknown.text
+
+
+def test_instances_with_a_port_each() -> None:
+    ports = [Listener(port, "tcp", local=False) for port in (8001, 8002)]
+    made = drafted("vllm.yaml", NETWORKS, *ports, told=(8002, 8001))
+    assert "  - ports: [8001, 8002]\n    from: admin\n" in made.text
+    assert "- ingress from clients 8001 deny" in made.text
 
 
 def test_the_rays_many_ports() -> None:

@@ -96,7 +96,8 @@ def test_again_is_harmless(systemd: FakeSystemd, ask: Ask, config: Path) -> None
     (config / "rules.d/ollama.yaml").write_text(OTHER.format("ollama", "ollama.service"))
     before = contents(config.parent)
     plan = ask("ollama.service")
-    assert (plan.rules, plan.drop_ins, plan.workload) == (None, (), "ollama")
+    assert (plan.rules, plan.workload) == (None, "ollama")
+    assert plan.drop_ins["ollama.service"] is not None
     assert protect.perform(plan).written == ()
     assert contents(config.parent) == before
 
@@ -120,7 +121,9 @@ def test_a_template_and_an_instance(systemd: FakeSystemd, ask: Ask, config: Path
     text = (config / "rules.d/vllm.yaml").read_text()
     assert "match: {unit: 'vllm@*.service'}" in text
     assert "- ports: [8003]" in text
-    assert ask("vllm@a.service").rules is None, "its template's rules are its"
+    plan = ask("vllm@a.service")
+    assert plan.rules is None, "its template's rules are its"
+    assert plan.drop_ins["vllm@a.service"] == dropin.of_unit("vllm@.service"), "and so is the drop-in"
 
 
 def test_a_glob(systemd: FakeSystemd, ask: Ask, config: Path) -> None:
@@ -133,7 +136,7 @@ def test_a_glob(systemd: FakeSystemd, ask: Ask, config: Path) -> None:
     ]
     systemd.add("ray-extra.service", ExecStart="/x/ray start --block")
     plan = ask("ray-extra")
-    assert (plan.workload, plan.rules, plan.drop_ins) == ("ray", None, ("ray-extra.service",))
+    assert (plan.workload, plan.rules, plan.drop_ins) == ("ray", None, {"ray-extra.service": None})
 
 
 def test_an_unknown_server_and_no_configuration_at_all(systemd: FakeSystemd, config: Path) -> None:

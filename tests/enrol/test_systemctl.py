@@ -65,6 +65,15 @@ def test_names(program: Path) -> None:
     assert systemctl.names("*") == ["a@.service", "b.service"]
 
 
+def test_no_names(program: Path) -> None:
+    """Some releases end with 1 when no file matches."""
+    write(program, "test $1 = list-units")
+    assert systemctl.names("*") == []
+    write(program, "test $1 = list-units || { echo no >&2; exit 1; }")
+    with pytest.raises(PenstockError, match=": no"):
+        systemctl.names("*")
+
+
 def test_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemctl, "BOOTED", tmp_path)
     assert systemctl.available()

@@ -82,6 +82,8 @@ def test_an_alias_is_resolved(systemd: FakeSystemd) -> None:
         ("a.scope", "is a scope, and only a service can be protected; penstock adopt PID"),
         ("system.slice", "is a slice"),
         ("a.timer", "is a timer"),
+        ("systemd-logind", "is a part of the system itself"),
+        ("dbus.service", "is a part of the system itself"),
         ("penstock.service", "is a part of penstock itself"),
         ("penstock-floor-again", "is a part of penstock itself"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,13 +107,11 @@ def _files(plan: Plan, done: Done | None) -> Iterator[str]:
         workload = plan.rules.policy.workloads[plan.workload]
         yield f"{verb} {plan.rules_path}: mode observe, {counted(len(workload.rules), 'rule')}"
         for text in plan.rules.left_out:
-            yield from wrapped(text, 4 + len("left out "), "    left out ")
-    for name in plan.drop_ins:
-        waits = "" if plan.in_force else f"; it waits until {plan.workload} is in force"
-        yield f"{verb} the drop-in of {name}{waits}"
-    for facts in plan.units:
-        if facts.name not in plan.drop_ins:
-            yield f"kept the drop-in of {facts.name}"
+            if not text.startswith("test "):
+                yield from wrapped(text, 4 + len("left out "), "    left out ")
+    waits = "" if plan.in_force else f"; it waits until {plan.workload} is in force"
+    for name, one in plan.drop_ins.items():
+        yield f"{verb} the drop-in of {name}{waits}" if one is None else f"kept {one.path}"
 
 
 def _when(plan: Plan, done: Done | None, restarted: list[str]) -> Iterator[str]:
@@ -142,7 +140,7 @@ def _json(plan: Plan, done: Done | None, restarted: list[str]) -> dict[str, Any]
         "workload": plan.workload,
         "match": plan.match,
         "in_force": plan.in_force,
-        "units": [_unit_json(facts, {*plan.armed, *(done.armed if done else ())}) for facts in plan.units],
+        "units": [_unit_json(facts, _drop_in(facts.name, plan)) for facts in plan.units],
         "rules": {
             "path": str(plan.rules_path),
             "new": plan.rules is not None,
@@ -155,10 +153,18 @@ def _json(plan: Plan, done: Done | None, restarted: list[str]) -> dict[str, Any]
     }
 
 
-def _unit_json(facts: Facts, armed: Collection[str]) -> dict[str, Any]:
+def _drop_in(name: str, plan: Plan) -> Path:
+    """Where it is now, or will be."""
     from penstock.enrol import dropin
 
-    counts = facts.name in armed
+    found = plan.drop_ins[name] or dropin.of_unit(name)
+    if found is None:
+        return dropin.pending_path(name)
+    armed = dropin.armed_path(found.unit)
+    return armed if armed.exists() else found.path
+
+
+def _unit_json(facts: Facts, drop_in: Path) -> dict[str, Any]:
     return {
         "unit": facts.name,
         "executable": next((process.exe for process in facts.processes), None),
@@ -167,5 +173,5 @@ def _unit_json(facts: Facts, armed: Collection[str]) -> dict[str, Any]:
         "running": bool(facts.processes),
         "ports": [{"port": one.port, "protocol": one.protocol, "local": one.local} for one in facts.listeners],
         "slice": facts.slice,
-        "dropin": str(dropin.armed_path(facts.name) if counts else dropin.pending_path(facts.name)),
+        "dropin": str(drop_in),
     }

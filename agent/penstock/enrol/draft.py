@@ -35,7 +35,7 @@ class Wanted:
     match: str
     about: tuple[str, ...]
     ports: tuple[Listener, ...] = ()
-    main_port: int | None = None  # what the command line says
+    told: tuple[int, ...] = ()  # ports that command lines say
     clients: tuple[str, ...] = ()  # networks that clients are in
 
 
@@ -111,10 +111,8 @@ def _fitted(example: _Example, wanted: Wanted) -> _Example:
     written = [n for b in example.blocks if b.key == "ingress" for line in b.lines for n in _numbers(line)]
     seen = {one.port for one in wanted.ports if one.protocol == "tcp"}
     strangers = sorted(seen - set(written))
-    instead = wanted.main_port if wanted.main_port in strangers else None
-    if instead is None and len(strangers) == 1:
-        instead = strangers[0]
-    renamed = {written[0]: instead} if written and seen and written[0] not in seen and instead else {}
+    instead = [port for port in strangers if port in wanted.told] or (strangers if len(strangers) == 1 else [])
+    renamed = {written[0]: instead} if written and written[0] not in seen and instead else {}
     blocks = [replace(block, lines=[_renumber(line, renamed) for line in block.lines]) for block in example.blocks]
     for block in blocks:
         ports = {n for line in block.lines for n in _numbers(line)}
@@ -132,12 +130,12 @@ def _numbers(line: str) -> list[int]:
     return found
 
 
-def _renumber(line: str, renamed: Mapping[int, int]) -> str:
-    def of(text: str) -> str:
-        return str(renamed.get(int(text), text))
+def _renumber(line: str, renamed: Mapping[int, Sequence[int]]) -> str:
+    def of(text: str) -> list[str]:
+        return [str(port) for port in renamed.get(int(text), (int(text),))]
 
-    line = _PORTS.sub(lambda m: re.sub(r"\d+", lambda n: of(n[0]), m[0]), line)
-    return _INGRESS_TEST.sub(lambda m: f"{m[1]} {of(m[2])}", line)
+    line = _PORTS.sub(lambda m: re.sub(r"\d+", lambda n: ", ".join(of(n[0])), m[0]), line)
+    return _INGRESS_TEST.sub(lambda m: f"{m[1]} {of(m[2])[0]}", line)
 
 
 def _plain(wanted: Wanted) -> list[_Block]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from penstock.core.slices import slice_unit
 from penstock.core.text import printable
 from penstock.enrol import dropin, systemctl, unit
 from penstock.enrol.draft import Draft, Wanted, draft
+from penstock.enrol.dropin import DropIn
 from penstock.enrol.running import Listener
 from penstock.enrol.unit import Facts
 from penstock.errors import PenstockError
@@ -60,8 +61,7 @@ class Plan:
     units: tuple[Facts, ...]
     rules_path: Path
     rules: Draft | None
-    drop_ins: tuple[str, ...]  # the units that have none yet
-    armed: tuple[str, ...]  # the units whose drop-in counts already
+    drop_ins: Mapping[str, DropIn | None]  # by unit; None where it is to be written
     in_force: bool  # the workload is in the applied policy
     warnings: tuple[str, ...]
 
@@ -100,7 +100,7 @@ def plan(request: Request) -> Plan:
         wanted = Wanted(relative, workload, glob, (), clients=tuple(clients))
         rules = _draft(request, units, wanted, files, presets)
         _check_claims(rules.policy, units, workload)
-    found = {facts.name: dropin.of_unit(facts.name) for facts in units}
+    found = {facts.name: _drop_in(facts.name) for facts in units}
     for name, one in found.items():
         if one is not None and one.workload != workload:
             raise PenstockError(f"puts {name} into the workload {one.workload}", where=str(one.path))
@@ -110,8 +110,7 @@ def plan(request: Request) -> Plan:
         units=tuple(units),
         rules_path=path,
         rules=rules,
-        drop_ins=tuple(name for name, one in found.items() if one is None),
-        armed=tuple(name for name, one in found.items() if one is not None and one.armed),
+        drop_ins=found,
         in_force=workload in request.in_force,
         warnings=tuple(warning for facts in units for warning in _warnings(facts)),
     )
@@ -122,7 +121,7 @@ def perform(wanted: Plan) -> Done:
     written: list[Path] = []
     made: list[Path] = []
     try:
-        for name in wanted.drop_ins:
+        for name in (name for name, one in wanted.drop_ins.items() if one is None):
             made += _make(dropin.pending_path(name).parent)
             dropin.write_pending(name, wanted.workload)
             written.append(dropin.pending_path(name))
@@ -170,6 +169,13 @@ def _make(directory: Path) -> list[Path]:
     for path in reversed(missing):
         path.mkdir(mode=0o755)
     return missing[::-1]
+
+
+def _drop_in(name: str) -> DropIn | None:
+    """Of the unit, or of its template: an instance has that too."""
+    found = dropin.of_unit(name)
+    template = unit.template_of(name)
+    return found if found is not None or template in ("", name) else dropin.of_unit(template)
 
 
 def _is_loaded(name: str) -> bool:
@@ -242,10 +248,8 @@ def _draft(
 ) -> Draft:
     server = next((facts.server for facts in units if facts.server), None)
     seen = {(one.port, one.protocol): one for facts in units for one in sorted(facts.listeners, reverse=True)}
-    told = _told_port(units)
-    ports = tuple(sorted(seen.values()))
-    if not ports and told:
-        ports = (Listener(told, "tcp", local=True),)
+    told = _told_ports(units)
+    ports = tuple(sorted(seen.values())) or tuple(Listener(port, "tcp", local=True) for port in told)
     example = _example(server.example) if server and server.example else None
     if not ports and server and example is None:
         ports = tuple(Listener(port, "tcp", local=True) for port in server.ports)
@@ -257,7 +261,7 @@ def _draft(
         "`observe` lets everything pass and records what the rules would deny: penstock blocks",
         "Once nothing in that list is needed, write `mode: enforce`, then: penstock plan, penstock apply",
     ]
-    wanted = replace(wanted, about=tuple(map(_ascii, about)), ports=ports, main_port=told)
+    wanted = replace(wanted, about=tuple(map(_ascii, about)), ports=ports, told=told)
     return draft(wanted, example, files, presets, request.now)
 
 
@@ -268,22 +272,24 @@ def _example(name: str) -> str | None:
     return None
 
 
-def _told_port(units: Collection[Facts]) -> int | None:
-    """The port that a command line tells: `--port 8001`, `--port=8001`."""
-    for facts in units:
-        for argv in (*(process.argv for process in facts.processes[:1]), *facts.commands):
-            for word, following in zip(argv, (*argv[1:], ""), strict=True):
-                found = _PORT.match(word)
-                value = (found[1] or following) if found else ""
+def _told_ports(units: Collection[Facts]) -> tuple[int, ...]:
+    """The ports that command lines tell: `--port 8001`, `--port=8001`."""
+    lines = [process.argv for facts in units for process in facts.processes]
+    lines += [argv for facts in units for argv in facts.commands]
+    found = []
+    for argv in lines:
+        for word, following in zip(argv, (*argv[1:], ""), strict=True):
+            if match := _PORT.match(word):
+                value = match[1] or following
                 if value.isascii() and value.isdecimal() and len(value) <= 5 and 0 < int(value) < 65536:
-                    return int(value)
-    return None
+                    found.append(int(value))
+    return tuple(dict.fromkeys(found))
 
 
 def described(facts: Facts) -> list[str]:
     """What a unit is, in lines."""
-    programs = [facts.processes[0].exe] if facts.processes else [argv[0] for argv in facts.commands if argv]
-    program = printable(programs[0], 200) if programs and programs[0] else "program unknown"
+    programs = [unit.unwrapped(argv)[0] for argv in facts.commands if argv]
+    program = printable(programs[0], 200) if programs else "program unknown"
     known = f", looks like {facts.server.name}" if facts.server else ""
     line = f"{facts.name}: {program}{known}, user {facts.user}"
     if not facts.processes:

@@ -32,8 +32,11 @@ def available() -> bool:
     return BOOTED.is_dir()
 
 
-def run(*arguments: str, timeout: float = TIMEOUT) -> str:
-    """What systemctl prints.  PenstockError, with the command and its first words, when it fails or hangs."""
+def run(*arguments: str, timeout: float = TIMEOUT, nothing: int = 0) -> str:
+    """What systemctl prints.  PenstockError, with the command and its first words, when it fails or hangs.
+
+    `nothing` is a status that means, where it says no word, that there is nothing to print.
+    """
     argv = [PROGRAM, *arguments]
     try:
         done = subprocess.run(
@@ -50,7 +53,7 @@ def run(*arguments: str, timeout: float = TIMEOUT) -> str:
     except (OSError, ValueError) as e:  # ValueError: a NUL in an argument
         reason = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else str(e)
         raise PenstockError(f"cannot be run: {reason}", where=_shown(argv)) from e
-    if done.returncode:
+    if done.returncode and not (done.returncode == nothing and not done.stderr):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         reason = said[0] if said else f"ended with status {done.returncode}"
         raise PenstockError(printable(reason), where=_shown(argv))
@@ -72,7 +75,7 @@ def show(unit: str, properties: Sequence[str]) -> dict[str, str]:
 def names(pattern: str) -> list[str]:
     """Services whose name matches a glob: those in memory and those that only have a file, templates too."""
     options = ("--no-legend", "--plain", "--full", "--type=service", "--", pattern)
-    listed = run("list-units", "--all", *options) + run("list-unit-files", *options)
+    listed = run("list-units", "--all", *options) + run("list-unit-files", *options, nothing=1)
     return sorted({line.split()[0] for line in listed.splitlines() if line.strip()})
 
 

@@ -78,7 +78,7 @@ def look(text: str) -> tuple[str, list[Facts]]:
         return facts.match, [facts]
     found = [unit for unit in systemctl.names(name) if fnmatchcase(unit, name)]
     # The drop-in of a template is its instances' too.
-    units = [unit for unit in found if _template_of(unit) not in found or "@." in unit]
+    units = [unit for unit in found if template_of(unit) not in found or "@." in unit]
     if not units:
         raise PenstockError(f"no service matches {name}", hint="see: systemctl list-unit-files --type=service")
     if len(units) > MAX_UNITS:
@@ -106,12 +106,14 @@ def full_name(text: str) -> str:
         raise PenstockError(f"{shown} is a {kind}, and only a service can be protected", hint=hint)
     if not re.search(r"[A-Za-z0-9]", stem) or stem.startswith("@"):
         raise PenstockError(f"`{shown}` names no one service", hint="write it as `systemctl` shows it")
+    if text.startswith(("systemd-", "dbus-", "dbus.")):
+        raise PenstockError(f"{shown} is a part of the system itself", hint="protect the services of models")
     if text in OURS or text.startswith("penstock-"):
         raise PenstockError(f"{shown} is a part of penstock itself", hint="protect the services of models")
     return text
 
 
-def _template_of(unit: str) -> str:
+def template_of(unit: str) -> str:
     """`a@.service` of `a@b.service`; of others the empty text."""
     prefix, at, rest = unit.partition("@")
     return f"{prefix}@.{rest.rpartition('.')[2]}" if at else ""
@@ -122,7 +124,7 @@ def _facts(name: str) -> Facts:
     said = systemctl.show(name.replace("@.", f"@{_STAND_IN}.", 1) if template else name, PROPERTIES)
     real = said["Id"] or name
     if template:
-        real = _template_of(real)
+        real = template_of(real)
     elif not _NAME.match(real):
         raise PenstockError(f"systemd knows {name} under a name that is none: {printable(real, 80)}")
     full_name(real)  # an alias may lead to a part of penstock
