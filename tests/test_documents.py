@@ -366,6 +366,36 @@ def test_known_servers() -> None:
     assert sorted(listed.replace(" and ", ", ").split(", ")) == sorted(server.name for server in SERVERS)
 
 
+# --- the lifecycle contract ---
+
+CONTRACT = "tests/hosts/test_lifecycle.py"
+
+
+def functions_of(path: Path) -> set[str]:
+    """The names of its test functions."""
+    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    return {function.name for function in functions if function.name.startswith("test_")}
+
+
+def shown_by(row: list[str]) -> list[tuple[str, str]]:
+    """(file, function) of each test that a line of the contract names."""
+    named = (span.rpartition("::") for span in spans(row[-1]))
+    return [(file or CONTRACT, function) for file, _, function in named]
+
+
+def test_each_line_of_the_contract_is_shown_by_tests_that_exist() -> None:
+    table = rows("lifecycle", "# Lifecycle")
+    assert len(table) > 20
+    for row in table:
+        assert shown_by(row), row[0]
+        assert [test for test in shown_by(row) if test[1] not in functions_of(ROOT / test[0])] == [], row[0]
+
+
+def test_each_test_of_the_contract_is_in_it() -> None:
+    named = {test for row in rows("lifecycle", "# Lifecycle") for test in shown_by(row)}
+    assert {(CONTRACT, function) for function in functions_of(ROOT / CONTRACT)} - named == set()
+
+
 # --- the pages themselves ---
 
 
