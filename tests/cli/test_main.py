@@ -51,6 +51,15 @@ def test_each_command_is_there_and_says_the_same_of_itself(name: str) -> None:
     assert result.exit_code == 0
 
 
+def test_a_run_directory_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on every installed host: what needs no daemon works for everybody."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "a.yaml").write_text("version: 1\nworkload: a\nmode: enforce\negress: []\ningress: []\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("/run"))
+    done = CliRunner().invoke(penstock, ["--run", str(tmp_path / "run"), "check", str(tmp_path / "a.yaml")])
+    assert done.exit_code == 0, done.output
+
+
 def test_version_and_usage() -> None:
     assert program("--version").stdout.startswith("penstock 0")
     for arguments in (("nonsense",), ("status", "--nonsense"), ("why",)):

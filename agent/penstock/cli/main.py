@@ -84,7 +84,7 @@ class Commands(click.Group):
 @click.option(
     "--run",
     "run",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # only root's, and most commands say so better
     metavar="DIR",
     envvar="PENSTOCK_RUN",
     default=DEFAULT_RUN,
