@@ -4,10 +4,12 @@ A program of the standard library alone: it runs as a service in hosts that have
 beside them.  It keeps a file with what it has done so far, written anew every fraction of a second, which a crash
 of the host does not take away.
 
-    python3 hammer.py serve FILE '{"open": 8080, "closed": 9090, "often": [SHOT...], "seldom": [SHOT...]}'
-    python3 hammer.py knock FILE '{"often": [SHOT...], "seldom": [SHOT...]}'
+    python3 hammer.py FILE '{"often": [SHOT...], "seldom": [SHOT...], "every": 8, "patience": 0.05,
+                             "doors": [PORT...], "lasting": [SHOT...]}'
 
-A SHOT is [protocol, address, port].
+A SHOT is [protocol, address, port].  Those of `often` are tried in each round, those of `seldom` in each one of
+`every` rounds; a connection or an answer has `patience` seconds to come about.  `doors` are ports to listen on,
+`lasting` are talks that never end.  All but the first two may be missing.
 """
 
 from __future__ import annotations
@@ -15,30 +17,40 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter, deque
 from typing import Any
 
 PERIOD = 0.001
-SELDOM = 8
-"""Of so many rounds one has the shots that are allowed: each costs the far end a connection."""
-PATIENCE = 0.05
-"""Seconds that a connection has to come about; it is closed then, so that thousands a second can be made."""
 TELL = 0.05
+LULL = 0.01
+"""Seconds between an answer and the next request of a lasting talk."""
+TALK_PATIENCE = 5.0
 
 Shot = tuple[str, str, int]
+
+
+def name_of(shot: Shot) -> str:
+    """As counts have it."""
+    return " ".join(map(str, shot))
 
 
 class Beat:
     """One round a millisecond, and what came of all of them."""
 
-    def __init__(self, file: str, often: list[Shot], seldom: list[Shot]) -> None:
-        self._file, self._often, self._seldom = file, often, seldom
+    def __init__(self, file: str, wanted: dict[str, Any]) -> None:
+        self._file = file
+        self._often: list[Shot] = [tuple(shot) for shot in wanted["often"]]
+        self._seldom: list[Shot] = [tuple(shot) for shot in wanted["seldom"]]
+        self._every, self._patience = wanted.get("every", 8), wanted.get("patience", 0.05)
         self._waiting: deque[tuple[float, str, socket.socket]] = deque()
         self.counts: Counter[str] = Counter()
+        self.talks = [Talk(tuple(shot)) for shot in wanted.get("lasting", ())]
         self.first = self._told = time.monotonic()
 
     def round(self) -> None:
@@ -46,25 +58,25 @@ class Beat:
         self.counts["rounds"] += 1
         for shot in self._often:
             self._shoot(shot)
-        if self.counts["rounds"] % SELDOM == 0:
+        if self.counts["rounds"] % self._every == 0:
             for shot in self._seldom:
                 self._shoot(shot)
-        now = time.monotonic()
-        while self._waiting and self._waiting[0][0] < now:
-            self._close(*self._waiting.popleft()[1:])
-        if now > self._told + TELL:
+        while self._waiting and self._is_over(*self._waiting[0]):
+            self._waiting.popleft()[2].close()
+        if time.monotonic() > self._told + TELL:
             self.tell()
 
     def tell(self) -> None:
         """Write down what was done so far."""
         self._told = time.monotonic()
         with open(self._file + ".new", "w") as file:
-            json.dump({"first": self.first, "last": self._told, **self.counts}, file)
+            talks = {f"{what} {talk.key}": n for talk in self.talks for what, n in talk.counts.items()}
+            json.dump({"first": self.first, "last": self._told, **self.counts, **talks}, file)
         os.replace(self._file + ".new", self._file)
 
     def _shoot(self, shot: Shot) -> None:
         protocol, address, port = shot
-        key = f"{protocol}{6 if ':' in address else 4} {port}"
+        key = name_of(shot)
         self.counts[f"tried {key}"] += 1
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
@@ -75,22 +87,57 @@ class Beat:
             else:
                 sock.connect((address, port))
         except BlockingIOError:
-            self._waiting.append((time.monotonic() + PATIENCE, key, sock))
-            return
+            pass
         except OSError:
             sock.close()
+            self.counts[f"refused {key}"] += 1
             return
-        self._waiting.append((time.monotonic() + PATIENCE, key, sock))
+        self._waiting.append((time.monotonic() + self._patience, key, sock))
 
-    def _close(self, key: str, sock: socket.socket) -> None:
-        """Note whether it was answered: a connection that stands, a datagram that came back."""
-        with contextlib.suppress(OSError):
-            if key.startswith("udp"):
-                sock.recv(100)
-            else:
-                sock.getpeername()
-            self.counts[f"answered {key}"] += 1
-        sock.close()
+    def _is_over(self, deadline: float, key: str, sock: socket.socket) -> bool:
+        """Whether it was answered (by a connection that stands, or a datagram), refused, or is too late."""
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            outcome = "refused"
+        else:
+            try:
+                sock.recv(100) if key.startswith("udp") else sock.getpeername()
+                outcome = "answered"
+            except OSError:
+                if time.monotonic() < deadline:
+                    return False
+                outcome = "unanswered"
+        self.counts[f"{outcome} {key}"] += 1
+        return True
+
+
+class Talk:
+    """Requests and answers over one socket for ever, in a thread; what is lost or broken is counted."""
+
+    def __init__(self, shot: Shot) -> None:
+        self.key = name_of(shot)
+        self.counts: dict[str, float] = {"said": 0, "broken": 0, "slowest": 0.0}
+        threading.Thread(target=self._go_on, args=shot, daemon=True).start()
+
+    def _go_on(self, protocol: str, address: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        while True:
+            with contextlib.suppress(OSError), socket.socket(family, kind) as sock:
+                sock.settimeout(TALK_PATIENCE)
+                sock.connect((address, port))
+                while self._said(sock):
+                    time.sleep(LULL)
+            self.counts["broken"] += 1
+            time.sleep(LULL)
+
+    def _said(self, sock: socket.socket) -> bool:
+        start = time.monotonic()
+        said = b"%012d" % self.counts["said"]
+        sock.sendall(said)
+        heard = sock.recv(100)
+        self.counts["slowest"] = max(self.counts["slowest"], time.monotonic() - start)
+        self.counts["said"] += 1
+        return heard == said
 
 
 class Doors:
@@ -128,17 +175,18 @@ class Doors:
 
 def main() -> None:
     """See the module."""
-    what, file, said = sys.argv[1:4]
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    file, said = sys.argv[1:3]
     wanted: dict[str, Any] = json.loads(said)
-    beat = Beat(file, [tuple(shot) for shot in wanted["often"]], [tuple(shot) for shot in wanted["seldom"]])
-    doors = Doors([wanted["open"], wanted["closed"]], beat.counts) if what == "serve" else None
+    beat = Beat(file, wanted)
+    doors = Doors(wanted.get("doors", []), beat.counts)
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     due = time.monotonic()
     while not ended:
         beat.round()
-        if doors:
-            doors.look()
+        doors.look()
         due = max(due + PERIOD, time.monotonic() - 0.1)  # what was missed is made up for, but not for ever
         time.sleep(max(0.0, due - time.monotonic()))
     beat.tell()

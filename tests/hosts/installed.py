@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hosts import bundle, hammer
+from hosts import bundle, echo, hammer
 from hosts.first import Shot, program
 from hosts.host import Host
 from hosts.outside import REGISTRY, STRANGER
@@ -20,8 +22,8 @@ T = TypeVar("T")
 
 OPEN, CLOSED = 8080, 9090
 """Ports that governed services of these tests listen on: one that their rules open, one that they do not."""
-TCP, UDP = 443, 5000
-"""Where they connect to, and where they send datagrams."""
+TCP, UDP = 7443, 7000
+"""Where they connect to, and where they send datagrams: who answers there stands a load, see `hosts.echo`."""
 LAN = '[198.18.1.0/24, "fd00:1::/64"]'
 
 RULES = f"""\
@@ -72,20 +74,20 @@ class Installed:
 
     # --- units and rules ---
 
-    def hammer(self, name: str, *, unit: str = "", wanted_by: str = "multi-user.target") -> None:
+    def hammer(self, name: str, **more: Any) -> None:
         """A unit that tries everything in its first instructions and then every millisecond, and serves two ports.
 
-        What it did is in /srv/hammer/NAME, see `hammered`.  It has no dependencies but what `unit` says.
+        What it did is in /srv/hammer/NAME, see `hammered`; `more` is for the hammer, see there.
         """
-        often, seldom = ([astuple(shot) for shot in some] for some in (DENIED, ALLOWED))
-        wanted = json.dumps({"open": OPEN, "closed": CLOSED, "often": often, "seldom": seldom})
         stem = name.partition(".")[0]
         if not self.host.exists("/opt/hammer.py"):
             self.host.copy_in(Path(hammer.__file__), "/opt/hammer.py")
         self.sh("mkdir -p /srv/hammer")
-        argv = ["/usr/bin/python3", "-S", "-E", "/opt/hammer.py", "serve", f"/srv/hammer/{stem}", wanted]
+        often, seldom = ([astuple(shot) for shot in some] for some in (DENIED, ALLOWED))
+        wanted = {"doors": [OPEN, CLOSED], "often": often, "seldom": seldom, **more}
+        argv = ["/usr/bin/python3", "-S", "-E", "/opt/hammer.py", f"/srv/hammer/{stem}", json.dumps(wanted)]
         self.program(f"/opt/{stem}", [*DENIED, *ALLOWED], argv)
-        self.unit(name, f"/opt/{stem}", unit=unit, wanted_by=wanted_by)
+        self.unit(name, f"/opt/{stem}")
 
     def hammered(self, name: str) -> dict[str, float]:
         """What a hammer says that it did; empty before it began.  Also while the host is off."""
@@ -185,7 +187,12 @@ class Installed:
 
 
 def boot(world: World, name: str, release: str) -> Installed:
-    """Boot a host and install penstock on it."""
+    """Boot a host and install penstock on it; the first time in a world, start who answers."""
+    if not world.hosts:
+        argv = [sys.executable, echo.__file__, str(TCP), str(UDP), *REGISTRY, *STRANGER]
+        answers = world.lab.host.popen(argv, stdout=subprocess.PIPE)
+        assert answers.stdout is not None
+        assert answers.stdout.readline() == "ready\n"
     made = Installed(world, world.boot(name, release))
     print(f"\n{name} ({release}): installed in {made.install():.1f} s")
     return made

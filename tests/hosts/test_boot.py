@@ -90,7 +90,7 @@ class Eager:
             for port in (OPEN, CLOSED)
         }
         wanted = json.dumps({"often": doors[CLOSED], "seldom": doors[OPEN]})
-        argv = [sys.executable, hammer.__file__, "knock", str(self._file), wanted]
+        argv = [sys.executable, hammer.__file__, str(self._file), wanted]
         return self.world.lab.host.popen(argv)
 
     def knocks(self) -> dict[str, float]:
@@ -130,7 +130,8 @@ class Eager:
         return self.installed.hammered(UNIT).get("rounds", 0)
 
     def _served(self) -> float:
-        return sum(self.knocks().get(f"answered tcp{family} {OPEN}", 0) for family in (4, 6))
+        knocks = self.knocks()
+        return sum(knocks.get(f"answered tcp {address} {OPEN}", 0) for address in self.host.addresses)
 
     def _accepted(self) -> float:
         did = self.installed.hammered(UNIT)
