@@ -539,6 +539,56 @@ def test_a_rule_that_is_over_is_removed() -> None:
     assert not host.engine.view.alarms
 
 
+EXPIRING = {"rules.d/a.yaml": rules("a", '[{to: 198.51.100.10, ports: [443], expires: "2026-03-01T13:00:00Z"}]')}
+
+
+def timed_anew(host: Host, before: int) -> bool:
+    """Whether the kernel's timeouts were set by the clock as it is."""
+    return "Load" in host.names(before)
+
+
+@pytest.mark.parametrize("hours", [-30 * 8766, -1, 1, 30 * 8766])
+def test_a_clock_that_jumps_times_rules_anew_and_closes_what_is_over(hours: int) -> None:
+    host = running(EXPIRING).tick()
+    before = len(host.done)
+    host.now += timedelta(hours=hours)
+    host.tick()
+    assert timed_anew(host, before)
+    assert host.holds_policy()
+    assert host.kernel.ruleset
+    assert any(s.elements for s in host.kernel.ruleset.sets) == (hours < 0)
+    assert not host.engine.view.alarms
+    before = len(host.done)
+    host.tick().tick()
+    assert not timed_anew(host, before)
+
+
+def test_after_a_suspend_a_rule_does_not_outlive_its_end_in_the_kernel() -> None:
+    """Its timeout stood still meanwhile, and the agent may die before that is over."""
+    host = running(EXPIRING).tick()
+    before = len(host.done)
+    host.now += timedelta(minutes=30)
+    host.feed(events.Ticked(host.now, 1800.0, slept=1798.0))
+    host.settle()
+    assert timed_anew(host, before)
+    assert host.journal[-1] == ("info", "the clock jumped: rules with an end were timed anew")
+
+
+def test_a_clock_that_runs_as_time_does_times_nothing_anew() -> None:
+    """Slow ticks, small corrections, and jumps without a rule that ends."""
+    host = running(EXPIRING).tick()
+    before = len(host.done)
+    host.tick(600)
+    host.now += timedelta(seconds=1)
+    host.tick()
+    assert not timed_anew(host, before)
+    host = running().tick()
+    before = len(host.done)
+    host.now += timedelta(hours=9)
+    host.tick()
+    assert not timed_anew(host, before)
+
+
 # --- proof and processes ---
 
 

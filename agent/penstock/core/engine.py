@@ -262,6 +262,7 @@ class Engine:
         look: list[Effect] = [self._examine(None, around=self._ticks % AROUND == 1), effects.ScanUnits()]
         if FLOOR in self.view.troubles:
             look.insert(0, effects.KeepFloor(self._operations.floor))
+        look = self._operations.ticked(event) or look
         trial = self._operations.trial
         if trial is not None:
             trial.left -= event.elapsed

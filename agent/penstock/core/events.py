@@ -257,10 +257,14 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Time went by: `elapsed` seconds since the last time, suspend included; they do not jump as `now` may."""
+    """Time went by: `elapsed` seconds since the last time; they do not jump as `now` may.
+
+    `slept` of them the host was suspended, and the kernel's timeouts stood still.
+    """
 
     now: datetime
     elapsed: float = 0.0
+    slept: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ from penstock.core.view import InForce, Operation, Trial, View
 TRIES = 3
 """How often an operation loads when the kernel does not hold what was loaded."""
 
+JUMP = 2.0
+"""Seconds by which the clock may have gone apart from the kernel's timeouts."""
+
 UNSAVED = effects.CommitState.__name__
 STATE = "ReadState"
 """The trouble of a saved state that could not be used."""
@@ -43,6 +46,8 @@ class Operations:
         self._keeper = keeper
         self._prover = prover
         self._count = 0
+        self._ticked: datetime | None = None
+        self._jumped = False  # the clock, and what is timed in the kernel does not know it
         self._tried: object = None  # what was to be bound in place when it was last tried
         self._known: tuple[object, object, dict[str, str], dict[str, int]] = (None, None, {}, {})
         self.floor = b""  # that the daemon started with
@@ -108,6 +113,18 @@ class Operations:
             found = places(policy, units)
             self._known = (policy, units, found, {unit.path: unit.id for unit in units if unit.path in found})
         return self._known[2], self._known[3]
+
+    def ticked(self, event: events.Ticked) -> list[Effect]:
+        """When the clock was set, or the host slept, what is to run out in the kernel is timed anew."""
+        before, self._ticked = self._ticked, event.now
+        if before is not None and event.elapsed:
+            apart = (event.now - before).total_seconds() - (event.elapsed - event.slept)
+            self._jumped |= abs(apart) > JUMP
+        if not self._jumped or self.in_force is None or self.current is not None:
+            return []
+        self._jumped = False
+        timed = any(address_set.expires for address_set in self.in_force.ruleset.sets)
+        return self.again("jump", event.now) if timed else []
 
     def may_try_again(self) -> None:
         """Time went by since units could not be bound."""

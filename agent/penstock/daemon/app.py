@@ -22,7 +22,7 @@ from penstock.core.packets import Denied, parse_nflog
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import Snapshot
 from penstock.daemon import places
-from penstock.daemon.clock import now, uptime
+from penstock.daemon.clock import awake, now, uptime
 from penstock.daemon.control import Control
 from penstock.daemon.executor import Executor
 from penstock.daemon.file_worker import FileWorker
@@ -161,15 +161,15 @@ class Daemon:
 
     async def _tick(self) -> None:
         """Every TICK seconds, or sooner when SIGHUP says so.  Once all was done that came of it, we are alive."""
-        before = uptime()
+        before, woke = uptime(), awake()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await self._soon.wait()
             self._soon.clear()
-            after = uptime()
-            task = self._feed(events.Ticked(now(), after - before))
-            before = after
+            elapsed, counted = uptime() - before, awake() - woke
+            before, woke = before + elapsed, woke + counted
+            task = self._feed(events.Ticked(now(), elapsed, elapsed - counted))
             if task is not None:
                 await task
             systemd.notify("WATCHDOG=1")

@@ -1,4 +1,4 @@
-"""The two clocks of the daemon, looked at nowhere else: everything behind gets times in events."""
+"""The clocks of the daemon, looked at nowhere else: everything behind gets times in events."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def now() -> datetime:
 def uptime() -> float:
     """Seconds since boot, suspend included: it never jumps (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def awake() -> float:
+    """Seconds as the kernel's own timeouts count them: since boot, suspend not included."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
