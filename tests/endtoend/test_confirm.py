@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from governed import Actor, eventually
 from penstock.demo.lab import Lab
 from penstock.demo.probe import tcp
 from penstock.demo.recorder import Recorder
+from penstock.errors import PenstockError
 
 pytestmark = pytest.mark.root
 
@@ -169,3 +172,88 @@ def test_three_are_kept(site: Site) -> None:
     assert site.penstock("rollback", hashes[0]).returncode == 1
     assert site.penstock("rollback", hashes[1]).returncode == 0
     assert site.hash == hashes[1]
+
+
+# --- what is on disk meanwhile ---
+
+
+def on_disk(site: Site) -> dict[str, bytes]:
+    """What the next start, and the next boot, would load; the denied packets that were counted left out."""
+    return {path.name: path.read_bytes() for path in site.running.state.iterdir() if path.name != "books.json"}
+
+
+def marked(site: Site) -> bool:
+    """Whether there is word that the kernel holds what nobody has confirmed."""
+    return (site.running.run / "unconfirmed").exists()
+
+
+def test_what_waits_is_on_no_disk_until_it_is_confirmed(site: Site) -> None:
+    before = on_disk(site)
+    assert {"applied.json", "floor.nft"} <= before.keys()
+    assert not marked(site)
+    site.running.ask("apply", confirm=600)
+    assert marked(site)
+    assert on_disk(site) == before
+    site.running.ask("rollback", to="")
+    assert not marked(site)
+    assert on_disk(site) == before
+    site.running.ask("apply", confirm=600)
+    assert site.running.ask("confirm")["confirmed"]
+    assert not marked(site)
+    after = on_disk(site)
+    assert after["applied.1.json"] == before["applied.json"]
+    assert after["floor.nft"] != before["floor.nft"]
+    assert not [name for name in after if name.endswith(".new")]
+
+
+def test_it_reverts_in_its_time_without_anybody(site: Site) -> None:
+    before, old = on_disk(site), site.hash
+    site.running.ask("apply", confirm=2)
+    began = time.monotonic()
+    assert site.open == {AFTER}
+    eventually(lambda: not marked(site), 10)
+    assert 1 < time.monotonic() - began < 5
+    assert site.hash == old
+    assert site.open == {BEFORE}
+    assert on_disk(site) == before
+    assert "nobody confirmed the policy" in site.running.messages()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGABRT])
+def test_the_mark_outlives_a_daemon_that_dies_and_no_start(end: int, site: Site) -> None:
+    before, old = on_disk(site), site.hash
+    site.running.ask("apply", confirm=600)
+    site.running.stop(end)
+    assert marked(site)
+    assert on_disk(site) == before
+    site.running.up()
+    eventually(lambda: not marked(site))
+    assert (site.hash, site.open) == (old, {BEFORE})
+    assert on_disk(site) == before
+
+
+def test_a_daemon_that_is_stopped_takes_it_back_first(site: Site) -> None:
+    """Nobody may come to start it again."""
+    before = on_disk(site)
+    site.running.ask("apply", confirm=600)
+    assert site.open == {AFTER}
+    assert site.running.stop() == 0
+    assert site.open == {BEFORE}
+    assert not marked(site)
+    assert on_disk(site) == before
+
+
+def test_killed_at_any_moment_of_it(site: Site, count: int) -> None:
+    """Whatever was under way, the start brings back what was saved, whole."""
+    old = site.hash
+    chance = random.Random(20261126)
+    for _ in range(50 // count):
+        site.running.ask_later("apply", confirm=600)
+        time.sleep(chance.uniform(0, 0.15))
+        site.running.stop(signal.SIGKILL)
+        with contextlib.suppress(PenstockError):
+            site.running.asker.result()
+        site.running.up()
+        assert site.hash == old
+        eventually(lambda: not marked(site))
+    assert site.open == {BEFORE}
