@@ -47,7 +47,7 @@ def test_a_change_for_people(call: Call, rules: Path) -> None:
     ids = [line.split()[-1] for line in done.stdout.splitlines() if "egress-" in line]
     assert done.stdout == f"""\
 ~ workload litellm
-    mode enforce -> observe: nothing is refused any more, only recorded
+    mode enforce -> observe: nothing is refused, only recorded
   ~ egress  10.30.1.5:5433
       db  {rules}:5
       ports: + 5433; - 5432

@@ -77,7 +77,7 @@ def test_rules_come_and_go() -> None:
 @pytest.mark.parametrize(
     ("mode", "text"),
     [
-        ("observe", "mode enforce -> observe: nothing is refused any more, only recorded"),
+        ("observe", "mode enforce -> observe: nothing is refused, only recorded"),
         ("lock", "mode enforce -> lock: everything is refused"),
     ],
 )

@@ -20,7 +20,7 @@ SHOWN = 8
 """Members of a list that a line spells out."""
 
 MODES: Mapping[Mode, str] = {
-    Mode.OBSERVE: "nothing is refused any more, only recorded",
+    Mode.OBSERVE: "nothing is refused, only recorded",
     Mode.ENFORCE: "what no rule allows is refused",
     Mode.LOCK: "everything is refused",
 }

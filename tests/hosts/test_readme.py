@@ -1,0 +1,79 @@
+"""The README, done: its commands in their order, as typed, by a new user on a fresh host with a real llama-server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hosts import bundle
+from hosts.host import Host
+from hosts.llama import complete, install_llama
+from hosts.world import World
+from test_documents import Fence, fences
+
+REFUSED = "bash -c 'echo hello"
+"""In the one command that is to fail."""
+ELSEWHERE = ("./agent/try", "./tests/run")
+SUDO = '#!/bin/sh\nexec "$@"\n'
+LOGGED = "timeout 10 sh -c 'until [ -s /var/log/penstock/blocks.jsonl ]; do sleep 0.05; done'"
+
+
+def steps() -> list[str]:
+    """The shell commands of the README, but for those that leave the host alone."""
+    lines = [line for fence in fences("README") if fence.kind == "sh" for line in fence.text.splitlines()]
+    return [line for line in lines if not any(script in line for script in ELSEWHERE)]
+
+
+def script() -> str:
+    """Each command, what it printed, and its status."""
+    text = ""
+    for line in steps():
+        if line.endswith("penstock blocks"):  # a person takes longer than the log does
+            text += f"{LOGGED}; "
+        text += f"{line}; echo status $?\n"
+    return text
+
+
+def shown(word: str) -> Fence:
+    """The block of output with that word."""
+    return next(fence for fence in fences("README") if fence.kind == "" and word in fence.text)
+
+
+def plain(text: str) -> str:
+    """Without times, and without how columns are filled."""
+    return re.sub(r" +", " ", re.sub(r"\d\d:\d\d:\d\d", "hh:mm:ss", text))
+
+
+@pytest.fixture
+def fresh(world: World, release: str) -> Host:
+    """A host with the checkout and a llama-server; the bundle beside it stands for the network that it lacks."""
+    host = world.boot(f"new-{release}", release)
+    install_llama(host)
+    place = bundle.put(host, place="/home/penstock")
+    assert host.exists(f"{place}/systemd/install.sh")
+    host.write("/usr/local/bin/sudo", SUDO, 0o755)
+    return host
+
+
+def test_as_typed(world: World, fresh: Host) -> None:
+    client = world.hosts.get("client") or world.boot("client")
+    assert complete(client, fresh.v4).status == 200
+    fresh.write("/root/steps", script())
+    done = fresh.run(["bash", "/root/steps"], cwd="/home/penstock", timeout=120)
+    failed = [line for line in steps() if REFUSED in line]
+    assert len(failed) == 1
+    statuses = [int(status) for status in re.findall(r"^status (\d+)$", done.stdout, re.MULTILINE)]
+    assert statuses == [int(line in failed) for line in steps()], done
+    assert "Connection refused" in done.stderr
+    assert plain(shown("          allow:").text) in plain(done.stdout), done.stdout
+    assert shown("ALLOWED").text in done.stdout, done.stdout
+    assert re.search(r"^llama-server +enforce +enforcing +enforcing +slice", done.stdout, re.MULTILINE), done.stdout
+    said_by_protect = fresh.read("/etc/penstock/rules.d/llama-server.yaml")
+    assert "match: {unit: llama-server.service}" in said_by_protect
+    # What the README's rules say, seen by others: the port is for this host alone, in both families.
+    fresh.wait_until(lambda: complete(fresh, "127.0.0.1").status == 200)
+    assert complete(fresh, "::1").status == 200
+    for address in fresh.addresses:
+        assert client.tcp(address, 8080).outcome == "ECONNREFUSED"
