@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from penstock.kernel.systemd import PENDING, SLACK, dropin, notify
+from penstock.kernel.systemd import PENDING, SLACK, dropin, notify, tell
 
 
 class Host:
@@ -134,3 +135,24 @@ def test_nobody_wants_to_hear_it(name: str | None, monkeypatch: pytest.MonkeyPat
     else:
         monkeypatch.setenv("NOTIFY_SOCKET", name)
     notify("READY=1")
+
+
+def test_the_journal_gets_the_urgency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w+") as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            there = os.fstat(2)
+            for stream in (f"{there.st_dev}:{there.st_ino}", "1:1", None):
+                if stream is None:
+                    monkeypatch.delenv("JOURNAL_STREAM")
+                else:
+                    monkeypatch.setenv("JOURNAL_STREAM", stream)
+                with monkeypatch.context() as patch, os.fdopen(os.dup(2), "w") as stderr:
+                    patch.setattr(sys, "stderr", stderr)
+                    tell("error", "all is lost")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    said = (tmp_path / "journal").read_text().splitlines()
+    assert said == ["<3>penstock: error: all is lost", *["penstock: error: all is lost"] * 2]

@@ -7,7 +7,6 @@ order by a task of its own; an effect that guards ends its list when it fails.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
@@ -124,7 +123,7 @@ class Executor:
             case effects.Notify(text):
                 systemd.notify(text)
             case effects.Journal(level, text):
-                print(f"penstock: {level}: {printable(text, 4096)}", file=sys.stderr, flush=True)
+                systemd.tell(level, printable(text, 4096))
             case effects.Answer(request, result):
                 self._answerer.answer(request, result)
             case effects.Refuse(request, message, hint):

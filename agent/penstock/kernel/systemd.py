@@ -1,6 +1,6 @@
 """What systemd leaves in files for everybody: whether it runs, when a unit was started, which drop-ins it has.
 
-And what it wants to hear: sd_notify(3).  Nobody is asked over a bus, and no program is run.
+And what it wants to hear: sd_notify(3), and lines for the journal.  Nobody is asked over a bus, no program is run.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from pathlib import Path
 
 from penstock.core.slices import DROPIN
@@ -15,6 +16,8 @@ from penstock.core.slices import DROPIN
 SETTINGS = Path("/etc/systemd/system")
 UNITS = Path("/run/systemd/units")
 PENDING = ".pending"
+PRIORITIES = {"error": 3, "warning": 4, "info": 6}
+"""Of a line in the journal, syslog(3)."""
 SLACK = 5.0
 """Seconds: a unit that was started so soon after its drop-in was put there may have come before daemon-reload."""
 
@@ -29,6 +32,21 @@ def notify(text: str) -> None:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as out:
         out.setblocking(False)
         out.sendto(text.encode(), address)
+
+
+def tell(level: str, text: str) -> None:
+    """Write a line to stderr; the journal gets its urgency in front of it, and takes that away (sd-daemon(3))."""
+    number = f"<{PRIORITIES[level]}>" if _is_journal(2) else ""
+    print(f"{number}penstock: {level}: {text}", file=sys.stderr, flush=True)
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Whether it leads to the journal; a child may have inherited the variable and write elsewhere."""
+    try:
+        there = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
 
 
 def dropin(unit: str, settings: Path = SETTINGS, units: Path = UNITS) -> str:
