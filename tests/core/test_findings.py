@@ -59,6 +59,7 @@ CASES: list[tuple[Callable[[View], object], str, str, str | None]] = [
     (lambda view: view.alarms.append((START, EVIL)), "foreign-change", "warning", None),
     (has("strays", (Stray(9, 1, EVIL, "a", EVIL),)), "outside", "error", "a"),
     (has("processes", {"a": (Seen(9, 1, EVIL, 0),)}), "root", "info", "a"),
+    (has("processes", {"a": (Seen(9, 1, EVIL, 7, elsewhere=True),)}), "other-network", "warning", "a"),
     (has("look_alikes", (LookAlike(9, EVIL, "vllm", EVIL),)), "look-alike", "warning", None),
     (has("units", (Unit("ab.service", PLACE, 102),)), "ambiguous", "error", "a"),
     (has("units", (Unit("a.service", "x.slice/a.service", 9),)), "unbound-unit", "error", "a"),

@@ -47,12 +47,24 @@ def prctl(option: int, value: object) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def leave_the_network() -> None:
+    if ctypes.CDLL(None).unshare(0x40000000):  # CLONE_NEWNET
+        os._exit(1)
+
+
 def test_ourselves() -> None:
     seen = process.seen(os.getpid())
     assert seen
     assert (seen.pid, seen.uid) == (os.getpid(), os.geteuid())
     assert seen.started > 0
     assert seen.comm == Path("/proc/self/comm").read_text().rstrip("\n")
+
+
+@pytest.mark.root
+def test_a_process_in_another_network_namespace() -> None:
+    with child() as here, child(leave_the_network) as there:
+        found = [process.seen(pid) for pid in (here, there)]
+        assert [one and one.elsewhere for one in found] == [False, True]
 
 
 @pytest.mark.parametrize("name", [b") R 1 (", b"a b) c", b"\xff\x1b[31m", b"(((", b"x\ny"])

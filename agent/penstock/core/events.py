@@ -122,6 +122,7 @@ class Seen:
     started: int  # clock ticks since boot: with the pid, a name that is not used again
     comm: str
     uid: int
+    elsewhere: bool = False  # it is in another network namespace than the daemon, where our rules are not
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,13 @@ def _of_processes(view: View) -> Iterator[Json]:
         if any(process.uid == 0 for process in processes):
             text = "runs as root: root can leave its cgroup, and with it the rules"
             yield finding("root", "info", text, f"User= in its unit, or penstock run {name} --user NAME", name)
+        away = [process for process in processes if process.elsewhere]
+        if away:
+            who = f"process {away[0].pid} ({printable(away[0].comm, 32)})"
+            more = f" and {len(away) - 1} more" if len(away) > 1 else ""
+            text = f"{who}{more}: in a network namespace of its own, where no rule of ours holds"
+            remedy = "harmless if nothing leads out of it: ip link in there; else take it out of its unit"
+            yield finding("other-network", "warning", text, remedy, name)
     for found in view.look_alikes:
         who = f"process {found.pid} ({printable(found.comm, 32)}) in {printable(found.cgroup)}"
         text = f"{who} looks like {found.server}, and no workload governs it"

@@ -28,7 +28,18 @@ def seen(pid: int) -> Seen | None:
     fields = rest.split()
     if len(fields) < 20:
         return None
-    return Seen(pid, int(fields[19]), name, uid)
+    return Seen(pid, int(fields[19]), name, uid, _network_of(pid) not in (None, _network_of("self")))
+
+
+def _network_of(pid: int | str) -> int | None:
+    """What tells network namespaces apart: each has files of its own in /proc/PID/net (network_namespaces(7)).
+
+    /proc/PID/ns would say it too, and only to whoever may trace the process.
+    """
+    try:
+        return os.stat(f"/proc/{pid}/net/dev").st_ino
+    except OSError:
+        return None
 
 
 def cgroup_of(pid: int) -> str | None:
