@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from penstock.demo import namespaces
+from penstock.demo.llama import _mirrors
 
 RELEASES = ("bookworm", "trixie")
 """Debian 12 and 13: nft 1.0.6 and 1.1, systemd 252 and 257, Python 3.11 and 3.13."""
@@ -52,7 +53,6 @@ runtime="runc"
 VERSION = "1"
 """To be raised when `_finish` changes."""
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _held: list[int] = []
 
 
@@ -104,15 +104,6 @@ def only_one(name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def mirrors() -> list[str]:
-    """The Debian mirror that apt on this machine is set up with, if any, and the general one."""
-    wanted = ["--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"]
-    done = subprocess.run(["apt-get", "indextargets", *wanted], capture_output=True, text=True)
-    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("Debian ")]
-    own = [uri.rstrip("/") for uri in found if "security" not in uri][:1]
-    return own if own == [DEFAULT_MIRROR] else [*own, DEFAULT_MIRROR]
-
-
 def _recipe(release: str) -> str:
     parts = [VERSION, release, *PACKAGES, *DISABLED, *MASKED, CONTAINERS_CONF]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -140,7 +131,7 @@ def _build(release: str, path: Path) -> None:
     start = time.monotonic()
     new = path.with_name(f"{path.name}.new")
     error = ""
-    for mirror in mirrors():
+    for mirror in _mirrors():
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         held = _lock(new, fcntl.LOCK_SH)
