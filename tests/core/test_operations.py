@@ -639,6 +639,24 @@ def test_a_foreign_change_while_a_policy_is_saved_is_repaired_at_once(what: str)
     assert "(by 'nft', pid 77)" in host.engine.view.alarms[-1][1]
 
 
+@pytest.mark.parametrize("step", ["Load", "BindCgroups", "ReadKernel"])
+def test_a_second_flush_that_makes_a_repair_fail_is_repaired_at_once(step: str) -> None:
+    host = running(UNITS, UNIT)
+    host.kernel.flush()
+    while not (host._tasks and type(host._tasks[0][0]).__name__ == "MakeCgroups"):
+        assert host.step()
+    host.failing = once(step, "No such file or directory")
+    host.kernel.flush("nft", 4712)
+    host.announce()
+    host.settle()
+    assert host.holds_policy(), "without waiting for a tick"
+    host.failing = always("BindCgroups", error="no room")
+    before = len(host.done)
+    host.kernel.flush()
+    host.settle()
+    assert host.names(before).count("Load") < 4, "what does not work for another reason waits"
+
+
 def test_a_foreign_change_while_a_policy_is_loaded_raises_the_alarm() -> None:
     host = running()
     left = [1]

@@ -98,8 +98,12 @@ class Keeper:
         self._mended.append(now)
 
     def gave_up(self, now: datetime, error: str) -> None:
-        """An operation ended half-way: the kernel holds the old rules or the new ones."""
-        self._mended.extend([now] * REPAIRS)  # what does not work is not tried again at once
+        """An operation ended half-way: the kernel holds the old rules or the new ones.
+
+        When somebody changed our table meanwhile that may be why, and it is mended at once: a tool that restarts
+        flushes twice, the second time into the middle of a repair.  Else what does not work waits for a tick.
+        """
+        self._mended.extend([now] * (1 if self._suspect else REPAIRS))
         self._own_doing, self._suspect, self._look = True, None, False
         self.unknown(error)
 
