@@ -81,7 +81,7 @@ missing_directories() {  # of those paths, with a slash at the end
 
 write_manifest() {  # stdin: paths
   { echo "$manifest_title"; LC_ALL=C sort -u; } >"$manifest.new"
-  mv -fT "$manifest.new" "$manifest"
+  if cmp -s "$manifest.new" "$manifest"; then rm "$manifest.new"; else mv -fT "$manifest.new" "$manifest"; fi
 }
 
 put() {  # MODE FROM TO: as a whole, and only if it differs
@@ -198,6 +198,8 @@ install_files() {
   done
   mkdir -p /etc/penstock/rules.d
   [ -e /etc/penstock/penstock.yaml ] || put 0644 "$source/systemd/penstock.yaml" /etc/penstock/penstock.yaml
+  # When it was put in use: the one before is kept.
+  [ "$(readlink "$lib/current")" = "releases/$id" ] || touch "$lib/releases/$id/complete"
   link "releases/$id" "$lib/current"
   link "$lib/current/bin/penstock" /usr/bin/penstock
 }
@@ -299,7 +301,6 @@ main() {
   install_files
   { grep '/$' "$manifest" || true; paths; } | write_manifest
   remove_obsolete "$old"
-  touch "$lib/releases/$id/complete"
   start
   wait_for_answer
   remove_releases

@@ -16,7 +16,8 @@ check_host() {
 }
 
 is_empty() {  # not there, or a directory in which an interrupted installation did not get further
-  if ! [ -d "$1" ]; then [ ! -e "$1" ] && [ ! -L "$1" ]; return; fi
+  if [ -L "$1" ] || ! [ -e "$1" ]; then ! [ -L "$1" ]; return; fi
+  [ -d "$1" ] || return 1
   [ -z "$(find "$1" -mindepth 1 ! -name manifest.new -print -quit)" ]
 }
 

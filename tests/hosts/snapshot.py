@@ -34,6 +34,11 @@ PARTS = {
 }
 
 
+def settle(host: Host) -> None:
+    """End what a release starts at boot and ends by itself a while later."""
+    host.run(["systemctl", "stop", "netavark-dhcp-proxy.service", "podman.service"], check=False)
+
+
 def taken(host: Host) -> dict[str, list[str]]:
     """Each part as sorted lines (the ruleset in its order), without what is volatile."""
     found = {name: host.sh(script).splitlines() for name, script in PARTS.items()}

@@ -35,6 +35,7 @@ def host(world: World, release: str) -> Host:
     """One of each release, on which penstock is installed."""
     made = world.boot(f"one-{release}", release)
     seconds = bundle.install(made)
+    snapshot.settle(made)
     print(f"{release}: installed in {seconds:.1f} s")
     assert seconds < PATIENCE
     return made
@@ -86,7 +87,7 @@ def test_exposure(host: Host) -> None:
 def test_units_are_sound(host: Host) -> None:
     """systemd has nothing to complain about."""
     units = "penstock.service penstock-floor.service penstock-floor-again.service penstock.slice"
-    said = host.sh(f"cd /usr/lib/systemd/system && systemd-analyze verify {units} 2>&1 || true")
+    said = host.sh(f"cd /usr/lib/systemd/system && systemd-analyze verify --man=no {units} 2>&1 || true")
     assert [line for line in said.splitlines() if "penstock" in line] == []
     assert "penstock" not in host.sh("journalctl -b -q -p warning -t systemd --no-pager")
 
@@ -152,7 +153,7 @@ def test_killed_at_any_time_it_is_completed_by_the_next(world: World, stage: str
     child.wait()
     bundle.install(host)
     assert host.run(["penstock", "status"]).returncode == 0
-    assert host.sh("ls /usr/lib/penstock /usr/lib/systemd/system | grep -e new -e tmp || true") == ""
+    assert host.sh("ls /usr/lib/penstock /usr/lib/systemd/system | grep -e penstock-new -e '\\.new' || true") == ""
     host.run(["penstock", "uninstall", "--yes", "--purge"])
     assert host.sh("ls -d /usr/lib/penstock /usr/bin/penstock 2>/dev/null || true") == ""
 
