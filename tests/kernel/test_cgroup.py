@@ -56,6 +56,15 @@ def test_slices_are_made_once_and_looked_up(tmp_path: Path) -> None:
     assert before[SLICE] == (tmp_path / SLICE).stat().st_ino
 
 
+def test_slices_may_be_entered_by_users_whatever_our_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        cgroup.make(tmp_path, ("a",))
+    finally:
+        os.umask(before)
+    assert [oct((tmp_path / path).stat().st_mode & 0o777) for path in (SLICE, slice_of("a"))] == ["0o755"] * 2
+
+
 def test_a_slice_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / SLICE).touch()
     with pytest.raises(PenstockError, match="cannot be made: Not a directory"):

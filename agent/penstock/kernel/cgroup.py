@@ -87,7 +87,8 @@ def make(tree: Path, workloads: tuple[str, ...]) -> None:
     """Make penstock.slice and the slices of `workloads` below `tree`, where they are missing."""
     for path in (SLICE, *(slice_of(name) for name in workloads)):
         try:
-            os.mkdir(tree / path, 0o755)
+            os.mkdir(tree / path)
+            os.chmod(tree / path, 0o755)  # whatever our umask: users have cgroups below it that they may enter
         except FileExistsError:
             continue
         except OSError as e:
