@@ -1,9 +1,8 @@
-"""The README, done: its commands in their order, as typed, by a new user on a fresh host with a real llama-server."""
+"""The README, done: its commands in their order, as typed by a new user on a fresh host with a llama-server."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -69,7 +68,8 @@ def test_as_typed(world: World, fresh: Host) -> None:
     assert "Connection refused" in done.stderr
     assert plain(shown("          allow:").text) in plain(done.stdout), done.stdout
     assert shown("ALLOWED").text in done.stdout, done.stdout
-    assert re.search(r"^llama-server +enforce +enforcing +enforcing +slice", done.stdout, re.MULTILINE), done.stdout
+    in_force = r"^llama-server +enforce +enforcing +enforcing +slice"
+    assert re.search(in_force, done.stdout, re.MULTILINE), done.stdout
     said_by_protect = fresh.read("/etc/penstock/rules.d/llama-server.yaml")
     assert "match: {unit: llama-server.service}" in said_by_protect
     # What the README's rules say, seen by others: the port is for this host alone, in both families.
