@@ -1,0 +1,290 @@
+"""penstock beside others that load rules: nftables.service, firewalld, ufw, and podman with its network.
+
+Neither changes the other: what the tool loaded is the same line for line whatever penstock does, from its
+installation to its end, and what penstock denies stays denied whatever the tool does.  Where the tool takes all
+rules of the host away, ours included, they are back at once.
+
+A service tries everything every millisecond all the while, and the wire tells what came of it.  Docker itself
+cannot run on these hosts, see `hosts.others`; nothing here is about its engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from hosts import first, others
+from hosts.host import Host
+from hosts.installed import ALLOWED, CLOSED, OPEN, Installed
+from hosts.others import PUBLIC, PUBLISHED, REFUSED, TOOLS, Tool
+from hosts.outside import STRANGER
+from hosts.wire import Packet
+from hosts.world import World
+from penstock.demo import probe
+
+pytestmark = pytest.mark.skipif(not first.can(), reason="the hammer's first instructions are for x86_64")
+
+FAMILIES = (4, 6)
+NAME, UNIT = "model", "model.service"
+BEAT = 60
+"""Rounds of the service, of about a millisecond each, in which everything has been tried."""
+PAIRS = [
+    ("nftables", "bookworm"),
+    ("firewalld", "bookworm"),
+    ("firewalld", "trixie"),  # whose table has an owner
+    ("ufw", "trixie"),
+    ("podman", "bookworm"),  # which uses iptables-nft
+    ("podman", "trixie"),  # which has a table of its own
+]
+RUNS_BEFORE = {"bookworm"}
+"""Whether the tool runs when penstock is installed, or is started after that."""
+
+
+@dataclass(slots=True)
+class Beside:
+    """A host with both on it."""
+
+    name: str
+    tool: Tool
+    installed: Installed
+    client: Host
+    rules: list[str] = field(default_factory=list)
+    """What the tool loads on a host without penstock."""
+    all_rules: str = ""
+    """Every rule of the host before penstock came."""
+
+    @property
+    def host(self) -> Host:
+        return self.installed.host
+
+    def ours(self) -> list[str]:
+        """Our table without what counts."""
+        return self.installed.sh("nft -s list table inet penstock").splitlines()
+
+    def starts(self) -> str:
+        """Changes with each start of the tool's service."""
+        return self.installed.show(self.tool.unit, "InvocationID")[0] if self.tool.unit else ""
+
+    def theirs_are_the_same(self) -> None:
+        """The tool's rules are what it loads without us.  Some that are told to reload do it a moment later."""
+        deadline = time.monotonic() + 5
+        while (found := others.rules_of_others(self.host)) != self.rules and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert found == self.rules
+
+    # --- what is on the wire ---
+
+    def beat(self, rounds: int = BEAT) -> None:
+        """Until the service has tried everything so often again."""
+
+        def done() -> float:
+            return self.installed.hammered(UNIT).get("rounds", 0)
+
+        until = done() + rounds
+        self.host.wait_until(lambda: done() >= until)
+
+    def escaped(self, since: int) -> list[Packet]:
+        """What left to where no rule leads."""
+        seen = self.installed.world.outside.seen(self.host.name, since=since)
+        return [packet for packet in seen if packet.destination in STRANGER]
+
+    @contextmanager
+    def nothing_gets_out(self) -> Iterator[None]:
+        """Meanwhile, and what is allowed does."""
+        mark = self.installed.world.outside.mark()
+        yield
+        self.beat()
+        assert self.escaped(mark) == []
+        self.goes_on(mark)
+
+    def goes_on(self, mark: int) -> None:
+        """The control: what the rules allow leaves."""
+        for shot in ALLOWED:
+            assert self.installed.world.outside.seen(self.host.name, to=shot.address, port=shot.port, since=mark)
+
+    def gap(self, work: Callable[[], object]) -> tuple[float, int]:
+        """Do what takes our rules away; seconds between the first and the last denied packet, and how many."""
+        outside = self.installed.world.outside
+        start = mark = outside.mark()
+        work()
+        deadline = time.monotonic() + 10
+        while True:
+            self.beat()
+            if not self.escaped(mark):
+                break
+            assert time.monotonic() < deadline, "it is still open"
+            mark = outside.mark()
+        packets = self.escaped(start)
+        return (packets[-1].time - packets[0].time if packets else 0.0), len(packets)
+
+    def said(self) -> str:
+        """The last words of ours, for whoever must find out why something took long."""
+        return self.host.sh("journalctl -q -b -o short-precise -n 40 -u 'penstock*'")
+
+    def is_open(self) -> None:
+        """Everything leaves: the control of all that did not."""
+        mark = self.installed.world.outside.mark()
+        self.beat()
+        assert {packet.destination for packet in self.escaped(mark)} == set(STRANGER)
+
+
+@pytest.fixture(scope="module")
+def client(world: World) -> Host:
+    """Whom the tools know by its addresses."""
+    made = world.boot("client")
+    assert made.addresses == others.CLIENT
+    return made
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
+def beside(request: pytest.FixtureRequest, world: World, client: Host) -> Iterator[Beside]:
+    """The tool set up and running, and penstock installed, enforcing one service."""
+    name, release = request.param
+    start = time.monotonic()
+    tool, host = TOOLS[name], world.boot(f"{name[:10]}-{release[0]}", release)
+    others.put(host, tool)
+    made = Beside(name, tool, Installed(world, host), client)
+    host.sh(tool.start)
+    made.rules, made.all_rules = others.rules_of_others(host), host.sh("nft -s list ruleset")
+    assert made.rules, "it loads something"
+    if release not in RUNS_BEFORE:
+        host.sh(tool.stop)
+        assert others.rules_of_others(host) != made.rules
+    started = made.starts()
+    made.installed.install()
+    made.installed.hammer(UNIT)
+    host.sh(f"systemctl enable --now {UNIT}")
+    made.beat()
+    made.installed.enforce(NAME, UNIT)
+    host.sh(f"systemctl restart {UNIT}")
+    if release in RUNS_BEFORE:
+        assert made.starts() == started, "nothing is restarted unasked"
+    else:
+        host.sh(tool.start)
+    made.installed.wait_for(lambda: made.installed.enforcing(NAME))
+    made.beat()
+    print(f"\n{name} on {release}: {len(made.rules)} lines of rules, ready after {time.monotonic() - start:.1f} s")
+    yield made
+    host.power_off()
+
+
+def test_neither_changed_the_other(beside: Beside) -> None:
+    beside.theirs_are_the_same()
+    with beside.nothing_gets_out():
+        beside.beat()
+    assert beside.installed.workload(NAME)["enrolment"] == "slice"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_rules_of_both_hold(beside: Beside, family: int) -> None:
+    """What one of them denies is denied; what the tool opens does not open what penstock closes."""
+    address, client = beside.host.address(family), beside.client
+    assert connect(client, address, OPEN) == "ok", "both let it pass"
+    assert connect(client, address, CLOSED) == "ECONNREFUSED"
+    assert client.tcp(address, PUBLIC).reply == b"hello", "nobody's business but its own"
+    if beside.name == "podman":
+        assert client.tcp(address, PUBLISHED).reply == b"hello"
+        assert bridged(beside, STRANGER[family == 6]) == "b'hello'"
+        assert client.tcp(address, REFUSED).outcome == "ok", "podman closes nothing"
+    else:
+        assert client.tcp(address, REFUSED, timeout=1).outcome != "ok"
+        assert beside.host.tcp(address, REFUSED).outcome == "ok", "from the host itself"
+    assert beside.host.tcp(STRANGER[family == 6], 443).outcome == "ok", "the host itself is no workload"
+
+
+def connect(host: Host, address: str, port: int) -> str:
+    """What comes of it, nothing said: whoever hammers at the other end may close at once."""
+    return host.call(probe.tcp, address, port, b"", 2).outcome
+
+
+def bridged(beside: Beside, address: str) -> str:
+    """What a container on the bridge gets when it connects there."""
+    code = f"import socket as s; c = s.create_connection(({address!r}, 443)); c.send(b'hello'); print(c.recv(9))"
+    return beside.host.run(["podman", "exec", "web", "/usr/bin/python3", "-c", code]).stdout.strip()
+
+
+def test_whatever_penstock_does_theirs_stay(beside: Beside) -> None:
+    """It applies, is restarted, mends its table, loads its floor."""
+    installed, started = beside.installed, beside.starts()
+    with beside.nothing_gets_out():
+        installed.rules("further", "further.service")
+        installed.sh("penstock apply")
+        beside.theirs_are_the_same()
+        installed.sh("rm /etc/penstock/rules.d/further.yaml; penstock apply; systemctl restart penstock")
+        installed.wait_for(lambda: installed.enforcing(NAME))
+        beside.theirs_are_the_same()
+        installed.sh("systemctl reload penstock-floor; systemctl start penstock-floor-again")
+        beside.theirs_are_the_same()
+    took, count = beside.gap(lambda: installed.sh("nft delete table inet penstock"))
+    print(f"our table deleted: {took * 1000:.0f} ms open, {count} packets")
+    assert took < 1, beside.said()
+    installed.sh("systemctl stop penstock; systemctl reload penstock-floor")
+    with beside.nothing_gets_out():
+        beside.theirs_are_the_same()
+    installed.sh("systemctl start penstock")
+    installed.wait_for(lambda: installed.enforcing(NAME))
+    beside.theirs_are_the_same()
+    assert beside.starts() == started
+
+
+def test_whatever_the_tool_does_ours_stay(beside: Beside) -> None:
+    """With the agent and without; where it flushes all rules, ours are back."""
+    if not beside.tool.again:
+        pytest.skip("it always flushes")
+    installed, before = beside.installed, beside.ours()
+    told = len(installed.findings("foreign-change"))
+    for how in beside.tool.again:
+        with beside.nothing_gets_out():
+            installed.sh(how)
+            beside.theirs_are_the_same()
+        assert beside.ours() == before, how
+    assert len(installed.findings("foreign-change")) == told, "nobody touched it"
+    installed.sh("systemctl stop penstock")
+    for how in beside.tool.again:
+        with beside.nothing_gets_out():
+            installed.sh(how)
+            beside.theirs_are_the_same()
+    installed.sh("systemctl start penstock")
+    installed.wait_for(lambda: installed.enforcing(NAME))
+
+
+def test_where_it_flushes_ours_are_back(beside: Beside) -> None:
+    if not beside.tool.flush:
+        pytest.skip("it flushes nothing but its own")
+    installed = beside.installed
+    for how in beside.tool.flush:
+        took, count = beside.gap(partial(installed.sh, how))
+        print(f"{how}: {took * 1000:.0f} ms open, {count} packets")
+        assert took < 1, beside.said()
+        beside.theirs_are_the_same()
+        installed.wait_for(lambda: installed.enforcing(NAME))
+    assert any("nft" in one["text"] for one in installed.findings("foreign-change"))
+    installed.sh("systemctl stop penstock")
+    for how in beside.tool.flush:
+        took, count = beside.gap(partial(installed.sh, how))
+        print(f"{how}, the agent dead: {took * 1000:.0f} ms open, {count} packets")
+        assert took < 1, beside.said()
+        beside.theirs_are_the_same()
+        assert installed.host.read("/run/penstock/floor").startswith("loaded ")
+    installed.sh("systemctl start penstock")
+    installed.wait_for(lambda: installed.enforcing(NAME))
+
+
+def test_stopped_for_good(beside: Beside) -> None:
+    """The tool goes and comes; with the agent alive ours hold throughout, but for the moment after a flush."""
+    took, count = beside.gap(lambda: beside.installed.sh(beside.tool.stop))
+    print(f"{beside.tool.stop}: {took * 1000:.0f} ms open, {count} packets")
+    assert took < 1 if beside.tool.flush else count == 0
+    with beside.nothing_gets_out():
+        for family in FAMILIES:
+            address = beside.host.address(family)
+            assert beside.client.tcp(address, REFUSED).outcome == "ok", "the control: now nobody denies it"
+            assert connect(beside.client, address, CLOSED) == "ECONNREFUSED"
+    took, count = beside.gap(lambda: beside.installed.sh(beside.tool.start))
+    assert took < 1 if beside.tool.flush else count == 0
+    beside.theirs_are_the_same()
