@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
-from penstock.core import chains, questions, render_nft
+from penstock.core import cgroup_maps, chains, questions, render_nft
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -158,10 +158,10 @@ def _load(policy: Policy, labels: Mapping[str, int], tree: Path, places: Mapping
         nft.bind(kept)
     nft.load(render_nft.script(ruleset, held.present, now))
     maps: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in ruleset.maps}
-    found: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
-    found += [(slice_of(name), chains.bindings(name)) for name in policy.workloads]
+    found: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
+    found += [(slice_of(name), cgroup_maps.bindings(name)) for name in policy.workloads]
     found += [
-        (path, chains.place_bindings(name, questions.level(path, DEPTH))) for path, name in places.items()
+        (path, cgroup_maps.place_bindings(name, questions.level(path, DEPTH))) for path, name in places.items()
     ]
     for path, bindings in found:
         for name, verb, chain in bindings:

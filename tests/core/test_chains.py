@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from penstock.core import chains
+from penstock.core import cgroup_maps, chains
 from penstock.core.chains import Plan
 from penstock.core.policy import Direction, Mode
 from penstock.core.ruleset import (
@@ -67,7 +67,6 @@ def actions(*names: str) -> list[object]:
 
 def test_names_are_unique() -> None:
     assert len(BUILT) == len(chains.build(PLANS, DEPTH, LEVELS))
-    assert len(set(chains.maps(LEVELS))) == len(chains.MAPS) + 3 * len(LEVELS)
 
 
 def test_a_chain_stands_before_those_that_call_it() -> None:
@@ -83,25 +82,17 @@ def test_what_is_named_exists() -> None:
     for rule in rules(*BUILT):
         assert all(c.set in sets for c in rule.when if isinstance(c, InSet))
         assert all(a.counter in counters for a in rule.do if isinstance(a, Count))
-        assert all(a.map in chains.maps(LEVELS) for a in rule.do if isinstance(a, Dispatch))
+        assert all(a.map in cgroup_maps.maps(LEVELS) for a in rule.do if isinstance(a, Dispatch))
         assert all(a.bit < chains.LABELS for a in rule.do if isinstance(a, SetLabel))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_bindings_lead_to_chains(plan: Plan) -> None:
-    for name, verb, chain in (*chains.SLICE_BINDINGS, *chains.PROOF_BINDINGS, *chains.bindings(plan.name)):
-        assert name in chains.MAPS
+    shared = (*cgroup_maps.SLICE_BINDINGS, *cgroup_maps.PROOF_BINDINGS)
+    for name, verb, chain in (*shared, *cgroup_maps.bindings(plan.name)):
+        assert name in cgroup_maps.MAPS
         assert verb in ("goto", "jump")
         assert chain in BUILT
-
-
-def test_in_place_leads_to_the_same_chains_from_maps_of_its_level() -> None:
-    for (slice_map, *there), (place_map, *same) in zip(
-        chains.bindings("w"), chains.place_bindings("w", 6), strict=True
-    ):
-        assert there == same
-        assert place_map == slice_map.replace("cgroups", "place6")
-        assert place_map in chains.maps((6,))
 
 
 def dispatches(*names: str, built: dict[str, Chain] = BUILT) -> list[tuple[str, int]]:
@@ -112,18 +103,18 @@ def dispatches(*names: str, built: dict[str, Chain] = BUILT) -> list[tuple[str, 
 
 def test_the_slice_is_looked_up_at_its_level_and_workloads_below_it() -> None:
     assert sorted(dispatches(*ALONE, built=ALONE)) == sorted([
-        (chains.OUT_SLICE, DEPTH),
-        (chains.IN_SLICE, DEPTH),
-        (chains.OUT, DEPTH + 1),
-        (chains.IN, DEPTH + 1),
-        (chains.OWN, DEPTH + 1),
+        (cgroup_maps.OUT_SLICE, DEPTH),
+        (cgroup_maps.IN_SLICE, DEPTH),
+        (cgroup_maps.OUT, DEPTH + 1),
+        (cgroup_maps.IN, DEPTH + 1),
+        (cgroup_maps.OWN, DEPTH + 1),
     ])
 
 
 def test_in_place_is_looked_up_after_the_slice_and_the_deepest_first() -> None:
-    assert dispatches("output") == [(chains.OUT_SLICE, DEPTH), *((f"out_place{n}", n) for n in (7, 6, 5))]
-    assert dispatches("input") == [(chains.IN_SLICE, DEPTH), *((f"in_place{n}", n) for n in (7, 6, 5))]
-    assert dispatches("unproven") == [(chains.OWN, DEPTH + 1), *((f"own_place{n}", n) for n in (7, 6, 5))]
+    assert dispatches("output") == [(cgroup_maps.OUT_SLICE, DEPTH), *((f"out_place{n}", n) for n in (7, 6, 5))]
+    assert dispatches("input") == [(cgroup_maps.IN_SLICE, DEPTH), *((f"in_place{n}", n) for n in (7, 6, 5))]
+    assert dispatches("unproven") == [(cgroup_maps.OWN, DEPTH + 1), *((f"own_place{n}", n) for n in (7, 6, 5))]
 
 
 def test_what_is_bound_in_place_is_no_bystander() -> None:
@@ -137,7 +128,7 @@ def test_what_is_bound_in_place_is_no_bystander() -> None:
 
 
 def test_who_is_not_bound_in_place_pays_nothing_for_levels_that_are_not_in_use() -> None:
-    assert chains.maps() == chains.MAPS
+    assert cgroup_maps.maps() == cgroup_maps.MAPS
     assert {name for name in BUILT if name not in ALONE} == {
         f"elder_{plan.name}" for plan in PLANS if plan.mode is not Mode.LOCK
     }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.core import chains
+from penstock.core import cgroup_maps, chains
 from penstock.core.compile import Live, compile_policy, rule_of
 from penstock.core.connection import Connection
 from penstock.core.policy import (
@@ -188,12 +188,12 @@ def test_the_table_has_its_marker_counters_and_empty_maps() -> None:
     found = compiled()
     assert found.counters[0] == MARKER
     assert {"denied_out_w", "denied_in_w"} < set(found.counters)
-    assert found.maps == chains.MAPS
+    assert found.maps == cgroup_maps.MAPS
 
 
 def test_levels_bring_maps_and_look_ups() -> None:
     found = compile_policy(policy(), Live(NOW, {"w": 3}, 1, levels=(2, 3)))
-    assert found.maps == chains.maps((2, 3))
+    assert found.maps == cgroup_maps.maps((2, 3))
     assert found.chains == chains.build([chains.Plan("w", Mode.ENFORCE, 3, echo=False, in_place=True)], 1, (2, 3))
     assert found.chains != compiled().chains
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import chains, floor
+from penstock.core import cgroup_maps, chains, floor
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -60,7 +60,7 @@ def test_every_cgroup_is_bound_by_its_path() -> None:
         'add element inet penstock in_slice { "penstock.slice" : goto governed_in }',
         *(
             f'add element inet penstock {name} {{ "{slice_path}" : {verb} {chain} }}'
-            for name, verb, chain in chains.bindings("open-webui")
+            for name, verb, chain in cgroup_maps.bindings("open-webui")
         ),
     ]
 

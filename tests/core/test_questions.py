@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_host import TWO, Host
 
-from penstock.core import chains, questions
+from penstock.core import cgroup_maps, questions
 from penstock.core.ruleset import Element
 from penstock.core.slices import SLICE, slice_of
 
@@ -17,10 +17,10 @@ HOLDS = {"workload": "w", "direction": "out", "address": "192.0.2.1", "protocol"
 
 def test_the_slice_and_each_workload_are_bound() -> None:
     wanted = questions.bindings(("a",), {SLICE: 1, slice_of("a"): 2})
-    assert wanted.keys() == set(chains.MAPS)
-    assert wanted[chains.OUT_SLICE] == {1: ("goto", "governed_out")}
-    assert wanted[chains.OUT] == {2: ("goto", "out_a")}
-    assert wanted[chains.OWN] == {2: ("jump", "own_a")}
+    assert wanted.keys() == set(cgroup_maps.MAPS)
+    assert wanted[cgroup_maps.OUT_SLICE] == {1: ("goto", "governed_out")}
+    assert wanted[cgroup_maps.OUT] == {2: ("goto", "out_a")}
+    assert wanted[cgroup_maps.OWN] == {2: ("jump", "own_a")}
 
 
 def test_what_has_no_cgroup_is_left_out() -> None:
@@ -40,8 +40,8 @@ def test_levels_count_from_that_of_the_slice() -> None:
 def test_a_workload_is_bound_in_its_slice_and_in_place() -> None:
     cgroups = {SLICE: 1, slice_of("a"): 2, LLAMA: 7, VLLM: 8}
     wanted = questions.bindings(("a", "b"), cgroups, {LLAMA: "a", VLLM: "b"}, 4)
-    assert wanted.keys() == set(chains.maps((5, 6)))
-    assert wanted[chains.OUT] == {2: ("goto", "out_a")}
+    assert wanted.keys() == set(cgroup_maps.maps((5, 6)))
+    assert wanted[cgroup_maps.OUT] == {2: ("goto", "out_a")}
     assert wanted["out_place5"] == {7: ("goto", "out_a")}
     assert wanted["in_place6"] == {8: ("goto", "in_b")}
     assert wanted["own_place6"] == {8: ("jump", "own_b")}
@@ -49,7 +49,7 @@ def test_a_workload_is_bound_in_its_slice_and_in_place() -> None:
 
 def test_a_place_that_is_gone_or_nobodys_is_left_out_and_its_maps_are_emptied() -> None:
     wanted = questions.bindings(("a",), {SLICE: 1, LLAMA: 7}, {LLAMA: "gone", VLLM: "a"}, 4, in_use=(5, 9))
-    assert wanted.keys() == set(chains.maps((5, 6, 9)))
+    assert wanted.keys() == set(cgroup_maps.maps((5, 6, 9)))
     assert not any(found for name, found in wanted.items() if "place" in name)
 
 

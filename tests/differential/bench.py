@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from penstock.core import chains, compile, render_nft
+from penstock.core import cgroup_maps, chains, compile, render_nft
 from penstock.core.connection import Connection
 from penstock.core.policy import Direction, Mode, Policy
 from penstock.core.questions import level, levels
@@ -158,7 +158,7 @@ class Bench:
 
     def unbind(self) -> None:
         """Leave the table, and govern nobody."""
-        self.bystander.ask("load", "", {name: {} for name in chains.maps(LEVELS)})
+        self.bystander.ask("load", "", {name: {} for name in cgroup_maps.maps(LEVELS)})
 
     def reset(self) -> None:
         """Remove the table."""
@@ -166,11 +166,11 @@ class Bench:
         self.present = Present()
 
     def _bindings(self) -> Mapping[str, Mapping[str, tuple[str, str]]]:
-        result: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in chains.maps(LEVELS)}
-        bound: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
-        bound += [(self.cgroups[name], chains.bindings(name)) for name in WORKLOADS if name not in PLACES]
+        result: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in cgroup_maps.maps(LEVELS)}
+        bound: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
+        bound += [(self.cgroups[name], cgroup_maps.bindings(name)) for name in WORKLOADS if name not in PLACES]
         bound += [
-            (path, chains.place_bindings(name, level(path, SLICE_DEPTH))) for name, path in PLACES.items()
+            (path, cgroup_maps.place_bindings(name, level(path, SLICE_DEPTH))) for name, path in PLACES.items()
         ]
         for path, bindings in bound:
             for name, verb, chain in bindings:

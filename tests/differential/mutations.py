@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core import chains, compile, regions, render_nft
+from penstock.core import cgroup_maps, chains, compile, regions, render_nft
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
 from penstock.core.ruleset import (
     Chain,
@@ -194,9 +194,9 @@ def directions_swapped(patch: Patch) -> None:
 
 
 def workloads_swapped(patch: Patch) -> None:
-    original = chains.bindings
+    original = cgroup_maps.bindings
     other = {"alpha": "beta-2", "beta-2": "alpha"}
-    patch.setattr(chains, "bindings", lambda workload, *names: original(other[workload], *names))
+    patch.setattr(cgroup_maps, "bindings", lambda workload, *names: original(other[workload], *names))
 
 
 def depth_wrong(patch: Patch) -> None:
@@ -206,7 +206,7 @@ def depth_wrong(patch: Patch) -> None:
 
 def place_wrong(patch: Patch) -> None:
     def wrong(which: int, levels: Sequence[int]) -> list[ChainRule]:
-        return [ChainRule((), (Dispatch(chains.place_maps(n)[which], n + 1),)) for n in levels]
+        return [ChainRule((), (Dispatch(cgroup_maps.place_maps(n)[which], n + 1),)) for n in levels]
 
     patch.setattr(chains, "_dispatches", wrong)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core import chains
+from penstock.core import cgroup_maps, chains
 from penstock.core.compile import Live, compile_policy
 from penstock.core.policy import (
     EVERY_PORT,
@@ -96,8 +96,8 @@ def inode(lab: Lab, path: str) -> int:
 
 
 def bindings(lab: Lab) -> dict[str, dict[int, tuple[str, str]]]:
-    result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in chains.MAPS}
-    for path, bound in ((SLICE, chains.SLICE_BINDINGS), (W, chains.bindings("w"))):
+    result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in cgroup_maps.MAPS}
+    for path, bound in ((SLICE, cgroup_maps.SLICE_BINDINGS), (W, cgroup_maps.bindings("w"))):
         for name, verb, chain in bound:
             result[name][inode(lab, path)] = (verb, chain)
     return result
@@ -124,7 +124,7 @@ def test_what_was_loaded_is_read_back(nft: Nft, lab: Lab) -> None:
     assert found.present == Present.of(USUAL, NOW)
     assert (found.exists, found.ours, found.dormant) == (True, True, False)
     assert found.chains == {chain.name: len(chain.rules) for chain in USUAL.chains}
-    assert found.bindings == {name: {} for name in chains.MAPS}
+    assert found.bindings == {name: {} for name in cgroup_maps.MAPS}
     assert found.generation == nft.generation()
     assert nft.snapshot(elements=False).sets == dict.fromkeys(found.sets, frozenset())
 
@@ -207,7 +207,7 @@ def test_binding_is_declared_and_may_be_repeated(nft: Nft, lab: Lab) -> None:
     generation = nft.generation()
     nft.bind(wanted)
     assert nft.generation() == generation
-    del wanted[chains.OUT][inode(lab, W)]
+    del wanted[cgroup_maps.OUT][inode(lab, W)]
     nft.bind(wanted)
     assert nft.snapshot().bindings == wanted
 
@@ -228,9 +228,9 @@ def test_a_cgroup_that_is_gone_is_unbound_by_its_number(nft: Nft, lab: Lab) -> N
 def test_a_verdict_is_replaced(nft: Nft, lab: Lab) -> None:
     load(nft, USUAL)
     cgroup = inode(lab, W)
-    nft.bind({chains.OUT: {cgroup: ("goto", "out_w")}})
-    nft.bind({chains.OUT: {cgroup: ("jump", "refuse_out")}})
-    assert nft.snapshot().bindings[chains.OUT] == {cgroup: ("jump", "refuse_out")}
+    nft.bind({cgroup_maps.OUT: {cgroup: ("goto", "out_w")}})
+    nft.bind({cgroup_maps.OUT: {cgroup: ("jump", "refuse_out")}})
+    assert nft.snapshot().bindings[cgroup_maps.OUT] == {cgroup: ("jump", "refuse_out")}
 
 
 @inside
@@ -251,14 +251,14 @@ def test_a_workload_that_goes_is_released_first(nft: Nft, lab: Lab) -> None:
     nft.release([chain.name for chain in other.chains])
     load(nft, other)
     assert nft.snapshot().present == Present.of(other, NOW)
-    assert nft.snapshot().bindings[chains.OUT_SLICE] == {inode(lab, SLICE): ("goto", "governed_out")}
+    assert nft.snapshot().bindings[cgroup_maps.OUT_SLICE] == {inode(lab, SLICE): ("goto", "governed_out")}
 
 
 @inside
 def test_a_chain_that_is_not_there_cannot_be_bound(nft: Nft, lab: Lab) -> None:
     load(nft, USUAL)
     with pytest.raises(PenstockError, match="refused to bind cgroups: No such file"):
-        nft.bind({chains.OUT: {1: ("goto", "nonsense")}})
+        nft.bind({cgroup_maps.OUT: {1: ("goto", "nonsense")}})
     nft.bind(bindings(lab))
     assert nft.snapshot().bindings == bindings(lab)
 
@@ -409,7 +409,7 @@ def test_without_root_every_call_says_so(lab: Lab) -> None:
             nft.snapshot,
             nft.generation,
             nft.counters,
-            lambda: nft.bind({chains.OUT: {1: ("goto", "x")}}),
+            lambda: nft.bind({cgroup_maps.OUT: {1: ("goto", "x")}}),
         ):
             try:
                 call()

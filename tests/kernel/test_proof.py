@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import chains
+from penstock.core import cgroup_maps, chains
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.questions import bindings
@@ -54,8 +54,8 @@ def test_the_right_level_is_proven_and_counted(lab: Lab) -> None:
     def body(nft: Nft, tree: Path) -> None:
         proof.prove(nft, tree)
         proof.prove(nft, tree)
-        assert nft.counters()[chains.PROOF_OUT][0] == 2
-        assert nft.counters()[chains.PROOF_IN][0] == 2
+        assert nft.counters()[cgroup_maps.PROOF_OUT][0] == 2
+        assert nft.counters()[cgroup_maps.PROOF_IN][0] == 2
         assert nft.counters()[chains.UNBOUND_OUT][0] == 0
 
     assert lab.host.call(bound, body, lab.cgroup, right(lab)) == []
@@ -70,12 +70,12 @@ def test_a_wrong_level_is_said(lab: Lab, off: int) -> None:
     assert lab.host.call(bound, body, lab.cgroup, right(lab) + off) == []
 
 
-@pytest.mark.parametrize(("lost", "way"), [(chains.OUT, "from"), (chains.IN, "to")])
+@pytest.mark.parametrize(("lost", "way"), [(cgroup_maps.OUT, "from"), (cgroup_maps.IN, "to")])
 def test_each_way_is_proven_by_itself(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, lost: str, way: str
 ) -> None:
-    kept = tuple(binding for binding in chains.PROOF_BINDINGS if binding[0] != lost)
-    monkeypatch.setattr(chains, "PROOF_BINDINGS", kept)
+    kept = tuple(binding for binding in cgroup_maps.PROOF_BINDINGS if binding[0] != lost)
+    monkeypatch.setattr(cgroup_maps, "PROOF_BINDINGS", kept)
 
     def body(nft: Nft, tree: Path) -> None:
         with pytest.raises(PenstockError, match=f"a packet {way} "):
@@ -88,7 +88,7 @@ def test_without_a_loopback_address_nothing_is_proven() -> None:
     """`ip link set lo down` alone is not enough: the packet passes the output hook all the same."""
 
     def body(nft: Nft, tree: Path) -> None:
-        with pytest.raises(PenstockError, match="bring the loopback interface up"):
+        with pytest.raises(PenstockError, match="bring up loopback"):
             proof.prove(nft, tree)
 
     with Lab() as lab:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from penstock.core.cgroup_maps import IN, IN_SLICE, OUT, OUT_SLICE, OWN, PROOF_IN, PROOF_OUT, place_maps
 from penstock.core.log_prefix import format_prefix
 from penstock.core.policy import Direction, Mode
 from penstock.core.ruleset import (
@@ -63,10 +64,7 @@ UNPROVEN, WORKLOAD, STALE = 0, 1, 2
 FIRST_LABEL, LABELS = 3, 128
 """Label bits: three of our own meaning, then one a workload (the kernel has 128)."""
 
-OUT_SLICE, OUT, IN_SLICE, IN, OWN = "out_slice", "out_cgroups", "in_slice", "in_cgroups", "own_cgroups"
-MAPS = (OUT_SLICE, OUT, IN_SLICE, IN, OWN)
 UNBOUND_OUT, UNBOUND_IN = "unbound_out", "unbound_in"
-PROOF_OUT, PROOF_IN = "proof_out", "proof_in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +86,6 @@ def set_name(direction: Direction, family: int, workload: str) -> str:
 def counter_name(direction: Direction, workload: str) -> str:
     """The counter of packets denied (observe: that would have been denied)."""
     return f"denied_{direction}_{workload}"
-
-
-def place_maps(level: int) -> tuple[str, str, str]:
-    """The maps of what is bound in place at that level: out, in, own."""
-    return f"out_place{level}", f"in_place{level}", f"own_place{level}"
-
-
-def maps(levels: Sequence[int] = ()) -> tuple[str, ...]:
-    """Names of all maps; `levels` are those of cgroups that are bound in place."""
-    return (*MAPS, *(name for level in sorted(levels) for name in place_maps(level)))
-
-
-def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tuple[tuple[str, str, str], ...]:
-    """How a workload's slice is bound: (map, verdict, chain) for each map it goes into."""
-    out, in_, own = names
-    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"own_{workload}")
-
-
-def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...]:
-    """How a cgroup of that level is bound in place, to the same chains: (map, verdict, chain)."""
-    return bindings(workload, place_maps(level))
-
-
-SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
-PROOF_BINDINGS = ((OUT, "goto", PROOF_OUT), (IN, "goto", PROOF_IN))
 
 
 def counters(plans: Sequence[Plan]) -> tuple[str, ...]:

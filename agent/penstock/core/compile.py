@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_network
 
-from penstock.core import chains
+from penstock.core import cgroup_maps, chains
 from penstock.core.policy import (
     LINK_LOCAL,
     METADATA,
@@ -78,7 +78,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
     ]
     return Ruleset(
         counters=(MARKER, *chains.counters(plans)),
-        maps=chains.maps(live.levels),
+        maps=cgroup_maps.maps(live.levels),
         sets=tuple(
             address_set
             for workload in workloads

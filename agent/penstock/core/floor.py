@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from penstock.core import chains
+from penstock.core import cgroup_maps
 from penstock.core.render_nft import Present, headed, script
 from penstock.core.ruleset import TABLE, AddressSet, Ruleset
 from penstock.core.slices import SLICE, slice_of
@@ -49,8 +49,8 @@ def text(ruleset: Ruleset, workloads: Sequence[str], policy_hash: str, below: st
     `ruleset` was compiled without levels.  `below` is where penstock.slice is, if not in the root of the tree.
     """
     prefix = f"{below}/" if below else ""
-    bound: list[tuple[str, Sequence[tuple[str, str, str]]]] = [(prefix + SLICE, chains.SLICE_BINDINGS)]
-    bound += [(prefix + slice_of(name), chains.bindings(name)) for name in sorted(workloads)]
+    bound: list[tuple[str, Sequence[tuple[str, str, str]]]] = [(prefix + SLICE, cgroup_maps.SLICE_BINDINGS)]
+    bound += [(prefix + slice_of(name), cgroup_maps.bindings(name)) for name in sorted(workloads)]
     lasting = replace(ruleset, sets=tuple(_lasting(address_set) for address_set in ruleset.sets))
     fresh = script(lasting, Present(), _NO_MATTER)
     # Deleting a table that is not there is an error; adding one that is there is none.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from penstock.core import chains
+from penstock.core import cgroup_maps, chains
 from penstock.core.compile import ECHO, NUMBERS
 from penstock.core.effects import AskKernel
 from penstock.core.policy import Direction
@@ -40,12 +40,12 @@ def bindings(
     those of other workloads are left out.  `depth` is the level of penstock.slice.  `in_use` are the levels of the
     ruleset that is in the kernel: its maps are named in the result also when nothing is to be in them any more.
     """
-    wanted = chains.maps(sorted({*in_use, *levels(places, depth)}))
+    wanted = cgroup_maps.maps(sorted({*in_use, *levels(places, depth)}))
     result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in wanted}
-    paths: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, chains.SLICE_BINDINGS)]
-    paths += [(slice_of(name), chains.bindings(name)) for name in workloads]
+    paths: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
+    paths += [(slice_of(name), cgroup_maps.bindings(name)) for name in workloads]
     paths += [
-        (path, chains.place_bindings(name, level(path, depth)))
+        (path, cgroup_maps.place_bindings(name, level(path, depth)))
         for path, name in places.items()
         if name in workloads
     ]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from penstock.core import chains
+from penstock.core import cgroup_maps
 from penstock.core.slices import SLICE
 from penstock.errors import PenstockError
 from penstock.kernel.nft import Nft
@@ -26,8 +26,8 @@ PATIENCE = 0.2  # seconds
 
 
 HINTS = {
-    chains.PROOF_OUT: "start the daemon in the host's own cgroup namespace, or bring the loopback interface up",
-    chains.PROOF_IN: "bring the loopback interface up; Linux before 5.18 needs its stable fixes for this",
+    cgroup_maps.PROOF_OUT: "start the daemon in the host's own cgroup namespace, or bring up loopback",
+    cgroup_maps.PROOF_IN: "bring up loopback; Linux before 5.18 needs its stable fixes for this",
 }
 
 
@@ -39,14 +39,14 @@ def prove(nft: Nft, tree: Path) -> None:
     try:
         before = nft.counters()
         cgroup = directory.stat().st_ino
-        with nft.also_bound({name: {cgroup: (verb, chain)} for name, verb, chain in chains.PROOF_BINDINGS}):
+        with nft.also_bound({name: {cgroup: (verb, chain)} for name, verb, chain in cgroup_maps.PROOF_BINDINGS}):
             _exchange(directory)
             after = nft.counters()
     finally:
         _remove(directory)
     for counter, hint in HINTS.items():
         if after.get(counter) == before.get(counter):
-            way = "from" if counter == chains.PROOF_OUT else "to"
+            way = "from" if counter == cgroup_maps.PROOF_OUT else "to"
             raise PenstockError(
                 f"a packet {way} {directory} was not matched at the level that was computed", hint=hint
             )

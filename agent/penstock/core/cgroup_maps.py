@@ -1,0 +1,38 @@
+"""The maps from cgroups to chains: their names, and what a cgroup is bound to in each.
+
+They are declared with the rules and filled while these are in force: penstock.slice and the slices in it at two
+levels, and what is bound where it is in maps of its own, three for each level in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+OUT_SLICE, OUT, IN_SLICE, IN, OWN = "out_slice", "out_cgroups", "in_slice", "in_cgroups", "own_cgroups"
+MAPS = (OUT_SLICE, OUT, IN_SLICE, IN, OWN)
+PROOF_OUT, PROOF_IN = "proof_out", "proof_in"
+"""Chains, and their counters, that catch what proves that cgroups are matched."""
+
+SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
+PROOF_BINDINGS = ((OUT, "goto", PROOF_OUT), (IN, "goto", PROOF_IN))
+
+
+def place_maps(level: int) -> tuple[str, str, str]:
+    """The maps of what is bound in place at that level: out, in, own."""
+    return f"out_place{level}", f"in_place{level}", f"own_place{level}"
+
+
+def maps(levels: Sequence[int] = ()) -> tuple[str, ...]:
+    """Names of all maps; `levels` are those of cgroups that are bound in place."""
+    return (*MAPS, *(name for level in sorted(levels) for name in place_maps(level)))
+
+
+def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tuple[tuple[str, str, str], ...]:
+    """How a workload's slice is bound: (map, verdict, chain) for each map it goes into."""
+    out, in_, own = names
+    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"own_{workload}")
+
+
+def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...]:
+    """How a cgroup of that level is bound in place, to the same chains: (map, verdict, chain)."""
+    return bindings(workload, place_maps(level))

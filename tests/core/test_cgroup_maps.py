@@ -1,0 +1,19 @@
+"""The names of maps, and what is bound in them."""
+
+from __future__ import annotations
+
+from penstock.core import cgroup_maps
+
+
+def test_each_level_has_three_maps_of_its_own() -> None:
+    assert cgroup_maps.maps() == cgroup_maps.MAPS
+    assert len(set(cgroup_maps.maps((7, 5, 6)))) == len(cgroup_maps.MAPS) + 9
+
+
+def test_in_place_leads_to_the_same_chains_from_maps_of_its_level() -> None:
+    for (slice_map, *there), (place_map, *same) in zip(
+        cgroup_maps.bindings("w"), cgroup_maps.place_bindings("w", 6), strict=True
+    ):
+        assert there == same
+        assert place_map == slice_map.replace("cgroups", "place6")
+        assert place_map in cgroup_maps.maps((6,))
