@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.fake_daemon import FakeDaemon
+from penstock.cli import client
 from penstock.cli.client import ask
 from penstock.cli.context import CannotTell
 from penstock.core.wire import Message
@@ -43,6 +44,18 @@ def test_nobody_there(fake: FakeDaemon) -> None:
         ask(fake.run, READY)
     with pytest.raises(NoDaemon):
         ask(Path("/" + "x" * 200), READY)
+
+
+def test_an_installed_one_is_started_as_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "DEFAULT_RUN", tmp_path)
+    monkeypatch.setattr(client, "UNIT", tmp_path / "penstock.service")
+    with pytest.raises(NoDaemon, match="`penstock daemon`"):
+        ask(tmp_path, READY)
+    (tmp_path / "penstock.service").touch()
+    with pytest.raises(NoDaemon, match=r"`systemctl start penstock\.service`"):
+        ask(tmp_path, READY)
+    with pytest.raises(NoDaemon, match="`penstock daemon`"):
+        ask(tmp_path / "another", READY)
 
 
 @pytest.mark.parametrize("answer", [b"", b"{}\n", b"nonsense\n", b"[1]\n", b'{"ok": true, "result": {}}'])

@@ -6,13 +6,13 @@ import socket
 import time
 from pathlib import Path
 
-from penstock.cli.context import CannotTell
+from penstock.cli.context import DEFAULT_RUN, CannotTell
 from penstock.core.text import printable
 from penstock.core.wire import MAX_ANSWER, Json, Message, decode_answer, encode_request
 from penstock.errors import NoDaemon, PenstockError
 
 SOCKET = "control.sock"
-WITHOUT = "start it with `penstock daemon`; `blocks`, `why` and `check` work without it"
+UNIT = Path("/usr/lib/systemd/system/penstock.service")
 
 
 def ask(run: Path, message: Message, timeout: float = 10) -> Json:
@@ -30,10 +30,16 @@ def ask(run: Path, message: Message, timeout: float = 10) -> Json:
     except PermissionError as e:
         raise CannotTell(f"only root may ask the daemon at {path}", hint="run it with sudo") from e
     except (OSError, ValueError) as e:
-        raise NoDaemon(f"no daemon answers at {path}", hint=WITHOUT) from e
+        raise NoDaemon(f"no daemon answers at {path}", hint=_how_to_start(run)) from e
     if result is None:
         raise PenstockError(printable(text, 2000), hint=printable(hint, 2000))
     return result
+
+
+def _how_to_start(run: Path) -> str:
+    """What helps when no daemon runs: an installed one is a service."""
+    how = f"systemctl start {UNIT.name}" if run == DEFAULT_RUN and UNIT.exists() else "penstock daemon"
+    return f"start it with `{how}`; `blocks`, `why` and `check` work without it"
 
 
 def _exchange(path: Path, request: bytes, timeout: float) -> bytes:
