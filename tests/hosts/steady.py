@@ -66,7 +66,8 @@ def lasting(address):
             why = "it was closed"
         except OSError as e:
             why = repr(e)
-        print("BROKEN", address, why, flush=True)
+        with open("/run/model/broken", "a") as file:
+            print(address, why, file=file)
         time.sleep(0.2)
 allowed, denied = {allowed}, {denied}
 for address in allowed:
@@ -160,9 +161,19 @@ class Steady:
         self.host.write(RULES, text)
         return self.host.run(["penstock", "apply", *options], check=check)
 
-    def journal(self, unit: str = "penstock.service", *options: str) -> str:
-        """What a unit said since the last boot."""
-        return self.host.run(["journalctl", "-q", "-b", "-o", "cat", "-u", unit, *options]).stdout
+    def says(self, text: str, unit: str = "penstock.service", *, level: str = "debug", since: float = 0) -> float:
+        """Wait until a unit has said that since its boot, and since that `time.time()`; when it did."""
+        found: list[float] = []
+        argv = ["journalctl", "-q", "-b", "-o", "json", "-p", level, "-u", unit]
+
+        def look() -> bool:
+            lines = [json.loads(line) for line in self.host.run(argv).stdout.splitlines()]
+            times = [int(line["__REALTIME_TIMESTAMP"]) / 1e6 for line in lines if text in str(line["MESSAGE"])]
+            found[:] = [when for when in times if when >= since]
+            return bool(found)
+
+        self.host.wait_until(look)
+        return found[0]
 
     def shown(self, unit: str, what: str) -> str:
         """A property of a unit."""
@@ -246,19 +257,19 @@ class Steady:
 
     def broken(self) -> str:
         """What the server says of its lasting connections, one line for each that ended."""
-        return self.journal(UNIT, "-g", "BROKEN") if "BROKEN" in self.journal(UNIT) else ""
+        return self.host.sh("cat /run/model/broken 2>/dev/null || true")
 
     def open_for(self, work: Callable[[], object]) -> tuple[float, int]:
-        """Do what opens a gap, and wait until it is shut: seconds from the beginning on, packets that left."""
-        mark, start = self.world.outside.mark(), time.monotonic()
+        """Do what opens a gap, and wait until it is shut: seconds from the first packet to the last; how many."""
+        start, mark = time.monotonic(), self.world.outside.mark()
         work()
         deadline = start + 10
         while True:
             self.wait_beats(30)
             denied = self.seen(mark, start).denied
-            last = max((t for times in denied.values() for t in times), default=start)
-            if time.monotonic() - last > 0.5:
-                return last - start, sum(map(len, denied.values()))
+            left = sorted(t for times in denied.values() for t in times) or [start]
+            if time.monotonic() - left[-1] > 0.5:
+                return left[-1] - left[0], sum(map(len, denied.values()))
             assert time.monotonic() < deadline, "it is still open"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from hosts import bundle
 from hosts.outside import REGISTRY, STRANGER
+from hosts.rootfs import RELEASES
 from hosts.steady import OPEN, PORT, RULES, UNIT, Steady, rules
 from hosts.world import World
 
@@ -28,10 +29,17 @@ FLUSHES = {
 }
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each release with --full, else the older one."""
+    if "steady" in metafunc.fixturenames:
+        some = RELEASES if metafunc.config.getoption("--full") else RELEASES[:1]
+        metafunc.parametrize("steady", some, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def steady(world: World) -> Steady:
-    """The host."""
-    host = world.boot("inference")
+def steady(world: World, request: pytest.FixtureRequest) -> Steady:
+    """The host, of one release."""
+    host = world.boot(request.param, request.param)
     print(f"installed in {bundle.install(host):.1f} s")
     made = Steady(world, host)
     made.enrol()
@@ -60,7 +68,7 @@ def test_crashed(steady: Steady, signal: str) -> None:
 
 
 def test_killed(steady: Steady) -> None:
-    for _ in range(3):
+    for _ in range(2):
         with steady.ruled():
             print(f"back and enforcing {steady.another_daemon(steady.kill('KILL')):.1f} s after SIGKILL")
 
@@ -98,7 +106,7 @@ def test_rule_files_broken_at_boot(steady: Steady) -> None:
     steady.is_ruled()
     assert status["policy"]["hash"] == good
     host.wait_until(lambda: "files-broken" in steady.findings())
-    assert "the rule files have" in steady.journal("penstock.service", "-p", "err") + steady.journal()
+    steady.says("the rule files have", level="err")
     refused = host.run(["penstock", "apply"], check=False)
     assert refused.returncode == 1
     assert f"{good} stays in force" in refused.stderr
@@ -120,11 +128,8 @@ def test_saved_state_damaged(steady: Steady) -> None:
                 status = steady.in_force()
                 assert status["policy"]["hash"] == hash_then
                 print(damaged, steady.findings())
-                if damaged == "applied.json":
-                    assert "state-damaged" in steady.findings()
-        said = steady.journal()
-        assert "the saved state is damaged" in said
-        assert "reading the configuration instead" in said
+                assert "state-damaged" in steady.findings()
+        steady.says("the saved state is damaged", level="err")
     finally:
         steady.apply(rules(comment="again"))
         steady.apply(rules())
@@ -152,7 +157,7 @@ def test_floor_file_damaged(steady: Steady, damage: str) -> None:
         print(said.strip())
         assert said.startswith("deny-all ")
         steady.is_shut()
-        assert "denied everything" in steady.journal("penstock-floor.service", "-p", "err")
+        steady.says("denied everything", "penstock-floor.service", level="err")
     steady.in_force()
     steady.is_ruled()
     assert "floor-fallback" in steady.findings()
@@ -186,7 +191,7 @@ def test_nft_missing_at_boot(steady: Steady) -> None:
             assert steady.shown("penstock-floor.service", "ActiveState") == "active"
             assert steady.shown(UNIT, "ActiveState") == "active"
             assert host.read("/run/penstock/floor").startswith("failed ")
-            assert "NO RULES ARE LOADED" in steady.journal("penstock-floor.service", "-p", "crit")
+            steady.says("NO RULES ARE LOADED", "penstock-floor.service", level="crit")
             steady.is_open()
             host.sh("systemctl unmask penstock.service; systemctl start penstock.service")
             steady.in_force()
@@ -218,14 +223,14 @@ def agent_masked(steady: Steady) -> Iterator[None]:
 def test_flushed_and_the_agent_is_there(steady: Steady, what: str) -> None:
     host, pid = steady.host, steady.shown(UNIT, "MainPID")
     steady.is_ruled()
-    alarms = steady.journal().count("; repairing")
+    start = time.time()
     seconds, packets = steady.open_for(lambda: host.sh(FLUSHES[what]))
     print(f"{what}: open for {seconds * 1000:.0f} ms, {packets} packets left")
     assert seconds < 1
     steady.in_force()
     steady.is_ruled()
     assert "'nft'" in steady.findings()["foreign-change"]
-    assert steady.journal().count("; repairing") > alarms
+    steady.says("; repairing", level="err", since=start)
     assert steady.shown(UNIT, "MainPID") == pid
 
 
@@ -361,11 +366,11 @@ def test_not_confirmed(steady: Steady) -> None:
     good = steady.status()["policy"]["hash"]
     start = time.monotonic()
     seconds, _ = steady.open_for(lambda: on_trial(steady, 5))
-    print(f"--confirm 5s: open until {seconds:.1f} s later")
-    assert seconds < 5 + 2.5
+    print(f"--confirm 5s: open for {seconds:.1f} s")
+    assert seconds < 5 + 4
     reverted(steady, good, 2)
     assert time.monotonic() - start > 5
-    assert "nobody confirmed the policy" in steady.journal()
+    steady.says("nobody confirmed the policy", level="warning")
 
 
 def test_not_confirmed_and_killed(steady: Steady) -> None:
@@ -448,21 +453,22 @@ def test_woken(steady: Steady) -> None:
 
 
 def test_woken_looks_at_once(steady: Steady) -> None:
-    """The hook has the agent look: what is over goes from the policy in force before the next self-check."""
-    text, end = timed(4)
-    steady.apply(text)
-    sleep_until(steady, end - 0.3)
-    steady.host.run(HOOK)  # the next look by itself is two seconds away now
-    over = "rules that are over were removed"
-    before = steady.journal().count(over)
-    sleep_until(steady, end + 0.1)
-    assert steady.journal().count(over) == before
-    start = time.monotonic()
-    steady.host.run(HOOK)
-    steady.host.wait_until(lambda: steady.journal().count(over) > before, 1, every=0.01)
-    print(f"said {time.monotonic() - start:.2f} s after the hook")
-    steady.is_ruled()
-    steady.apply(rules())
+    """The hook has the agent look: what is over goes from the policy in force before the next look of its own."""
+    for _ in range(3):  # on a busy machine it may have come by itself
+        text, end = timed(4)
+        steady.apply(text)
+        sleep_until(steady, end - 0.3)
+        looked = time.time()
+        steady.host.run(HOOK)  # the next look of its own is two seconds away now
+        sleep_until(steady, end + 0.1)
+        steady.host.run(HOOK)
+        said = steady.says("rules that are over were removed", since=end - 1)
+        steady.is_ruled()
+        steady.apply(rules())
+        print(f"said {said - end:.2f} s after the end, {said - looked:.2f} s after the look before")
+        if end < said < looked + 2:
+            return
+    pytest.fail("it waits for its next look")
 
 
 def test_woken_and_the_agent_is_dead(steady: Steady) -> None:
