@@ -79,7 +79,7 @@ def test_the_man_page_names_each_command() -> None:
 def test_the_man_page_is_sound() -> None:
     if shutil.which("groff") is None:
         cannot_run("needs groff")
-    argv = ["groff", "-man", "-Tutf8", "-wall", "-z", ROOT / "systemd/penstock.8"]
+    argv = ["groff", "-man", "-Tutf8", "-wall", "-z", str(ROOT / "systemd/penstock.8")]
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stderr == ""
 
 

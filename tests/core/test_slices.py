@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.core.slices import scope_of, slice_of
+from penstock.core.slices import restart_command, scope_of, slice_of
 
 
 def test_each_workload_is_directly_in_our_slice() -> None:
@@ -13,3 +13,9 @@ def test_each_workload_is_directly_in_our_slice() -> None:
 
 def test_the_scope_of_a_process() -> None:
     assert scope_of("w", 7) == "penstock.slice/penstock-w.slice/run-7.scope"
+
+
+def test_how_to_restart() -> None:
+    assert restart_command("ollama.service") == "systemctl restart ollama.service"
+    assert restart_command("vllm@.service") == "systemctl restart 'vllm@*.service'"
+    assert restart_command("a\\x2db.service") == "systemctl restart 'a\\x2db.service'"

@@ -15,6 +15,7 @@ import click
 from penstock.cli.client import ask
 from penstock.cli.context import place_of
 from penstock.cli.format import wrapped
+from penstock.core.slices import restart_command
 from penstock.core.wire import Json, Message
 from penstock.errors import PenstockError
 
@@ -41,7 +42,7 @@ class Settled:
     def lines(self) -> list[str]:
         """What a command says about it."""
         told = [
-            f"{unit}: comes into the slice of {workload} at its next restart: systemctl restart {unit}"
+            f"{unit}: comes into the slice of {workload} at its next restart: {restart_command(unit)}"
             for unit, workload in self.armed
         ]
         told += [

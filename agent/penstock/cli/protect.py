@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 from penstock.cli.applied import applied_policy
 from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.format import counted, wrapped
-from penstock.core.slices import slice_of
+from penstock.core.slices import restart_command, slice_of
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def _when(plan: Plan, done: Done | None, restarted: list[str]) -> Iterator[str]:
     elif rest:
         yield "Now: its rules hold where it runs.  Its slice takes over at its next start:"
     for name in rest:
-        yield f"  systemctl restart {shlex.quote(name.replace('@.', '@*.'))}"
+        yield f"  {restart_command(name)}"
 
 
 def _json(plan: Plan, done: Done | None, restarted: list[str]) -> dict[str, Any]:

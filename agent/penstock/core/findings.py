@@ -8,6 +8,7 @@ from itertools import chain
 
 from penstock.core.events import Group
 from penstock.core.match import Claims
+from penstock.core.slices import restart_command
 from penstock.core.text import printable, time_text
 from penstock.core.unenforced import unenforced
 from penstock.core.view import InForce, View
@@ -105,8 +106,8 @@ def _in_place(name: str, group: Group) -> Json:
         return finding("slice-ignored", "error", text, remedy, name)
     text = f"{unit} is bound where it is ({printable(group.cgroup)}): open for a moment whenever it starts"
     remedies = {
-        "armed": f"its slice is ready: systemctl restart {unit}",
-        "pending": f"penstock apply gives it its slice; then: systemctl restart {unit}",
+        "armed": f"its slice is ready: {restart_command(unit)}",
+        "pending": f"penstock apply gives it its slice; then: {restart_command(unit)}",
     }
     return finding("in-place", "warning", text, remedies.get(group.dropin, f"penstock protect {unit}"), name)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.core.match import Unit, claims, workload_of
 from penstock.core.policy import Policy
-from penstock.core.slices import DROPIN
+from penstock.core.slices import DROPIN, restart_command
 
 DROPIN_OF_IT = f"its drop-in {DROPIN}"
 
@@ -91,7 +91,7 @@ def _in_place(unit: str, workload: str, home: Home | None) -> Restart:
     if home.workload != workload:
         text = f"{now}, but {DROPIN_OF_IT} puts it into the slice of {home.workload} at its next restart"
         return Restart(unit, workload, text)
-    return Restart(unit, workload, f"{now}; its slice at its next restart", f"systemctl restart {unit}")
+    return Restart(unit, workload, f"{now}; its slice at its next restart", restart_command(unit))
 
 
 def _inside(old: Policy, new: Policy, units: Units) -> Iterator[Restart]:

@@ -6,6 +6,8 @@ systemd-escape(1) does: each workload then sits directly in penstock.slice.
 
 from __future__ import annotations
 
+from shlex import quote
+
 SLICE = "penstock.slice"
 DROPIN = "50-penstock.conf"
 """The file in UNIT.d that puts a unit into its workload's slice."""
@@ -30,3 +32,8 @@ def scope_of(workload: str, pid: int) -> str:
 def adopt_scope_of(workload: str, pid: int) -> str:
     """The path of the scope that `penstock adopt` makes for a process and its tree."""
     return f"{slice_of(workload)}/adopt-{pid}.scope"
+
+
+def restart_command(unit: str) -> str:
+    """What a person types to restart a unit, or all instances of a template, which itself cannot be restarted."""
+    return f"systemctl restart {quote(unit.replace('@.', '@*.'))}"
