@@ -50,6 +50,7 @@ missing_programs() {  # EXTRA: package names, empty when nothing is missing
   local list=()
   [ "$1" != test ] || command -v shellcheck >/dev/null || list+=(shellcheck)
   [ "$1" != test ] || command -v ruby >/dev/null || list+=(ruby)
+  [ "$1" != test ] || command -v groff >/dev/null || list+=(groff-base)
   command -v nft >/dev/null || list+=(nftables)
   PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -q "libnftables.so.1 " || list+=(libnftables1)
   command -v ip >/dev/null || list+=(iproute2)
