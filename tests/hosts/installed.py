@@ -74,10 +74,10 @@ class Installed:
 
     # --- units and rules ---
 
-    def hammer(self, name: str, **more: Any) -> None:
+    def hammer(self, name: str, *, service: str = "", file: str = "", **more: Any) -> None:
         """A unit that tries everything in its first instructions and then every millisecond, and serves two ports.
 
-        What it did is in /srv/hammer/NAME, see `hammered`; `more` is for the hammer, see there.
+        What it did is in `file`, or /srv/hammer/NAME, see `hammered`; `more` is for the hammer, see there.
         """
         stem = name.partition(".")[0]
         if not self.host.exists("/opt/hammer.py"):
@@ -85,13 +85,17 @@ class Installed:
         self.sh("mkdir -p /srv/hammer")
         often, seldom = ([astuple(shot) for shot in some] for some in (DENIED, ALLOWED))
         wanted = {"doors": [OPEN, CLOSED], "often": often, "seldom": seldom, **more}
-        argv = ["/usr/bin/python3", "-S", "-E", "/opt/hammer.py", f"/srv/hammer/{stem}", json.dumps(wanted)]
+        file = file or f"/srv/hammer/{stem}"
+        argv = ["/usr/bin/python3", "-S", "-E", "/opt/hammer.py", file, json.dumps(wanted)]
         self.program(f"/opt/{stem}", [*DENIED, *ALLOWED], argv)
-        self.unit(name, f"/opt/{stem}")
+        self.unit(name, f"/opt/{stem}", service=service)
 
     def hammered(self, name: str) -> dict[str, float]:
-        """What a hammer says that it did; empty before it began.  Also while the host is off."""
-        path = f"/srv/hammer/{name.partition('.')[0]}"
+        """What the hammer of that unit, or of that file, says that it did; empty before it began.
+
+        Also while the host is off.
+        """
+        path = name if name.startswith("/") else f"/srv/hammer/{name.partition('.')[0]}"
         found: dict[str, float] = json.loads(self.host.read(path)) if self.host.exists(path) else {}
         return found
 
