@@ -31,6 +31,8 @@ from penstock.core.wire import Json, Message
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DEPTH = 1
+SETTLED = 20_000
+"""Steps."""
 Failing = Callable[[Effect], str]
 
 
@@ -213,10 +215,11 @@ class Host:
             self.feed(events.RulesetChanged(self.now, commits))
 
     def settle(self) -> Host:
-        """Until nothing is under way."""
-        while self.step():
-            pass
-        return self
+        """Until nothing is under way; whatever happens, that is so before long."""
+        for _ in range(SETTLED):
+            if not self.step():
+                return self
+        raise AssertionError(f"busy for ever with {self.names()[-8:]}")
 
     def feed(self, event: Event) -> None:
         self.now += timedelta(milliseconds=1)

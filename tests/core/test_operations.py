@@ -534,6 +534,17 @@ def test_a_unit_at_a_new_level_needs_a_load_the_first_time() -> None:
     assert bound(host).keys() == {UNIT}
 
 
+def test_a_repair_keeps_the_levels_of_units_that_may_come_again() -> None:
+    host = running(UNITS, UNIT)
+    host.stop_unit(UNIT)
+    host.watch()
+    host.kernel.flush()
+    host.settle()
+    host.unit(UNIT)
+    assert changes(host, host.watch) == ["BindCgroups"]
+    assert bound(host).keys() == {UNIT}
+
+
 def test_a_unit_started_again_is_bound_again_and_alarms_nobody() -> None:
     host = running(UNITS, UNIT)
     old = host.kernel.cgroups[UNIT]
