@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hosts.host import Host
+from hosts.installed import CLOSED, OPEN, TCP
 
 REFUSED, PUBLIC = 7001, 7002
 """Ports of an ungoverned service of the host: one that the tool closes to the client, one that it opens."""
 PUBLISHED = 9000
 """Of the container."""
 CLIENT = ("198.18.1.20", "fd00:1::20")
-OPENED = (PUBLIC, 8080, 9090)
+OPENED = (PUBLIC, OPEN, CLOSED)
 """What the tool opens: the last one is a port that penstock keeps closed."""
 
 ECHO = """\
@@ -57,11 +58,11 @@ table inet filter {{
 		ip saddr @strangers tcp dport {REFUSED} drop
 		ip6 saddr {CLIENT[1]} tcp dport {REFUSED} drop
 		tcp dport {{ {", ".join(map(str, OPENED))} }} counter name opened accept
-		udp dport {{ 8080, 9090 }} accept
+		udp dport {{ {OPEN}, {CLOSED} }} accept
 	}}
 	chain output {{
 		type filter hook output priority filter; policy accept;
-		tcp dport 443 ct mark set 0x77 accept
+		tcp dport {{ 443, {TCP} }} ct mark set 0x77 accept
 	}}
 }}
 table ip nat {{
@@ -76,15 +77,15 @@ _RICH = " ".join(
     for family, address in ((4, CLIENT[0]), (6, CLIENT[1]))
 )
 FIREWALLD = f"""
-firewall-offline-cmd --zone=public --add-port={REFUSED}/tcp --add-port=8080/udp --add-port=9090/udp \
+firewall-offline-cmd --zone=public --add-port={REFUSED}/tcp --add-port={OPEN}/udp --add-port={CLOSED}/udp \
   {" ".join(f"--add-port={port}/tcp" for port in OPENED)} >/dev/null
 firewall-offline-cmd --zone=public {_RICH} >/dev/null
 """
 UFW = f"""
 for address in {" ".join(CLIENT)}; do ufw deny proto tcp from $address to any port {REFUSED}; done
 ufw allow {",".join(map(str, (*OPENED, REFUSED)))}/tcp
-ufw allow 8080,9090/udp
-ufw allow out 443/tcp
+ufw allow {OPEN},{CLOSED}/udp
+ufw allow out 443,{TCP}/tcp
 """
 PODMAN = f"""
 for name in proc sys dev tmp run etc var opt; do mkdir -p /opt/root/$name; done
@@ -133,7 +134,7 @@ TOOLS: Mapping[str, Tool] = {
     "firewalld": Tool(
         unit="firewalld.service",
         set_up=FIREWALLD,
-        start="systemctl enable --now firewalld",
+        start="systemctl enable --now firewalld; until firewall-cmd --state; do sleep 0.1; done",
         stop="systemctl stop firewalld",
         again=(
             "firewall-cmd --reload",

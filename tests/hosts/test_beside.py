@@ -14,15 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 
 from hosts import first, others
-from hosts.host import Host
-from hosts.installed import ALLOWED, CLOSED, OPEN, Installed
+from hosts.host import SCOPE, Host
+from hosts.installed import ALLOWED, CLOSED, OPEN, RULES, TCP, UDP, Installed
 from hosts.others import PUBLIC, PUBLISHED, REFUSED, TOOLS, Tool
-from hosts.outside import STRANGER
+from hosts.outside import REGISTRY, STRANGER
 from hosts.wire import Packet
 from hosts.world import World
 from penstock.demo import probe
@@ -43,6 +42,81 @@ PAIRS = [
 ]
 RUNS_BEFORE = {"bookworm"}
 """Whether the tool runs when penstock is installed, or is started after that."""
+GOVERNED = "penstock.slice/penstock-model.slice/test.scope"
+POLICY = RULES.replace("ports: [", "ports: [443, 5000/udp, ", 1)
+"""With the registry's ports that are answered, beside those of the hammer."""
+EVERYWHERE = f"""\
+import socket
+for where, places in {({"registry": REGISTRY, "stranger": STRANGER})!r}.items():
+    for address in places:
+        for kind, port in (socket.SOCK_STREAM, 443), (socket.SOCK_DGRAM, 5000):
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
+                sock.settimeout(3)
+                try:
+                    sock.connect((address, port))
+                    sock.send(b"hello")
+                    print(where, sock.recv(9) == b"hello")
+                except OSError:
+                    print(where, False)
+"""
+"""TCP and UDP, both families: a line each, whether it was answered."""
+FOREIGN = f"""\
+table inet foreign {{{{
+	chain input {{{{
+		type filter hook input priority {{priority}}
+		udp dport {OPEN} drop
+		tcp dport {CLOSED} accept
+	}}}}
+	chain output {{{{
+		type filter hook output priority {{priority}}
+		ip daddr {REGISTRY[0]} tcp dport {TCP} drop
+		ip6 daddr {REGISTRY[1]} tcp dport {TCP} drop
+		ip daddr {STRANGER[0]} accept
+		ip6 daddr {STRANGER[1]} accept
+	}}}}
+}}}}
+"""
+"""Drops what penstock allows, accepts what it denies."""
+MARKS = f"""\
+table inet marks {{
+	counter kept {{ }}
+	counter lost {{ }}
+	counter zoned {{ }}
+	counter unzoned {{ }}
+	counter labelled {{ }}
+	chain prerouting {{
+		type filter hook prerouting priority raw
+		udp sport {{ 5000, {UDP} }} ct zone set 7
+	}}
+	chain output {{
+		type filter hook output priority raw
+		udp dport {{ 5000, {UDP} }} ct zone set 7
+	}}
+	chain mangle {{
+		type filter hook output priority mangle
+		tcp dport {{ 443, {TCP} }} meta mark set 0x30
+		oif lo ct label set 100
+	}}
+	chain postrouting {{
+		type filter hook postrouting priority 300
+		tcp dport {{ 443, {TCP} }} meta mark 0x30 ct mark 0x77 counter name kept accept
+		tcp dport {{ 443, {TCP} }} tcp flags syn counter name lost
+		udp dport {{ 5000, {UDP} }} ct zone 7 counter name zoned accept
+		udp dport {{ 5000, {UDP} }} counter name unzoned
+	}}
+	chain input {{
+		type filter hook input priority 300
+		iif lo tcp dport {OPEN} ct label 100 counter name labelled
+	}}
+}}
+"""
+"""Beside that of nftables.service, which marks connections."""
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    """Only beside these tools."""
+    pairs = [pair for pair in PAIRS if pair[0] in names]
+    return pytest.mark.parametrize("beside", pairs, ids="-".join, indirect=True, scope="module")
 
 
 @dataclass(slots=True)
@@ -122,6 +196,15 @@ class Beside:
         packets = self.escaped(start)
         return (packets[-1].time - packets[0].time if packets else 0.0), len(packets)
 
+    def flushes(self, how: str) -> None:
+        """Make the tool load its rules; ours go with that, and are back."""
+        if self.tool.unit:
+            self.host.run(["systemctl", "reset-failed", self.tool.unit])  # its own limit of starts
+        took, count = self.gap(lambda: self.installed.sh(how))
+        print(f"{how}: {took * 1000:.0f} ms open, {count} packets")
+        assert took < 1, self.said()
+        self.theirs_are_the_same()
+
     def said(self) -> str:
         """The last words of ours, for whoever must find out why something took long."""
         return self.host.sh("journalctl -q -b -o short-precise -n 40 -u 'penstock*'")
@@ -160,7 +243,7 @@ def beside(request: pytest.FixtureRequest, world: World, client: Host) -> Iterat
     made.installed.hammer(UNIT)
     host.sh(f"systemctl enable --now {UNIT}")
     made.beat()
-    made.installed.enforce(NAME, UNIT)
+    made.installed.enforce(NAME, UNIT, text=POLICY)
     host.sh(f"systemctl restart {UNIT}")
     if release in RUNS_BEFORE:
         assert made.starts() == started, "nothing is restarted unasked"
@@ -232,44 +315,27 @@ def test_whatever_penstock_does_theirs_stay(beside: Beside) -> None:
     assert beside.starts() == started
 
 
-def test_whatever_the_tool_does_ours_stay(beside: Beside) -> None:
-    """With the agent and without; where it flushes all rules, ours are back."""
-    if not beside.tool.again:
-        pytest.skip("it always flushes")
-    installed, before = beside.installed, beside.ours()
-    told = len(installed.findings("foreign-change"))
+def test_whatever_the_tool_does_ours_stay_or_are_back(beside: Beside) -> None:
+    """With the agent and without.  Where the tool flushes all rules, ours are back in less than a second."""
+    installed = beside.installed
+    told, before = len(installed.findings("foreign-change")), beside.ours()
     for how in beside.tool.again:
         with beside.nothing_gets_out():
             installed.sh(how)
             beside.theirs_are_the_same()
         assert beside.ours() == before, how
     assert len(installed.findings("foreign-change")) == told, "nobody touched it"
+    for how in beside.tool.flush:
+        beside.flushes(how)
+        installed.wait_for(lambda: installed.enforcing(NAME))
+        assert any("(by 'nft'" in one["text"] for one in installed.findings("foreign-change"))
     installed.sh("systemctl stop penstock")
     for how in beside.tool.again:
         with beside.nothing_gets_out():
             installed.sh(how)
             beside.theirs_are_the_same()
-    installed.sh("systemctl start penstock")
-    installed.wait_for(lambda: installed.enforcing(NAME))
-
-
-def test_where_it_flushes_ours_are_back(beside: Beside) -> None:
-    if not beside.tool.flush:
-        pytest.skip("it flushes nothing but its own")
-    installed = beside.installed
-    for how in beside.tool.flush:
-        took, count = beside.gap(partial(installed.sh, how))
-        print(f"{how}: {took * 1000:.0f} ms open, {count} packets")
-        assert took < 1, beside.said()
-        beside.theirs_are_the_same()
-        installed.wait_for(lambda: installed.enforcing(NAME))
-    assert any("nft" in one["text"] for one in installed.findings("foreign-change"))
-    installed.sh("systemctl stop penstock")
-    for how in beside.tool.flush:
-        took, count = beside.gap(partial(installed.sh, how))
-        print(f"{how}, the agent dead: {took * 1000:.0f} ms open, {count} packets")
-        assert took < 1, beside.said()
-        beside.theirs_are_the_same()
+    for how in beside.tool.flush * 3:
+        beside.flushes(how)
         assert installed.host.read("/run/penstock/floor").startswith("loaded ")
     installed.sh("systemctl start penstock")
     installed.wait_for(lambda: installed.enforcing(NAME))
@@ -288,3 +354,116 @@ def test_stopped_for_good(beside: Beside) -> None:
     took, count = beside.gap(lambda: beside.installed.sh(beside.tool.start))
     assert took < 1 if beside.tool.flush else count == 0
     beside.theirs_are_the_same()
+
+
+@on("nftables")
+@pytest.mark.parametrize("priority", [-10, 10])
+def test_a_drop_of_anybody_counts_and_an_accept_of_nobody_opens(beside: Beside, priority: int) -> None:
+    """Whether his chain comes before ours or after."""
+    host, outside = beside.host, beside.installed.world.outside
+
+    def connects() -> set[str]:
+        mark = outside.mark()
+        beside.beat()
+        assert beside.escaped(mark) == []
+        return {packet.destination for packet in outside.seen(host.name, port=TCP, since=mark, opens=True)}
+
+    host.run(["nft", "-f", "-"], input=FOREIGN.format(priority=priority))
+    assert connects() == set()
+    for family in FAMILIES:
+        assert connect(beside.client, host.address(family), CLOSED) == "ECONNREFUSED"
+        assert connect(beside.client, host.address(family), OPEN) == "ok"
+        assert beside.client.udp(host.address(family), OPEN, timeout=0.5).outcome == "timeout"
+    host.run(["nft", "delete", "table", "inet", "foreign"])
+    assert connects() == set(REGISTRY), "the control"
+    for family in FAMILIES:
+        assert beside.client.udp(host.address(family), OPEN).outcome == "ok", "the control"
+
+
+@on("nftables")
+def test_marks_labels_and_zones_of_others_stay(beside: Beside) -> None:
+    """On connections of a workload as on those of everybody else."""
+    host = beside.host
+
+    def packets(counter: str) -> int:
+        return int(host.sh(f"nft list counter inet marks {counter}").split("packets ")[1].split()[0])
+
+    host.run(["nft", "-f", "-"], input=MARKS)
+    beside.beat(200)
+    for address in REGISTRY:
+        for cgroup in (GOVERNED, SCOPE):
+            assert host.tcp(address, 443, cgroup=cgroup).reply == b"hello"
+            assert host.udp(address, 5000, cgroup=cgroup).reply == b"hello"
+    for address in ("127.0.0.1", "::1"):
+        labelled = packets("labelled")
+        itself = host.call_in(GOVERNED, probe.tcp, address, OPEN, b"", 2)
+        assert itself.outcome == "ok"
+        assert packets("labelled") > labelled
+    assert packets("kept") > 100
+    assert packets("zoned") > 100
+    assert packets("lost") == packets("unzoned") == 0
+    host.run(["nft", "delete", "table", "inet", "marks"])
+
+
+def container(beside: Beside, *options: str) -> list[str]:
+    """What a container gets that tries everything, with these options of podman run."""
+    argv = ["podman", "run", "--rm", *options, "-v", "/usr:/usr:ro", "--rootfs", "/opt/root"]
+    return beside.host.run([*argv, "/usr/bin/python3", "-c", EVERYWHERE]).stdout.splitlines()
+
+
+@on("podman")
+def test_a_container_on_the_hosts_network_is_governed_by_its_slice(beside: Beside) -> None:
+    """Also the second one, when the slice went with the first; those outside the slice are nobody's business."""
+    installed, outside = beside.installed, beside.installed.world.outside
+    lines = POLICY.format(name="boxed", unit="").splitlines(keepends=True)
+    boxed = "".join(line for line in lines if not line.startswith("match:"))
+    installed.host.write("/etc/penstock/rules.d/boxed.yaml", boxed)
+    installed.sh("penstock apply")
+    for _ in range(3):
+        installed.wait_for(lambda: installed.enforcing(NAME, "boxed"))
+        mark = outside.mark()
+        said = container(beside, "--network=host", "--cgroup-parent=penstock-boxed.slice")
+        assert said == ["registry True"] * 4 + ["stranger False"] * 4
+        assert beside.escaped(mark) == []
+    assert installed.workload("boxed")["denied"] >= 4
+    for network in ("host", "both"):
+        mark = outside.mark()
+        assert container(beside, f"--network={network}") == ["registry True"] * 4 + ["stranger True"] * 4
+        assert {packet.destination for packet in beside.escaped(mark)} == set(STRANGER)
+    installed.sh("rm /etc/penstock/rules.d/boxed.yaml; penstock apply")
+
+
+def test_over_a_reboot(beside: Beside) -> None:
+    """Both are there again, and nothing gets out in between."""
+    mark, before = beside.installed.world.outside.mark(), beside.installed.hammered(UNIT)["first"]
+    beside.host.reboot()
+    beside.host.wait_until(lambda: beside.installed.hammered(UNIT)["first"] != before)
+    if beside.tool.boot:
+        beside.host.sh(beside.tool.boot)
+    beside.installed.wait_for(lambda: beside.installed.enforcing(NAME))
+    beside.beat()
+    assert beside.escaped(mark) == []
+    beside.goes_on(mark)
+    beside.theirs_are_the_same()
+
+
+def test_uninstalling_leaves_theirs_alone(beside: Beside) -> None:
+    """And the rules of the host are those of before."""
+    host, started = beside.host, beside.starts()
+    if beside.tool.boot:
+        address = host.address(4)
+        assert beside.client.tcp(address, PUBLISHED).reply == b"hello"
+    host.run(["penstock", "uninstall", "--yes", "--purge"])
+    host.sh(f"systemctl restart {UNIT}")
+    beside.theirs_are_the_same()
+    assert host.sh("nft -s list ruleset").splitlines() == beside.all_rules.splitlines()
+    assert beside.starts() == started
+    beside.is_open()
+    for family in FAMILIES:
+        address = host.address(family)
+        assert connect(beside.client, address, CLOSED) == "ok", "the control: it was penstock that closed it"
+        if beside.name == "podman":
+            assert beside.client.tcp(address, PUBLISHED).reply == b"hello"
+            assert bridged(beside, STRANGER[family == 6]) == "b'hello'"
+        else:
+            assert beside.client.tcp(address, REFUSED, timeout=1).outcome != "ok"
