@@ -16,9 +16,13 @@ import pytest
 
 from daemon.running import MIB, Running, hammering
 from governed import Actor, eventually
+from penstock.core.effects import Effect
+from penstock.daemon.app import Daemon
+from penstock.daemon.options import Options
 from penstock.demo.lab import Lab
 from penstock.demo.probe import tcp, udp
 from penstock.demo.recorder import Recorder
+from penstock.errors import PenstockError
 
 pytestmark = pytest.mark.root
 
@@ -199,3 +203,31 @@ def _send(address: str, packets: int) -> None:
         for _ in range(packets):
             sock.send(b"x")
     os.sched_yield()
+
+
+class Performer:
+    """Takes what the engine wants, and does nothing."""
+
+    def __init__(self) -> None:
+        self.todo: list[Effect] = []
+
+    def perform(self, todo: list[Effect]) -> None:
+        self.todo += todo
+
+
+def test_cgroups_that_cannot_be_watched_end_nobody(tmp_path: Path) -> None:
+    """Units are found by the self-check as well, only later."""
+    daemon = Daemon(Options(*(tmp_path / name for name in ("config", "state", "run", "log"))), tmp_path, "/")
+    performer = Performer()
+    daemon._executor = performer  # type: ignore[assignment]
+
+    def no_room() -> bool:
+        raise PenstockError("a cgroup cannot be watched: No space left on device")
+
+    for _ in range(2):
+        daemon._read_watch(no_room)
+    assert [type(effect).__name__ for effect in performer.todo] == ["Journal"], "said once"
+    assert "SliceWatch" in daemon._engine.view.troubles
+    assert daemon._changed.is_set(), "something came, or it would not have been read"
+    daemon._read_watch(lambda: False)
+    assert daemon._engine.view.troubles == {}
