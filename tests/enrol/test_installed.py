@@ -56,13 +56,16 @@ def test_paths_of_the_list(places: Places) -> None:
 def test_without_the_list_units_are_known(places: Places) -> None:
     (places.library / "manifest").unlink()
     files, _ = installed.paths(places)
-    assert shown(places, files) == ["usr/lib/systemd/system/penstock.service"]
+    assert sorted(shown(places, files)) == [
+        "usr/lib/systemd/system/penstock.service",
+        "usr/share/fish/vendor_completions.d/penstock.fish",
+    ]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     places = Places(tmp_path)
     assert installed.paths(places) == ([], [])
-    assert installed.links(places) == []
+    assert installed.links(places) == ([], [])
     assert installed.residents(places) == []
     assert not installed.is_ours(places.program)
 
@@ -72,7 +75,9 @@ def test_links_are_ours_alone(tmp_path: Path) -> None:
     wants.mkdir(parents=True)
     (wants / "penstock.service").symlink_to("/usr/lib/systemd/system/penstock.service")
     (wants / "ssh.service").symlink_to("/usr/lib/systemd/system/ssh.service")
-    assert installed.links(Places(tmp_path)) == [wants / "penstock.service"]
+    later = tmp_path / "etc/systemd/system/ufw.service.wants"
+    later.mkdir()
+    assert installed.links(Places(tmp_path)) == ([wants / "penstock.service"], [later])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What the installer put on this host, and who still sits in a slice of penstock's.
 
-The installer leaves a list of every path (`manifest`); what is known here by name besides is for a host where that
-list is lost.
+The installer leaves a list of every path (`manifest`); names that are known here are for a host that lost it.
 """
 
 from __future__ import annotations
@@ -21,13 +20,18 @@ WANTED_BY = ("multi-user.target", "sysinit.target", "nftables.service", "firewal
 PROGRAM = PurePosixPath("usr/bin/penstock")
 LIBRARY = PurePosixPath("usr/lib/penstock")
 _UNITS = "usr/lib/systemd/system"
-_KNOWN = (
+KNOWN = (
     *(f"/{_UNITS}/{name}" for name in SERVICES),
     *(f"/{_UNITS}/{name}" for name in ("penstock.slice", "penstock-.slice.d/10-penstock.conf")),
     f"/{_UNITS}/penstock-.slice.d/",
     "/usr/lib/systemd/system-sleep/penstock",
     "/usr/lib/tmpfiles.d/penstock.conf",
+    "/usr/share/bash-completion/completions/penstock",
+    "/usr/share/zsh/vendor-completions/_penstock",
+    "/usr/share/fish/vendor_completions.d/penstock.fish",
+    "/usr/share/man/man8/penstock.8",
 )
+"""All that the installer puts outside of the library, but for directories that it found missing."""
 MANIFEST = "manifest"
 MAX_GROUPS = 10_000
 
@@ -98,7 +102,7 @@ def paths(places: Places) -> tuple[list[Path], list[Path]]:
         lines = read_file(places.library / MANIFEST).decode("utf-8", "replace").splitlines()
     except PenstockError:
         lines = []
-    named = {line for line in (*lines, *_KNOWN) if line.startswith("/usr/") and ".." not in line.split("/")}
+    named = {line for line in (*lines, *KNOWN) if line.startswith("/usr/") and ".." not in line.split("/")}
     inside = (f"/{LIBRARY}/", f"/{LIBRARY}")
     mine = sorted((line for line in named if not line.startswith(inside)), key=lambda line: (-len(line), line))
     outside = [line for line in mine if line.rstrip("/") != f"/{PROGRAM}"]
@@ -107,11 +111,12 @@ def paths(places: Places) -> tuple[list[Path], list[Path]]:
     return [path for path in files if os.path.lexists(path)], [path for path in directories if path.is_dir()]
 
 
-def links(places: Places) -> list[Path]:
-    """The symbolic links by which systemd starts our services."""
-    made = places.root / "etc/systemd/system"
-    found = [made / f"{by}.wants" / name for by in WANTED_BY for name in SERVICES]
-    return [path for path in found if path.is_symlink()]
+def links(places: Places) -> tuple[list[Path], list[Path]]:
+    """The symbolic links by which systemd starts our services, and directories that may have been made for them."""
+    made = [places.root / "etc/systemd/system" / f"{by}.wants" for by in WANTED_BY]
+    found = [directory / name for directory in made for name in SERVICES]
+    services = [directory for directory in made if directory.name.endswith(".service.wants")]
+    return [path for path in found if path.is_symlink()], [path for path in services if path.is_dir()]
 
 
 def is_ours(program: Path) -> bool:

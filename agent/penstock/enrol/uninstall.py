@@ -67,13 +67,13 @@ def steps(places: Places, purge: bool) -> list[Step]:
 
 def _steps(places: Places, purge: bool) -> Iterator[Step]:
     kept, directories = installed.paths(places)
-    links = installed.links(places)
+    links, wants = installed.links(places)
     drop_ins = dropin.find()
     if drop_ins:
         units = ", ".join(sorted({one.unit for one in drop_ins}))
         yield Step(f"remove the drop-ins that put {units} in slices; nothing is restarted", _remove_drop_ins)
     if _loaded(DAEMON) or links:
-        yield Step("stop and disable the daemon and the floor; no rule changes yet", lambda: _stop(links))
+        yield Step("stop and disable the daemon and the floor; no rule changes yet", lambda: _stop(links, wants))
     if kept or directories or _loaded(FLOOR):
         text = f"remove {len(kept)} files from /usr: units, slices, completion, man page"
         yield Step(text, lambda: _remove_units(kept, directories))
@@ -137,12 +137,13 @@ def _remove_drop_ins() -> None:
     dropin.remove()
 
 
-def _stop(links: list[Path]) -> None:
+def _stop(links: list[Path], directories: list[Path]) -> None:
     if systemctl.show(DAEMON, ("ActiveState",))["ActiveState"] not in ("", "inactive"):
         systemctl.run("stop", "--", DAEMON, timeout=60)
     for link in links:
         _unlink(link)
-        dropin.remove_if_empty(link.parent)
+    for directory in directories:
+        dropin.remove_if_empty(directory)
 
 
 def _remove_units(paths: list[Path], directories: list[Path]) -> None:
@@ -156,6 +157,9 @@ def _remove_units(paths: list[Path], directories: list[Path]) -> None:
     # Without its file it may be stopped by hand; that changes no rule, and stops nobody, as nobody requires it.
     if systemctl.show(FLOOR, ("ActiveState",))["ActiveState"] not in ("", "inactive"):
         systemctl.run("stop", "--", FLOOR)
+    for unit in installed.SERVICES:
+        if systemctl.show(unit, ("ActiveState",))["ActiveState"] == "failed":
+            systemctl.run("reset-failed", "--", unit)
 
 
 def _requirers(unit: str) -> list[str]:
