@@ -65,6 +65,15 @@ def test_no_daemon(daemon: FakeDaemon, call: Call) -> None:
     }
 
 
+def test_a_dead_daemon_that_left_something_unconfirmed(daemon: FakeDaemon, call: Call) -> None:
+    (daemon.run / "unconfirmed").touch()
+    assert "confirmed" not in call("status").stderr, "the daemon itself says that"
+    daemon.close()
+    assert "nobody has confirmed" in call("status").stderr
+    (daemon.run / "unconfirmed").unlink()
+    assert "confirmed" not in call("status").stderr
+
+
 def test_wait_until_it_is_in_force(daemon: FakeDaemon, call: Call) -> None:
     answers = [status(workload(egress="degraded")), status()]
     daemon.replies["status"] = lambda _: answers.pop(0)

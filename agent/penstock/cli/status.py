@@ -66,9 +66,19 @@ def status(ctx: click.Context, workload: str | None, wait: bool, timeout: timede
         click.echo("\n".join(screen(answer.status, rules)))
     if answer.trouble is not None:
         click.echo(f"penstock: {answer.trouble}", err=True)
+        if isinstance(answer.trouble, NoDaemon) and (run / TRIAL).exists():
+            click.echo(f"penstock: {LEFT_ON_TRIAL}", err=True)
     elif wait and answer.code:
         click.echo(f"penstock: not in force after {timeout.total_seconds():g} s", err=True)
     ctx.exit(answer.code)
+
+
+TRIAL = "unconfirmed"
+"""A file that the daemon keeps in its run directory as long as a policy waits to be confirmed."""
+
+LEFT_ON_TRIAL = (
+    "the kernel holds a policy that nobody has confirmed; the one before it comes back when the daemon starts"
+)
 
 
 def in_force(status: Json) -> bool:
