@@ -71,9 +71,10 @@ load() {  # FILE SECONDS: prints the policy's hash, or why not
 }
 
 tell() {  # the daemon shows this line as a finding
-  if [ -d "$run" ] || mkdir -m 0700 -- "$run"; then
+  {
+    [ -d "$run" ] || mkdir -m 0700 -- "$run"  # which fails when systemd-tmpfiles made it a moment ago
     if printf '%s\n' "$1" >"$run/floor.new" && mv -f -- "$run/floor.new" "$run/floor"; then return; fi
-  fi 2>/dev/null
+  } 2>/dev/null
   say 4 "could not write $run/floor"
 }
 

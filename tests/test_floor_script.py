@@ -241,6 +241,17 @@ def test_a_run_directory_that_cannot_be_written_to_changes_nothing_else(script: 
     assert f"chain out_{WORKLOAD}" in script.chains()
 
 
+def test_a_run_directory_that_somebody_makes_meanwhile_is_used(script: Floor, tmp_path: Path) -> None:
+    """As systemd-tmpfiles may, between the look and our own mkdir."""
+    late = tmp_path / "late/mkdir"
+    late.parent.mkdir()
+    late.write_text('#!/bin/sh\n/bin/mkdir "$@"\ncase "$*" in *run) exec false ;; esac\n')
+    late.chmod(0o755)
+    script.path = f"{late.parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    told, _ = script.load(good(script.lab))
+    assert told == "loaded 0123abc\n"
+
+
 def test_again_leaves_to_the_daemon_what_it_has_mended(script: Floor) -> None:
     script.load(good(script.lab))
     (script.run / "lock").touch()
