@@ -2,16 +2,19 @@
 
 The server is a unit, `model.service`, in enforce mode.  Every few milliseconds it sends to an address that its
 rules allow and to one that they do not, datagrams and connections, in IPv4 and IPv6, and it keeps one connection
-open for ever.  So nothing can be open, or closed, for a moment without a packet that shows it.
+open for ever.  As often both send to it.  So nothing can be open, or closed, for a moment without a packet that
+shows it.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,11 +26,13 @@ from hosts.world import World
 UNIT, NAME = "model.service", "model"
 PORT = 5001
 """UDP; nobody answers there."""
+KNOCKED = 8080
+"""UDP; where the server listens."""
 RULES = "/etc/penstock/rules.d/model.yaml"
 
 SERVER = """\
-import os, socket, threading, time
-beats = 0
+import json, os, socket, threading, time
+beats, heard = 0, {{}}
 def family(address):
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 def datagrams(addresses):
@@ -43,9 +48,17 @@ def datagrams(addresses):
         beats += 1
         if beats % 10 == 0:
             with open("/run/model/beats.new", "w") as file:
-                file.write(str(beats))
+                json.dump([beats, heard], file)
             os.replace("/run/model/beats.new", "/run/model/beats")
         time.sleep(0.004)
+def listen(address):
+    listener = socket.socket(family(address), socket.SOCK_DGRAM)
+    if family(address) == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind((address, {knocked}))
+    while True:
+        peer = listener.recvfrom(100)[1][0]
+        heard[peer] = heard.get(peer, 0) + 1
 def connections(address):
     while True:
         try:
@@ -70,11 +83,31 @@ def lasting(address):
             print(address, why, file=file)
         time.sleep(0.2)
 allowed, denied = {allowed}, {denied}
+for address in allowed + denied:
+    heard[address] = 0
+for address in ("0.0.0.0", "::"):
+    threading.Thread(target=listen, args=(address,)).start()
 for address in allowed:
     threading.Thread(target=lasting, args=(address,)).start()
 for address in allowed + denied:
     threading.Thread(target=connections, args=(address,)).start()
 datagrams(allowed + denied)
+"""
+KNOCKER = """\
+import socket, sys, time
+sockets = []
+for source in sys.argv[4:]:
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    sender = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sender.bind((source, 0))
+    sockets.append((sender, (sys.argv[3 if ":" in source else 2], int(sys.argv[1]))))
+while True:
+    for sender, to in sockets:
+        try:
+            sender.sendto(b"knock", to)
+        except OSError:
+            pass
+    time.sleep(0.004)
 """
 UNIT_FILE = """\
 [Unit]
@@ -95,22 +128,29 @@ OPEN = f'  - {{to: ["{STRANGER[0]}", "{STRANGER[1]}"], ports: [443, {PORT}/udp]}
 def rules(*more: str, comment: str = "") -> str:
     """The file of the workload; `more` are further egress rules."""
     head = f"# {comment}\nversion: 1\nworkload: {NAME}\nmode: enforce\nmatch: {{unit: {UNIT}}}\negress:\n"
-    return head + ALLOW + "".join(more) + "ingress: []\n"
+    served = f'  - {{ports: [{KNOCKED}/udp], from: ["{REGISTRY[0]}", "{REGISTRY[1]}"]}}\n'
+    return f"{head}{ALLOW}{''.join(more)}ingress:\n{served}"
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What left the host in a while: times of `time.monotonic()`, by family."""
+    """What left the host in a while: times of `time.monotonic()`, by family; and how much the server heard."""
 
     start: float
     end: float
     allowed: dict[int, list[float]]
     denied: dict[int, list[float]]
+    heard: dict[str, int]  # peer -> datagrams since the server began
 
     @property
     def leaked(self) -> int:
         """Packets to where no rule leads."""
         return sum(map(len, self.denied.values()))
+
+    @property
+    def intruded(self) -> int:
+        """Datagrams from whom no rule lets in, that the server heard."""
+        return sum(self.heard[peer] for peer in STRANGER)
 
     @property
     def gap(self) -> float:
@@ -130,8 +170,10 @@ class Steady:
 
     def enrol(self) -> None:
         """Start the server, put it in its slice, and enforce its rules."""
-        server = SERVER.format(port=PORT, allowed=list(REGISTRY), denied=list(STRANGER))
-        self.host.write("/opt/model.py", server)
+        places = {"allowed": list(REGISTRY), "denied": list(STRANGER)}
+        self.host.write("/opt/model.py", SERVER.format(port=PORT, knocked=KNOCKED, **places))
+        argv = [sys.executable, "-c", KNOCKER, str(KNOCKED), *self.host.addresses, *REGISTRY, *STRANGER]
+        self.world.lab.host.popen(argv, stdin=subprocess.DEVNULL)
         self.host.write(f"/etc/systemd/system/{UNIT}", UNIT_FILE)
         self.host.sh(f"systemctl daemon-reload; systemctl enable --now {UNIT}; penstock protect {UNIT}")
         self.apply(rules())
@@ -201,22 +243,27 @@ class Steady:
     def seen(self, mark: int, start: float) -> Seen:
         """What left since the mark, taken at `start`."""
         packets = [p for p in self.world.outside.seen(self.host.name, since=mark) if p.time >= start]
-        return Seen(start, time.monotonic(), times(packets, REGISTRY), times(packets, STRANGER))
+        end, heard = time.monotonic(), self.server()[1]
+        return Seen(start, end, times(packets, REGISTRY), times(packets, STRANGER), heard)
 
     def wait_beats(self, count: int = 60) -> None:
         """Until the server has tried everything so often again."""
+        until = self.server()[0] + count
+        self.host.wait_until(lambda: self.server()[0] >= until)
 
-        def beats() -> int:
-            return int(self.host.sh("cat /run/model/beats 2>/dev/null || echo 0"))
-
-        until = beats() + count
-        self.host.wait_until(lambda: beats() >= until)
+    def server(self) -> tuple[int, dict[str, int]]:
+        """What the server says: how often it has tried everything, and how many datagrams it heard from whom."""
+        beats, heard = json.loads(self.host.sh("cat /run/model/beats 2>/dev/null || echo '[0, {}]'"))
+        return beats, heard
 
     def now(self) -> Seen:
-        """What leaves in the next moment."""
+        """What leaves in the next moment, and what comes."""
+        self.wait_beats(20)  # what came before is heard
+        before = self.server()[1]
         start, mark = time.monotonic(), self.world.outside.mark()
         self.wait_beats()
-        return self.seen(mark, start)
+        seen = self.seen(mark, start)
+        return replace(seen, heard={peer: count - before[peer] for peer, count in seen.heard.items()})
 
     @contextmanager
     def ruled(self, gap: float = 1.0) -> Iterator[None]:
@@ -225,13 +272,15 @@ class Steady:
         `gap`: how long, in seconds, nothing may be seen of the allowed packets; this machine may be busy.
         """
         self.is_ruled()
-        pid, broken = self.shown(UNIT, "MainPID"), self.broken()
+        pid, broken, heard = self.shown(UNIT, "MainPID"), self.broken(), self.server()[1]
         start, mark = time.monotonic(), self.world.outside.mark()
         yield
         self.wait_beats()
         seen = self.seen(mark, start)
         assert seen.leaked == 0, seen.denied
         assert all(seen.allowed.values())
+        assert all(seen.heard[peer] == heard[peer] for peer in STRANGER), (heard, seen.heard)
+        assert all(seen.heard[peer] > heard[peer] for peer in REGISTRY), (heard, seen.heard)
         assert seen.gap < gap, seen.gap
         assert self.shown(UNIT, "MainPID") == pid
         assert self.broken() == broken
@@ -239,19 +288,24 @@ class Steady:
               f" longest gap {seen.gap * 1000:.0f} ms, 0 denied ones")
 
     def is_ruled(self) -> None:
-        """Now: what is allowed leaves in both families, and nothing else."""
+        """Now: what is allowed leaves and comes in both families, and nothing else."""
         seen = self.now()
         assert seen.leaked == 0, seen.denied
+        assert not any(seen.heard[peer] for peer in STRANGER), seen.heard
         assert all(len(times) > 20 for times in seen.allowed.values()), seen.allowed
+        assert all(seen.heard[peer] for peer in REGISTRY), seen.heard
 
-    def is_open(self) -> None:
-        """Now everything leaves in both families."""
+    def is_open(self, inward: bool = True) -> None:
+        """Now everything leaves in both families, and with `inward` comes as well."""
         seen = self.now()
         assert all(len(times) > 20 for times in (*seen.allowed.values(), *seen.denied.values())), seen
+        assert all(bool(seen.heard[peer]) == inward for peer in STRANGER), seen.heard
+        assert all(seen.heard[peer] for peer in REGISTRY), seen.heard
 
     def is_shut(self) -> None:
-        """Now nothing leaves, although the server tries."""
+        """Now nothing leaves and nothing comes, although all try."""
         seen = self.now()
+        assert not any(seen.heard.values()), seen.heard
         assert not any(seen.denied.values()), seen.denied
         assert not any(seen.allowed.values()), seen.allowed
 
@@ -274,5 +328,6 @@ class Steady:
 
 
 def times(packets: list[Packet], to: tuple[str, str]) -> dict[int, list[float]]:
-    """When packets to these two addresses left, by family."""
-    return {6 if ":" in address else 4: [p.time for p in packets if p.destination == address] for address in to}
+    """When packets to these two addresses left, by family; not the kernel's refusals of what came from there."""
+    own = [p for p in packets if p.protocol in ("tcp", "udp")]
+    return {6 if ":" in address else 4: [p.time for p in own if p.destination == address] for address in to}
