@@ -21,7 +21,8 @@ OPENED = (PUBLIC, OPEN, CLOSED)
 """What the tool opens: the last one is a port that penstock keeps closed."""
 
 ECHO = """\
-import socket, sys, threading
+import os, signal, socket, sys, threading
+signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))  # else the first process of a container stays
 def serve(port):
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
     while True:
@@ -30,7 +31,9 @@ def serve(port):
             peer.recv(100)
             peer.sendall(b"hello")
 for word in sys.argv[1:]:
-    threading.Thread(target=serve, args=(int(word),)).start()
+    threading.Thread(target=serve, args=(int(word),), daemon=True).start()
+while True:
+    signal.pause()
 """
 ECHO_UNIT = f"""\
 [Service]
@@ -109,7 +112,7 @@ class Tool:
     """Also at each boot from then on, if it can."""
     stop: str
     again: tuple[str, ...]
-    """Make it load its rules again, which is none of our table's business."""
+    """Make it load its rules again, which is none of our table's business.  The last one counts most."""
     flush: tuple[str, ...] = ()
     """Make it load its rules again, and that takes our table away."""
     boot: str = ""
@@ -148,7 +151,7 @@ TOOLS: Mapping[str, Tool] = {
         set_up=UFW,
         start="ufw --force enable && systemctl enable --now ufw",
         stop="ufw disable && systemctl stop ufw",
-        again=("ufw reload", "systemctl restart ufw", "ufw disable && ufw --force enable"),
+        again=("ufw reload", "ufw disable && ufw --force enable", "systemctl restart ufw"),
     ),
     "podman": Tool(
         unit="",
@@ -162,7 +165,7 @@ TOOLS: Mapping[str, Tool] = {
 
 OTHERS = r"""
 nft list tables | grep -v '^table inet penstock$' | while read -r _ family name; do
-  nft -s list table "$family" "$name"
+  nft -s list table "$family" "$name" || echo "$name went meanwhile"
 done
 for save in iptables-save ip6tables-save; do $save | sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'; done
 """
