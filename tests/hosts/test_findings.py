@@ -59,8 +59,10 @@ def test_a_slice_that_systemd_ignores(installed: Installed, stopped: list[str]) 
     unit = "leftover.service"
     installed.hammer(unit, service="KillMode=process\nExecStartPre=/bin/sh -c 'setsid /bin/sleep 1000 &'", **FEW)
     stopped.append(unit)
+    installed.enforce("leftover", unit, dropin=False)
     installed.sh(f"systemctl start {unit}")
-    installed.enforce("leftover", unit)
+    installed.wait_for(lambda: installed.findings("in-place", "leftover"))
+    installed.sh(f"penstock protect {unit}; penstock apply")
     armed = f"/etc/systemd/system/{unit}.d/50-penstock.conf"
     later = f'[ $(($(date +%s) - $(stat -c %Z {armed}))) -gt {SLACK} ]'
     (found,) = installed.findings("in-place", "leftover")

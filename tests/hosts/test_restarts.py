@@ -113,8 +113,11 @@ def lasting(governed: Installed) -> Installed:
 @pytest.mark.parametrize("what", DISTURBANCES)
 def test_disturbances_change_nothing_for_a_workload(lasting: Installed, what: str) -> None:
     before = [lasting.running(unit) for unit in (LASTING, PLACED)]
+    daemon = lasting.show("penstock.service", "MainPID")
     with lasting.nothing_gets_out(LASTING):
         lasting.sh(DISTURBANCES[what])
+        if what.startswith("the daemon"):
+            lasting.wait_for(lambda: lasting.show("penstock.service", "MainPID") not in (daemon, ["0"]))
         lasting.wait_for(lambda: lasting.enforcing("sliced", "placed", "lasting"))
     assert [lasting.running(unit) for unit in (LASTING, PLACED)] == before
     assert lasting.workload("lasting")["enrolment"] == "slice"

@@ -11,6 +11,7 @@ Neighbour discovery, multicast listener reports and router solicitations are not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import select
@@ -19,9 +20,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ _PACKET_STATISTICS = 6
 _SOL_PACKET = 263
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 64 << 20
+_AT_ONCE = 1000
 SYN = 0x02
 ACK = 0x10
 
@@ -111,7 +112,7 @@ class Wire:
             p
             for p in self.all()[since:]
             if host in (None, p.host)
-            and (to is None or p.destination == str(ip_address(to)))
+            and (to is None or p.destination == _same_text(to))
             and port in (None, p.port)
             and protocol in (None, p.protocol)
             and (p.opens or not opens)
@@ -186,8 +187,15 @@ def parse(data: bytes) -> tuple[str, str, int, str, int, int, int] | None:
         return None
     ports = struct.unpack_from("!HH", rest) if number in (6, 17) and len(rest) >= 4 else (0, 0)
     flags = rest[13] if number == 6 and len(rest) >= 14 else 0
-    ends = str(ip_address(source)), str(ip_address(destination))
+    family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
+    ends = socket.inet_ntop(family, source), socket.inet_ntop(family, destination)
     return _PROTOCOLS.get(number, str(number)), ends[0], ports[0], ends[1], ports[1], flags, len(data)
+
+
+def _same_text(address: str) -> str:
+    """The address in the words of `parse`."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.inet_ntop(family, socket.inet_pton(family, address))
 
 
 def _upper_layer(data: bytes) -> tuple[int, bytes]:
@@ -213,18 +221,31 @@ def main() -> None:
         sniffer.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         print("ready", flush=True)
         while True:
-            frame, where = sniffer.recvfrom(65600)
-            lines: list[Any] = []
-            if where[0].startswith(sys.argv[2]):
-                if where[1] == BARRIER:
-                    if lost := _lost(sniffer):
-                        lines.append(["lost", lost])
-                    lines.append(["barrier", frame[14:22].hex()])
-                elif parsed := parse(frame[14:]):
-                    lines.append([time.monotonic(), where[0].removeprefix(sys.argv[2]), *parsed])
-            for line in lines:
-                file.write(json.dumps(line).encode() + b"\n")
+            select.select([sniffer], [], [])
+            # One write for many packets: none of a flood may be lost.
+            frames = _waiting(sniffer)
+            lines = [line for frame, where in frames for line in _lines(frame, where, sniffer, sys.argv[2])]
+            file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
             file.flush()
+
+
+def _waiting(sniffer: socket.socket) -> Iterator[tuple[bytes, Any]]:
+    """Frames that are there already, at most so many that whoever waits for one gets it soon."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_AT_ONCE):
+            yield sniffer.recvfrom(65600, socket.MSG_DONTWAIT)
+
+
+def _lines(frame: bytes, where: Any, sniffer: socket.socket, prefix: str) -> Iterator[list[Any]]:
+    """What is to be written down of a frame."""
+    if not where[0].startswith(prefix):
+        return
+    if where[1] == BARRIER:
+        if lost := _lost(sniffer):
+            yield ["lost", lost]
+        yield ["barrier", frame[14:22].hex()]
+    elif parsed := parse(frame[14:]):
+        yield [time.monotonic(), where[0].removeprefix(prefix), *parsed]
 
 
 if __name__ == "__main__":
