@@ -203,3 +203,47 @@ def test_a_damaged_bundle_is_refused(world: World, change: str, said: str) -> No
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert said in done.stderr
     assert snapshot.difference(before, snapshot.taken(host)) == []
+
+
+@pytest.mark.parametrize("other", ["nftables", "firewalld", "ufw"])
+def test_the_floor_comes_at_boot_after_who_would_flush_it(host: Host, other: str) -> None:
+    """And before the network, without a cycle; and again when that service starts again."""
+    if other == "ufw":
+        host.sh("sed -i s/ENABLED=no/ENABLED=yes/ /etc/ufw/ufw.conf")
+    host.run(["systemctl", "enable", other])
+    host.reboot()
+    try:
+        for unit in (other, "penstock-floor.service", "penstock.service"):
+            assert of_unit(host, unit, "ActiveState") == "active"
+        order = (other, "penstock-floor.service", "network-pre.target")
+        times = [int(of_unit(host, unit, "ActiveEnterTimestampMonotonic")) for unit in order]
+        assert times == sorted(set(times))
+        assert "cycle" not in host.sh("journalctl -b -q --no-pager _PID=1")
+        assert host.read("/run/penstock/floor").startswith("loaded ")
+        assert not host.sh("journalctl -b -q --no-pager -p err -t floor")
+
+        host.run(["systemctl", "stop", "penstock.service"])
+        for verb in ("restart", "reload") if other != "ufw" else ("restart",):
+            host.run(["nft", "delete", "table", "inet", "penstock"])
+            host.run(["systemctl", verb, other])
+            host.wait_until(lambda: "governed_out" in host.sh("nft list ruleset"))
+        assert of_unit(host, "penstock-floor.service", "NRestarts") == "0"
+    finally:
+        host.run(["systemctl", "disable", "--now", other])
+        host.run(["systemctl", "start", "penstock.service"])
+
+
+def test_after_a_sleep_the_daemon_looks_at_once_or_the_floor_is_loaded(host: Host) -> None:
+    hook = "/usr/lib/systemd/system-sleep/penstock"
+    pid = of_unit(host, "penstock.service", "MainPID")
+    host.run([hook, "pre", "suspend"])
+    host.run([hook, "post", "suspend"])
+    assert host.run(["penstock", "status"]).returncode == 0
+    assert of_unit(host, "penstock.service", "MainPID") == pid
+    host.run(["systemctl", "stop", "penstock.service"])
+    host.run(["nft", "delete", "table", "inet", "penstock"])
+    host.run([hook, "pre", "suspend"])
+    assert "penstock" not in host.sh("nft list ruleset")
+    host.run([hook, "post", "suspend"])
+    assert "governed_out" in host.sh("nft list ruleset")
+    host.run(["systemctl", "start", "penstock.service"])

@@ -112,7 +112,7 @@ def paths(places: Places) -> tuple[list[Path], list[Path]]:
 
 
 def links(places: Places) -> tuple[list[Path], list[Path]]:
-    """The symbolic links by which systemd starts our services, and directories that may have been made for them."""
+    """The symbolic links by which systemd starts our services, and directories that may hold nothing else."""
     made = [places.root / "etc/systemd/system" / f"{by}.wants" for by in WANTED_BY]
     found = [directory / name for directory in made for name in SERVICES]
     services = [directory for directory in made if directory.name.endswith(".service.wants")]
