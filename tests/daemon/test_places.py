@@ -31,6 +31,7 @@ def test_what_is_ours_already_stays(options: Options) -> None:
     os.close(places.prepare(options))
     for name in places.STATE_FILES:
         (options.state / name).write_text("x")
+    (options.state / "lost+found").mkdir()  # the state is a file system of its own
     os.close(places.prepare(options))
     assert (options.state / places.BOOKS).read_text() == "x"
 

@@ -24,6 +24,8 @@ _SAVED = (state.FILE, *state.HISTORY, BOOKS, FLOOR)
 STATE_FILES = frozenset(f"{name}{end}" for name in _SAVED for end in ("", ".new"))
 RUN_FILES = frozenset({SOCKET, FACTS, f"{FACTS}.new", LOCK, FLOOR_SAID, f"{FLOOR_SAID}.new", TRIAL})
 MAX_SAID = 4096
+FSCK = "lost+found"
+"""In the top directory of many file systems, when ours is one."""
 _REMEDIES = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room on that disk",
@@ -63,7 +65,7 @@ def _directory(path: Path, mode: int, ours: frozenset[str] | None) -> None:
         raise PenstockError("belongs to somebody else", where=str(path), hint="name another directory")
     if ours is None:
         return
-    foreign = sorted(found - ours)
+    foreign = sorted(found - ours - {FSCK})
     if foreign:
         hint = "name a directory that is empty or penstock's own"
         raise PenstockError(f"holds files that are not penstock's: {foreign[0]}", where=str(path), hint=hint)
