@@ -31,7 +31,7 @@ from penstock.core.unenforced import unenforced
 from penstock.core.verdict import Reason
 from penstock.daemon import places
 from penstock.enrol import dropin
-from test_examples import EXAMPLES, NOW, RULES
+from test_examples import EXAMPLES, NOW
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agent/penstock"
