@@ -203,6 +203,7 @@ def test_what_others_take_away_is_put_back(
         gap = max((p.time for p in left), default=start) - min((p.time for p in left), default=start)
         print(f"\n{what}: {len(left)} packets got out in {1000 * gap:.0f} ms")
         record_property(what, {"packets": len(left), "seconds": gap})
-        assert gap < 1
+        said = installed.sh("journalctl -q -b -u penstock.service -o short-monotonic -n 6")
+        assert gap < 1, f"{[round(p.time - start, 3) for p in left]}\n{said}"
         assert max((p.time for p in left), default=start) - start < 1
         assert "(by 'nft', pid " in installed.findings("foreign-change")[-1]["text"]
