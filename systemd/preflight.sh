@@ -15,10 +15,10 @@ check_host() {
   flock -n 8 || die "another installation is running"
 }
 
-is_empty() {  # not there, or a directory in which an interrupted installation did not get further
+is_empty() {  # not there, or with a fleet's drop-ins only, or what an interrupted installation had made
   if [ -L "$1" ] || ! [ -e "$1" ]; then ! [ -L "$1" ]; return; fi
   [ -d "$1" ] || return 1
-  [ -z "$(find "$1" -mindepth 1 ! -name manifest.new -print -quit)" ]
+  [ -z "$(find "$1" -mindepth 1 -maxdepth 1 ! -name manifest.new ! -name rules.d ! -name penstock.d -print -quit)" ]
 }
 
 check_nobody_else() {

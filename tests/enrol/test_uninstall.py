@@ -128,6 +128,16 @@ def test_purge_removes_that_too(places: Places) -> None:
     assert left(places) == set()
 
 
+def test_the_drop_ins_of_a_fleet_stay(places: Places) -> None:
+    theirs = "usr/lib/penstock/rules.d/fleet.yaml"
+    (places.root / theirs).parent.mkdir()
+    (places.root / theirs).write_text("x")
+    texts = take(places, purge=True)
+    assert texts[-1].endswith("but for rules.d in it")
+    assert left(places) == {theirs}
+    assert uninstall.steps(places, purge=True) == []
+
+
 def test_the_order(places: Places, systemd: Systemd) -> None:
     """Nobody needs the floor, then nobody repairs the table, then nobody loads it again, then it goes."""
     take(places)

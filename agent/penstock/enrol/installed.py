@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from penstock.core.slices import SLICE
 from penstock.core.text import printable
 from penstock.errors import PenstockError
-from penstock.files import read_file
+from penstock.files import DROP_INS, read_file
 
 SERVICES = ("penstock.service", "penstock-floor-again.service", "penstock-floor.service")
 """In the order in which they can go."""
@@ -44,8 +44,15 @@ class Places:
 
     @property
     def library(self) -> Path:
-        """All that is penstock's alone."""
+        """Where penstock's own files are, and a fleet's drop-ins."""
         return self.root / LIBRARY
+
+    def in_library(self) -> list[Path]:
+        """What of it we put there: drop-ins of a fleet are somebody else's."""
+        try:
+            return sorted(path for path in self.library.iterdir() if path.name not in DROP_INS)
+        except OSError:
+            return []
 
     @property
     def program(self) -> Path:

@@ -86,8 +86,10 @@ def _steps(places: Places, purge: bool) -> Iterator[Step]:
     if doomed:
         shown = ", ".join(f"/{path.relative_to(places.root)}" for path in doomed)
         yield Step(f"remove {shown}", lambda: _remove_trees(doomed))
-    if places.library.exists() or installed.is_ours(places.program):
-        yield Step("remove /usr/bin/penstock and /usr/lib/penstock", lambda: _remove_program(places))
+    if places.in_library() or installed.is_ours(places.program):
+        theirs = [name for name in files.DROP_INS if (places.library / name).exists()]
+        but = f", but for {' and '.join(theirs)} in it" if theirs else ""
+        yield Step(f"remove /usr/bin/penstock and /usr/lib/penstock{but}", lambda: _remove_program(places))
 
 
 def consequences(residents: list[Resident]) -> list[str]:
@@ -203,12 +205,14 @@ def _remove_trees(paths: list[Path]) -> None:
 def _remove_program(places: Places) -> None:
     """The list of what was installed goes last: by it the installer knows what an interrupted removal left."""
     manifest = places.library / installed.MANIFEST
-    if places.library.exists():
-        _remove_trees([path for path in places.library.iterdir() if path != manifest and path.is_dir()])
+    _remove_trees([path for path in places.in_library() if path.is_dir() and not path.is_symlink()])
     if installed.is_ours(places.program):
         _unlink(places.program)
-    if places.library.exists():
-        _remove_trees([places.library])
+    for path in places.in_library():
+        if path != manifest:
+            _unlink(path)
+    _unlink(manifest)
+    dropin.remove_if_empty(places.library)
 
 
 def _unlink(path: Path) -> None:
