@@ -425,8 +425,8 @@ def test_marks_labels_and_zones_of_others_stay(beside: Beside) -> None:
         itself = host.call_in(GOVERNED, probe.tcp, address, OPEN, b"", 2)
         assert itself.outcome == "ok"
         assert packets("labelled") > labelled
-    assert packets("kept") > 100
-    assert packets("zoned") > 100
+    assert packets("kept") > 20
+    assert packets("zoned") > 20
     assert packets("lost") == packets("unzoned") == 0
     host.run(["nft", "delete", "table", "inet", "marks"])
 
