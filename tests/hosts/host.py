@@ -278,6 +278,9 @@ class Host:
         What tests started with `popen` ends before it begins: what shall last until the end must be a unit.
         """
         running = self._on()
+        if not running.leader:  # it never came up, and pid 0 would be this very program and its group
+            self.crash()
+            return
         self.forget_children()  # systemd would wait 10 s for processes whose parent, outside, must reap them
         os.kill(running.leader, signal.SIGRTMIN + 4)
         try:
@@ -290,8 +293,9 @@ class Host:
     def crash(self) -> None:
         """As if the plug was pulled: nobody gets to say goodbye."""
         running = self._on()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(running.leader, signal.SIGKILL)
+        if running.leader:  # not 0: that is this very program and its group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.leader, signal.SIGKILL)
         running.nspawn.kill()
         running.nspawn.wait()
         self.forget_children()
