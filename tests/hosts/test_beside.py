@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hosts import first, others
+from hosts import others
 from hosts.host import SCOPE, Host
 from hosts.installed import ALLOWED, CLOSED, OPEN, RULES, TCP, UDP, Installed
 from hosts.others import PUBLIC, PUBLISHED, REFUSED, TOOLS, Tool
@@ -26,7 +26,7 @@ from hosts.wire import Packet
 from hosts.world import World
 from penstock.demo import probe
 
-pytestmark = pytest.mark.skipif(not first.can(), reason="the hammer's first instructions are for x86_64")
+pytestmark = pytest.mark.usefixtures("first_instruction")
 
 FAMILIES = (4, 6)
 NAME, UNIT = "model", "model.service"
@@ -279,7 +279,8 @@ def beside(request: pytest.FixtureRequest, world: World, client: Host) -> Iterat
     made.beat()
     print(f"\n{name} on {release}: {len(made.loads)} lines of rules, ready after {time.monotonic() - start:.1f} s")
     yield made
-    host.power_off()
+    if host.running:
+        host.power_off()
 
 
 def test_neither_changed_the_other(beside: Beside) -> None:
