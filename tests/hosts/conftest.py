@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hosts import rootfs
+from conftest import cannot_run
+from hosts import first, rootfs
 from hosts.host import Host
 from hosts.world import World, ending_orderly
 
@@ -26,6 +27,13 @@ def orderly_end() -> Iterator[None]:
     """SIGTERM ends the run with the fixtures' clean-up."""
     with ending_orderly():
         yield
+
+
+@pytest.fixture(scope="session")
+def first_instruction() -> None:
+    """For tests whose programs send with their first instructions."""
+    if not first.can():
+        cannot_run("the program of these tests is for x86_64")
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from hosts import first, hammer
+from hosts import hammer
 from hosts.installed import ALLOWED, CLOSED, OPEN, Installed, boot
 from hosts.outside import REGISTRY, STRANGER
 from hosts.wire import ACK, SYN, Packet
 from hosts.world import World
 
-pytestmark = pytest.mark.skipif(not first.can(), reason="the program of these tests is for x86_64")
+pytestmark = pytest.mark.usefixtures("first_instruction")
 
 NAME, UNIT = "eager", "eager.service"
 UNTIL = 300

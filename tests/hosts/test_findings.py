@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from hosts import first
 from hosts.installed import ALLOWED, DENIED, Installed, boot
 from hosts.outside import STRANGER
 from hosts.world import World
 
-pytestmark = pytest.mark.skipif(not first.can(), reason="the program of these tests is for x86_64")
+pytestmark = pytest.mark.usefixtures("first_instruction")
 
 FEW: dict[str, Any] = {"doors": [], "every": 4}
 SLACK = 6

@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from hosts import first
 from hosts.installed import ALLOWED, DENIED, Installed, boot
 from hosts.outside import REGISTRY, STRANGER
 from hosts.wire import Packet
 from hosts.world import World
 from penstock.core.slices import slice_unit
 
-pytestmark = pytest.mark.skipif(not first.can(), reason="the program of these tests is for x86_64")
+pytestmark = pytest.mark.usefixtures("first_instruction")
 
 RESTARTS = 500
 STAYS, LEAVES = "/opt/stays", "/opt/leaves"

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from hosts import first
 from hosts.bundle import CURRENT, put
 from hosts.hammer import name_of
 from hosts.installed import ALLOWED, DENIED, Installed, boot
 from hosts.outside import REGISTRY, STRANGER
 from hosts.world import World
 
-pytestmark = pytest.mark.skipif(not first.can(), reason="the program of these tests is for x86_64")
+pytestmark = pytest.mark.usefixtures("first_instruction")
 
 OTHER = "0.1.1"
 UNITS = ("sliced.service", "placed.service")
