@@ -61,7 +61,10 @@ load() {  # FILE SECONDS: prints the policy's hash, or why not
     hash=$(policy)
     if [ -z "$hash" ]; then echo "$1 names no policy"; exit 1; fi
     if ! make_cgroups; then echo "a cgroup of $1 cannot be made"; exit 1; fi
-    if ! error=$(timeout -k 5 "$2" nft -f /proc/self/fd/3 2>&1); then
+    # What is there under one of our names may be something else: then all of it goes first.
+    if ! timeout -k 5 "$2" nft -f /proc/self/fd/3 2>/dev/null &&
+      ! error=$({ echo 'add table inet penstock'; echo 'delete table inet penstock'; tail -n +1 /proc/self/fd/3; } |
+        timeout -k 5 "$2" nft -f - 2>&1); then
       error=$(printf '%s\n' "$error" | head -n 1 | tr -dc '[:print:]' | head -c 300)
       echo "nft refused $1: ${error:-no answer}"
       exit 1

@@ -157,7 +157,7 @@ def test_a_damaged_file_denies_everything_loudly(script: Floor, damage: str) -> 
     assert told.count("\n") == 1
     assert said.startswith("<3>penstock floor: ")
     assert "floor.nft" in told
-    assert f"out_{WORKLOAD}" not in script.chains()
+    assert f"goto out_{WORKLOAD}" not in script.chains()
     assert "goto governed_out" in script.chains()
 
 
@@ -268,6 +268,22 @@ def test_again_leaves_to_the_daemon_what_it_has_mended(script: Floor) -> None:
     assert script.load(good(script.lab), "again")[0] == "loaded 0123abc\n", "a daemon that hangs mends nothing"
     holder.kill()
     holder.wait()
-    script.lab.host.run(["nft", "add", "chain", "inet", "penstock", "newer"])
+    script.lab.host.run(["nft", "insert", "rule", "inet", "penstock", "output", "accept"])
     assert script.load(good(script.lab), "again")[0] == "loaded 0123abc\n"
-    assert "chain newer" not in script.chains()
+    rules = script.lab.host.run(["nft", "list", "chain", "inet", "penstock", "output"]).stdout
+    assert "accept" not in rules.replace("policy accept", "")
+
+
+OBSTACLES = {
+    "a set of another type": "add set inet penstock out4_{} {{ type ipv4_addr ; }}",
+    "a base chain at another hook": "add chain inet penstock input {{ type filter hook forward priority 0 ; }}",
+    "a base chain of that name": "add chain inet penstock told {{ type filter hook forward priority 0 ; }}",
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_something_else_under_one_of_our_names_goes_first(script: Floor, obstacle: str) -> None:
+    script.lab.host.run(["nft", "flush", "ruleset"])
+    script.lab.host.run(["nft", f"add table inet penstock; {OBSTACLES[obstacle].format(WORKLOAD)}"])
+    assert script.load(good(script.lab))[0] == "loaded 0123abc\n"
+    assert f"goto out_{WORKLOAD}" in script.chains()

@@ -74,10 +74,18 @@ def test_what_ends_is_left_out_and_the_moment_does_not_matter() -> None:
     assert made(later) == made()
 
 
-def test_the_whole_table_is_replaced() -> None:
-    commands = [line for line in made().decode().splitlines() if line and not line.startswith("#")]
-    assert commands[:3] == ["add table inet penstock", "delete table inet penstock", "add table inet penstock"]
-    assert not any(line.startswith(("flush", "delete")) for line in commands[3:])
+def test_all_rules_and_elements_are_replaced_and_no_hook() -> None:
+    commands = [line for line in made().decode().splitlines() if line and line[0] not in "#\t"]
+    assert commands[0] == "add table inet penstock"
+    assert not any(line.startswith("delete") for line in commands)
+    flushed = [line for line in commands if line.startswith("flush")]
+    assert flushed[0] == "flush table inet penstock"
+    holders = [line.split()[1:5:3] for line in commands if line.startswith(("add map", "add set"))]
+    assert sorted(line.split()[1:5:3] for line in flushed[1:]) == sorted(holders)
+    start = commands.index(flushed[0])
+    assert commands[start : start + len(flushed)] == flushed
+    assert all(line.startswith(("add element", "add rule")) for line in commands[start + len(flushed) :])
+    assert not any(line.startswith(("add element", "add rule")) for line in commands[:start])
 
 
 @pytest.mark.parametrize(

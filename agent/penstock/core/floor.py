@@ -3,7 +3,7 @@
     # penstock floor 1 sha256:HEX     of every byte after this line: tail -n +2 FILE | sha256sum
     # policy HASH
     # cgroup PATH                     one for each cgroup that must exist, below the root of the cgroup tree
-    ...                               the script; one transaction that replaces the whole table
+    ...                               the script; one transaction that replaces all rules of our table
 
 nft can be told how long an element lasts, not until when: what a rule allows for a while is left out, and closed
 until the daemon is back.  Left out too are workloads bound in place: there is nothing to bind before they start.
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from penstock.core import cgroup_maps
-from penstock.core.render_nft import Present, headed, script
+from penstock.core.render_nft import headed, replacement
 from penstock.core.ruleset import TABLE, AddressSet, Ruleset
 from penstock.core.slices import SLICE, slice_of
 
@@ -31,7 +31,7 @@ _SAID = re.compile(rb"# (policy|cgroup) ([^\n]*)\n")
 
 COMMENT = """\
 # Written by penstock, not by hand: a changed file is not loaded.
-# It replaces table inet penstock as a whole and touches no other.  A rule with an end is left out.
+# It replaces all rules of table inet penstock and touches no other.  A rule with an end is left out.
 """
 
 
@@ -52,14 +52,11 @@ def text(ruleset: Ruleset, workloads: Sequence[str], policy_hash: str, below: st
     bound: list[tuple[str, Sequence[tuple[str, str, str]]]] = [(prefix + SLICE, cgroup_maps.SLICE_BINDINGS)]
     bound += [(prefix + slice_of(name), cgroup_maps.bindings(name)) for name in sorted(workloads)]
     lasting = replace(ruleset, sets=tuple(_lasting(address_set) for address_set in ruleset.sets))
-    fresh = script(lasting, Present(), _NO_MATTER)
-    # Deleting a table that is not there is an error; adding one that is there is none.
     parts = [
         f"# policy {policy_hash}\n",
         *(f"# cgroup {path}\n" for path, _ in bound),
         COMMENT,
-        f"add table inet {TABLE}\ndelete table inet {TABLE}\n",
-        headed(fresh),
+        headed(replacement(lasting, _NO_MATTER)),
         "\n# cgroups\n",
         *(
             f'add element inet {TABLE} {name} {{ "{path}" : {verb} {chain} }}\n'
