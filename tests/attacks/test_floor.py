@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,11 @@ def hammer(stop: Path, addresses: list[str]) -> int:
     return sent
 
 
+def goes_on(governed: Governed, before: int) -> bool:
+    """Whether more was denied than `before`."""
+    return governed.counters()[f"denied_out_{W}"] > before
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["one", "two"])
 def test_no_packet_slips_through_while_it_is_loaded(
     apart: bool, lab: Lab, governed: Governed, stranger: Witness
@@ -174,8 +180,7 @@ def test_no_packet_slips_through_while_it_is_loaded(
             if apart:
                 governed.nft(REMOVE)
             boot(lab, data)
-            before = governed.counters()[f"denied_out_{W}"]
-            eventually(lambda before=before: governed.counters()[f"denied_out_{W}"] > before)
+            eventually(partial(goes_on, governed, governed.counters()[f"denied_out_{W}"]))
         stop.touch()
         sent = w.result()
     assert sent > 100 * TIMES
