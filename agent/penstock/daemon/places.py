@@ -22,7 +22,8 @@ FLOOR, FLOOR_SAID, TRIAL = "floor.nft", "floor", "unconfirmed"
 STAGED_FLOOR = f"{FLOOR}.new"
 _SAVED = (state.FILE, *state.HISTORY, BOOKS, FLOOR)
 STATE_FILES = frozenset(f"{name}{end}" for name in _SAVED for end in ("", ".new"))
-RUN_FILES = frozenset({SOCKET, FACTS, f"{FACTS}.new", LOCK, FLOOR_SAID, f"{FLOOR_SAID}.new", TRIAL})
+_SAID = (FACTS, FLOOR_SAID, TRIAL)
+RUN_FILES = frozenset({SOCKET, LOCK, *(f"{name}{end}" for name in _SAID for end in ("", ".new"))})
 MAX_SAID = 4096
 FSCK = "lost+found"
 """In the top directory of many file systems, when ours is one."""
