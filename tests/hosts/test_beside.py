@@ -280,7 +280,7 @@ def beside(request: pytest.FixtureRequest, world: World, client: Host) -> Iterat
     print(f"\n{name} on {release}: {len(made.loads)} lines of rules, ready after {time.monotonic() - start:.1f} s")
     yield made
     if host.running:
-        host.power_off()
+        host.crash()
 
 
 def test_neither_changed_the_other(beside: Beside) -> None:

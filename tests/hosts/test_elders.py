@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
@@ -74,16 +75,16 @@ def test_what_is_not_allowed_ends(downloading: Installed, address: str) -> None:
         downloading.host.wait_until(lambda: got(downloading, address) > before + 5000, timeout=1)
 
 
-def test_what_streams_to_us_ends_too_and_may_begin_anew(downloading: Installed) -> None:
-    """The kernel takes a connection that it meets in its midst by the sender of the first packet that it sees: one
-    that streams to us counts as called by the server, and no ingress rule allows that.  The manual says so.
+def test_what_streams_to_us_goes_on_or_may_begin_anew(downloading: Installed) -> None:
+    """The kernel takes a connection that it meets in its midst by the sender of the first packet that it sees: when
+    that is the server, it counts as the caller, and no ingress rule allows that.  The manual says so.
     """
     before = {address: got(downloading, address) for address in REGISTRY}
 
     def goes_on(more: int = 50_000) -> bool:
         return any(got(downloading, address) > number + more for address, number in before.items())
 
-    with pytest.raises(AssertionError):
+    with contextlib.suppress(AssertionError):
         downloading.host.wait_until(goes_on, timeout=1)
     downloading.sh(f"systemctl stop {UNIT}; rm /srv/*; systemctl start {UNIT}")
     for address in REGISTRY:
