@@ -76,7 +76,7 @@ def test_what_is_not_allowed_ends(downloading: Installed, address: str) -> None:
 
 
 def test_what_streams_to_us_goes_on_or_may_begin_anew(downloading: Installed) -> None:
-    """The kernel takes a connection that it meets in its midst by the sender of the first packet that it sees: when
+    """The kernel takes a connection that it meets in its midst by the sender of the first packet it sees: when
     that is the server, it counts as the caller, and no ingress rule allows that.  The manual says so.
     """
     before = {address: got(downloading, address) for address in REGISTRY}
