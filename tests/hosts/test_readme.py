@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import time
 
 import pytest
 
 from hosts import bundle
 from hosts.host import Host
-from hosts.llama import complete, install_llama
+from hosts.llama import HUB, complete, fetch_model, install_llama
+from hosts.outside import DNS, STRANGER
 from hosts.world import World
 from test_documents import Fence, fences
 
 REFUSED = "bash -c 'echo hello"
 """In the one command that is to fail."""
 ELSEWHERE = ("./agent/try", "./tests/run")
+NUMBERS = itertools.count()
 SUDO = '#!/bin/sh\nexec "$@"\n'
 LOGGED = "timeout 10 sh -c 'until [ -s /var/log/penstock/blocks.jsonl ]; do sleep 0.05; done'"
 
@@ -56,9 +60,22 @@ def fresh(world: World, release: str) -> Host:
     return host
 
 
+def called_out(world: World, host: Host, family: int, asker: Host, address: str) -> bool:
+    """Whether a request without a password makes the server send anything to a stranger, or ask for its name."""
+    there = STRANGER[family == 6]
+    world.outside.names({HUB: [there]})
+    mark = world.outside.mark()
+    fetch_model(asker, address, f"someone/{host.boots}-{next(NUMBERS)}")
+    time.sleep(0.5)  # what is not refused at once is under way by now
+    sent = [*world.outside.seen(host.name, to=there, since=mark)]
+    sent += [packet for dns in DNS for packet in world.outside.seen(host.name, to=dns, since=mark)]
+    return bool(sent)
+
+
 def test_as_typed(world: World, fresh: Host) -> None:
     client = world.hosts.get("client") or world.boot("client")
     assert complete(client, fresh.v4).status == 200
+    assert [called_out(world, fresh, family, client, fresh.address(family)) for family in (4, 6)] == [True, True]
     fresh.write("/root/steps", script())
     done = fresh.run(["bash", "/root/steps"], cwd="/home/penstock", timeout=120)
     failed = [line for line in steps() if REFUSED in line]
@@ -77,3 +94,6 @@ def test_as_typed(world: World, fresh: Host) -> None:
     assert complete(fresh, "::1").status == 200
     for address in fresh.addresses:
         assert client.tcp(address, 8080).outcome == "ECONNREFUSED"
+    # And the attack, by one who may ask: the server calls nobody, and asks for no name.
+    for family, address in ((4, "127.0.0.1"), (6, "::1")):
+        assert not called_out(world, fresh, family, fresh, address)
