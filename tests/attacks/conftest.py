@@ -29,6 +29,10 @@ class Witness:
         new, self.seen = found[self.seen :], len(found)
         return new
 
+    def protocols(self) -> set[str]:
+        """Of those packets; the kernel's own ICMP about a socket that is closed does not count."""
+        return {packet.protocol for packet in self.packets()} & {"tcp", "udp"}
+
 
 @pytest.fixture(scope="module")
 def governed(lab: Lab) -> Iterator[Governed]:

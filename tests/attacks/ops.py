@@ -139,3 +139,14 @@ def sysctl(**values: str) -> None:
 
 def now() -> float:
     return time.monotonic()
+
+
+def call(address: str) -> list[str]:
+    """Try TCP and UDP; what became of each."""
+    made = connect(address, 80, timeout=0.5)
+    if isinstance(made, int):
+        close(made)
+    here = udp("::" if ":" in address else "0.0.0.0")
+    sent = sendto(here, b"datagram", address, 80)
+    close(here)
+    return ["ok" if isinstance(made, int) else made, sent]

@@ -54,22 +54,6 @@ def boot(lab: Lab, data: bytes) -> None:
     lab.host.run(["nft", "-f", path])
 
 
-def call(address: str) -> list[str]:
-    """Try TCP and UDP; what became of each."""
-    made = ops.connect(address, 80, timeout=0.5)
-    if isinstance(made, int):
-        ops.close(made)
-    here = ops.udp("::" if ":" in address else "0.0.0.0")
-    sent = ops.sendto(here, b"datagram", address, 80)
-    ops.close(here)
-    return ["ok" if isinstance(made, int) else made, sent]
-
-
-def protocols(witness: Witness) -> set[str]:
-    """The kernel's own ICMP about a socket that is closed does not count."""
-    return {packet.protocol for packet in witness.packets()} & {"tcp", "udp"}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_allowed_arrives_and_nothing_else(
     family: int, lab: Lab, governed: Governed, stranger: Witness, registry: Witness
@@ -78,18 +62,18 @@ def test_what_is_allowed_arrives_and_nothing_else(
     allowed, denied = (lab.remote[name].address(family) for name in ("registry", "stranger"))
     governed.nft(REMOVE)
     boot(lab, floor_of(lab, RULES))
-    protocols(stranger), protocols(registry)
+    stranger.protocols(), registry.protocols()
     with Actor(lab.host, slice_of(W)) as w:
-        assert w(call, allowed) == ["ok", "ok"]
-        assert w(call, denied)[0] == "ECONNREFUSED"
-    assert protocols(registry) == {"tcp", "udp"}
+        assert w(ops.call, allowed) == ["ok", "ok"]
+        assert w(ops.call, denied)[0] == "ECONNREFUSED"
+    assert registry.protocols() == {"tcp", "udp"}
     for foreign in (SLICE, f"{SLICE}/penstock-nobody.slice", f"{SLICE}/penstock-nobody.slice/x.service"):
         with Actor(lab.host, foreign) as actor:
-            assert actor(call, allowed)[0] == actor(call, denied)[0] == "ECONNREFUSED"
-    assert protocols(registry) == protocols(stranger) == set()
+            assert actor(ops.call, allowed)[0] == actor(ops.call, denied)[0] == "ECONNREFUSED"
+    assert registry.protocols() == stranger.protocols() == set()
     with governed.actor() as by:
-        assert by(call, denied) == ["ok", "ok"]
-    assert protocols(stranger) == {"tcp", "udp"}
+        assert by(ops.call, denied) == ["ok", "ok"]
+    assert stranger.protocols() == {"tcp", "udp"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,12 +83,12 @@ def test_without_workloads_the_slice_is_closed(
     """As the floor that is shipped does, when the good one is lost: the workload's slice is there all the same."""
     boot(lab, floor_of(lab, RULES))
     boot(lab, floor_of(lab))
-    protocols(stranger), protocols(registry)
+    stranger.protocols(), registry.protocols()
     for place in (slice_of(W), f"{slice_of(W)}/x.service", SLICE):
         with Actor(lab.host, place) as w:
             for peer in ("registry", "stranger"):
-                assert w(call, lab.remote[peer].address(family))[0] == "ECONNREFUSED"
-    assert protocols(registry) == protocols(stranger) == set()
+                assert w(ops.call, lab.remote[peer].address(family))[0] == "ECONNREFUSED"
+    assert registry.protocols() == stranger.protocols() == set()
 
 
 def found(tree: Path, wanted: Ruleset) -> tuple[int, list[str], dict[str, tuple[int, int]]]:
@@ -125,7 +109,7 @@ def test_it_replaces_all_that_counts_in_one_transaction(lab: Lab, governed: Gove
         "add table inet theirs\nadd counter inet theirs mine\n"
     )
     with governed.actor(W) as w:
-        w(call, lab.remote["stranger"].v4)
+        w(ops.call, lab.remote["stranger"].v4)
     wanted = compiled(rules(W, f"[{TO_REGISTRY}]"))
     before, wrong, counted = lab.host.call(found, lab.cgroup, wanted)
     assert len(wrong) > 3
@@ -137,7 +121,7 @@ def test_it_replaces_all_that_counts_in_one_transaction(lab: Lab, governed: Gove
     # What nobody calls any more.
     assert set(wrong) == {"chain theirs", "set theirs", f"chain elder_{W}", *places}
     with governed.actor(W) as w:
-        assert w(call, lab.remote["stranger"].v4)[0] == "ECONNREFUSED"
+        assert w(ops.call, lab.remote["stranger"].v4)[0] == "ECONNREFUSED"
     assert "mine" in governed.nft("list table inet theirs")
     governed.nft("delete table inet theirs\n")
 
@@ -173,7 +157,7 @@ def test_no_packet_slips_through_while_it_is_loaded(
     stop = lab.dir / f"stop-{apart}"
     addresses = [lab.remote["stranger"].v4, lab.remote["stranger"].v6]
     with Actor(lab.host, slice_of(W)) as w:
-        protocols(stranger)
+        stranger.protocols()
         w.start(hammer, stop, addresses)
         eventually(lambda: governed.counters()[f"denied_out_{W}"] > 100)
         for _ in range(TIMES):

@@ -46,41 +46,25 @@ def w(place: str, lab: Lab) -> Iterator[Actor]:
         yield actor
 
 
-def call(address: str) -> list[str]:
-    """Try TCP and UDP; what became of each."""
-    made = ops.connect(address, 80, timeout=0.5)
-    if isinstance(made, int):
-        ops.close(made)
-    here = ops.udp("::" if ":" in address else "0.0.0.0")
-    sent = ops.sendto(here, b"datagram", address, 80)
-    ops.close(here)
-    return ["ok" if isinstance(made, int) else made, sent]
-
-
-def protocols(witness: Witness) -> set[str]:
-    """Of what arrived since the last time; the kernel's own ICMP about a socket that is closed does not count."""
-    return {packet.protocol for packet in witness.packets()} & {"tcp", "udp"}
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_out(
     family: int, lab: Lab, governed: Governed, w: Actor, place: str, stranger: Witness, registry: Witness
 ) -> None:
     """Allowed arrives, denied does not, also from a cgroup below; a neighbour's packets all arrive."""
     allowed, denied = (lab.remote[name].address(family) for name in ("registry", "stranger"))
-    protocols(stranger), protocols(registry)
+    stranger.protocols(), registry.protocols()
     with Actor(lab.host, f"{place}/below/deep") as below:
         for inside in (w, below):
             before = governed.counters()["denied_out_w"]
-            assert inside(call, allowed) == ["ok", "ok"]
-            assert protocols(registry) == {"tcp", "udp"}
-            assert inside(call, denied)[0] == "ECONNREFUSED"
-            assert protocols(stranger) == set()
+            assert inside(ops.call, allowed) == ["ok", "ok"]
+            assert registry.protocols() == {"tcp", "udp"}
+            assert inside(ops.call, denied)[0] == "ECONNREFUSED"
+            assert stranger.protocols() == set()
             assert governed.counters()["denied_out_w"] == before + 2
     for neighbour in (*NEIGHBOURS, *(Path(p).parent.as_posix() for p in PLACES[1:])):
         with Actor(lab.host, neighbour) as by:
-            assert by(call, denied) == ["ok", "ok"]
-            assert protocols(stranger) == {"tcp", "udp"}, neighbour
+            assert by(ops.call, denied) == ["ok", "ok"]
+            assert stranger.protocols() == {"tcp", "udp"}, neighbour
 
 
 def arrives(far: Actor, here: Actor, address: str, port: int) -> set[str]:
@@ -145,14 +129,14 @@ def test_sockets_from_before(family: int, lab: Lab, governed: Governed, stranger
         made, datagrams = w(ops.connect, target, 80), w(ops.udp, "::" if family == 6 else "0.0.0.0")
         assert isinstance(made, int)
         assert w(ops.send, made, b"before") == w(ops.sendto, datagrams, b"x", target, 80) == "ok"
-        assert protocols(stranger) == {"tcp", "udp"}
+        assert stranger.protocols() == {"tcp", "udp"}
         assert w(ops.receive, made) == b"before"
         governed.load(W, places={place: "w"})
         stranger.packets()
         w(ops.send, made, b"after")
         w(ops.sendto, datagrams, b"x", target, 80)
         assert w(ops.receive, made) == "ECONNRESET"
-        assert protocols(stranger) == set()
+        assert stranger.protocols() == set()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -164,15 +148,15 @@ def test_a_place_that_is_made_again_is_nobodys_until_it_is_bound(
     governed.load(W, places={place: "w"})
     stranger.packets()
     with Actor(lab.host, place) as w:
-        assert w(call, target)[0] == "ECONNREFUSED"
-    assert protocols(stranger) == set()
+        assert w(ops.call, target)[0] == "ECONNREFUSED"
+    assert stranger.protocols() == set()
     governed.agent(made_again, lab.cgroup / place)
     with Actor(lab.host, place) as w:
-        assert w(call, target) == ["ok", "ok"]
-        assert protocols(stranger) == {"tcp", "udp"}, "the gap"
+        assert w(ops.call, target) == ["ok", "ok"]
+        assert stranger.protocols() == {"tcp", "udp"}, "the gap"
         governed.load(W, places={place: "w"})
-        assert w(call, target)[0] == "ECONNREFUSED"
-        assert protocols(stranger) == set()
+        assert w(ops.call, target)[0] == "ECONNREFUSED"
+        assert stranger.protocols() == set()
 
 
 def made_again(path: Path) -> None:
@@ -194,15 +178,15 @@ def test_what_is_unbound_is_free_and_the_slice_is_not(
     family: int, place: str, w: Actor, lab: Lab, governed: Governed, stranger: Witness
 ) -> None:
     target = lab.remote["stranger"].address(family)
-    assert w(call, target)[0] == "ECONNREFUSED"
+    assert w(ops.call, target)[0] == "ECONNREFUSED"
     governed.load(W, OTHER)
     stranger.packets()
-    assert w(call, target) == ["ok", "ok"]
-    assert protocols(stranger) == {"tcp", "udp"}
+    assert w(ops.call, target) == ["ok", "ok"]
+    assert stranger.protocols() == {"tcp", "udp"}
     assert "place" not in governed.nft("list table inet penstock")
     with governed.actor("w") as in_slice:
-        assert in_slice(call, target)[0] == "ECONNREFUSED"
-    assert protocols(stranger) == set()
+        assert in_slice(ops.call, target)[0] == "ECONNREFUSED"
+    assert stranger.protocols() == set()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -215,8 +199,8 @@ def test_nothing_in_the_slice_is_claimed_from_outside(
     governed.load(W, OTHER, places={inside: "w"})
     registry.packets()
     with Actor(lab.host, inside) as actor:
-        assert actor(call, target)[0] == "ECONNREFUSED"
-    assert protocols(registry) == set()
+        assert actor(ops.call, target)[0] == "ECONNREFUSED"
+    assert registry.protocols() == set()
     governed.load(W, OTHER)
 
 
