@@ -357,3 +357,27 @@ def test_lock_stops_even_itself(address: str, actors: dict[str, Actor], governed
     actors["w2"](ops.close, accepted, listener)
 
 
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
+@pytest.mark.parametrize(("who", "ruled"), [("w", False), ("w", True), ("by", True)], ids=["self", "rule", "by"])
+def test_a_source_port_whose_last_connection_the_server_closed(
+    address: str, who: str, ruled: bool, actors: dict[str, Actor], governed: Governed
+) -> None:
+    """For a minute its next SYN meets a socket in TIME_WAIT, which has no cgroup: who listens cannot be known.
+
+    So talking to oneself needs another port then, or a rule.  In the threat model.
+    """
+    here, there = fresh(), fresh()
+    governed.load(rules("w", allow(address, there) if ruled else "[]"), OTHER)
+    client, server = (actors["w"], actors["w2"]) if who == "w" else (actors["by"], actors["by2"])
+    listener = server(ops.listen, address, there)
+    made = client(ops.connect, address, there, source=(address, here))
+    server(ops.close, server(ops.accept, listener))
+    assert client(ops.receive, made, 1) == b""
+    client(ops.close, made)
+    again = client(ops.connect, address, there, source=(address, here))
+    assert isinstance(again, int) is ruled, again
+    if ruled:
+        client(ops.close, again)
+    server(ops.close, listener)
