@@ -147,3 +147,28 @@ def steer(descriptor: int, index: int) -> None:
     code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, index), 8)
     with ops.borrowed(descriptor) as sock:
         sock.setsockopt(socket.SOL_SOCKET, 51, struct.pack("=HxxxxxxQ", 1, ctypes.addressof(code)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_client_without_a_rule_connects_from_the_port_it_had_a_moment_ago_and_says_nothing(
+    family: int, lab: Lab, governed: Governed, w: Actor, far: Actor
+) -> None:
+    """His SYN meets a socket in TIME_WAIT, which has no cgroup; the new connection has one, and no data passes."""
+    here, source = lab.host.address(family), lab.remote["stranger"].address(family)
+    governed.load(rules("w", ingress=f"[{{from: '{source}', ports: [{PORT}]}}]"))
+    listener = w(ops.listen, "::" if family == 6 else "0.0.0.0", PORT)
+    made = far(ops.connect, here, PORT, source=(source, PORT))
+    w(ops.close, w(ops.accept, listener))
+    assert far(ops.receive, made, 1) == b""
+    far(ops.close, made)
+    governed.load(rules("w"))
+    assert far(ops.connect, here, PORT, source=(source, PORT + 1)) == "ECONNREFUSED"
+    again = far(ops.connect, here, PORT, source=(source, PORT))
+    accepted = w(ops.accept, listener)
+    assert isinstance(again, int)
+    far(ops.send, again, b"inward")
+    assert w(ops.receive, accepted, 0.3) == "timeout"
+    w(ops.send, accepted, b"outward")
+    assert far(ops.receive, again, 0.3) != b"outward"
+    far(ops.close, again)
+    w(ops.close, accepted, listener)
