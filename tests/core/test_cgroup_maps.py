@@ -17,3 +17,10 @@ def test_in_place_leads_to_the_same_chains_from_maps_of_its_level() -> None:
         assert there == same
         assert place_map == slice_map.replace("cgroups", "place6")
         assert place_map in cgroup_maps.maps((6,))
+
+
+def test_what_is_held_back_goes_where_strangers_in_the_slice_go() -> None:
+    there = {verdict[1:] for verdict in cgroup_maps.SLICE_BINDINGS}
+    out, in_, own = cgroup_maps.place_maps(6)
+    assert {cgroup_maps.held_back(out), cgroup_maps.held_back(in_)} == there
+    assert [cgroup_maps.held_back(name) for name in (own, *cgroup_maps.MAPS)] == [None] * 6

@@ -151,6 +151,19 @@ def test_the_daemon_goes_and_comes_under_a_hammer(end: int, count: int, site: Si
         assert site.reached(unit) == {ALLOWED}, "nobody is there, and it is governed all the same"
 
 
+def test_another_workload_takes_a_unit_over_under_a_hammer(site: Site) -> None:
+    """Between the old rules and the new ones it may reach less, and never more."""
+    text = (site.running.config / "rules.d/a.yaml").read_text()
+    with Actor(site.lab.host, PLACE) as unit:
+        site.running.up()
+        seen = len(site.arrived())
+        with hammering(unit, site.lab.dir / "stop", _hammer, site.addresses):
+            for name in ("b", "a") * 10:
+                site.running.write("rules.d/a.yaml", text.replace("workload: a", f"workload: {name}"))
+                site.running.ask("apply")
+        assert ports(site.settled()[seen:]) == {ALLOWED}
+
+
 def test_the_hammer_can_tell(site: Site) -> None:
     """Beside the unit everything arrives; so nothing of the test before can fail to be seen."""
     site.running.up()

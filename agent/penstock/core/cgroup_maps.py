@@ -22,6 +22,15 @@ def place_maps(level: int) -> tuple[str, str, str]:
     return f"out_place{level}", f"in_place{level}", f"own_place{level}"
 
 
+def held_back(name: str) -> tuple[str, str] | None:
+    """Where a cgroup bound in place goes in this map while its chain goes: denied all, as strangers in our slice.
+
+    None for other maps: what is in the slice is denied all when it is in none of them.
+    """
+    out, _, level = name.partition("_place")
+    return ("goto", f"governed_{out}") if level and out in ("out", "in") else None
+
+
 def maps(levels: Sequence[int] = ()) -> tuple[str, ...]:
     """Names of all maps; `levels` are those of cgroups that are bound in place."""
     return (*MAPS, *(name for level in sorted(levels) for name in place_maps(level)))

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from penstock.core.cgroup_maps import held_back
 from penstock.core.ruleset import CATCH_ALL, MARKER, TABLE, Element
 from penstock.core.snapshot import Bindings, Snapshot, Verdict
 from penstock.errors import PenstockError
@@ -75,10 +76,15 @@ class Nft:
         self._commit(parts)
 
     def release(self, chains: Collection[str]) -> None:
-        """Unbind every cgroup whose chain is none of `chains`, so that the chain can be deleted."""
+        """Unbind every cgroup whose chain is none of `chains`, so that the chain can be deleted.
+
+        What is bound in place is denied everything until it is bound anew: nothing around it would do that.
+        """
         parts: list[Part] = []
         for name in self._maps():
-            parts += _delete(name, {c: v for c, v in self._map(name).items() if v[1] not in chains})
+            gone = {c: v for c, v in self._map(name).items() if v[1] not in chains}
+            instead = held_back(name)
+            parts += _delete(name, gone) + (_add(name, dict.fromkeys(gone, instead)) if instead else [])
         self._commit(parts)
 
     @contextmanager
