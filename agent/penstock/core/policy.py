@@ -217,6 +217,16 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Names that a preset knows its server to ask and does not open.  `kind`: telemetry, metadata, other."""
+
+    pattern: str
+    kind: str
+    text: str  # what it is, for people
+    preset: str
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One governed service."""
 
@@ -226,6 +236,7 @@ class Workload:
     ingress: tuple[Rule, ...]
     match: tuple[Match, ...] = ()  # any of them; empty: only `penstock run` puts processes here
     sentences: tuple[Sentence, ...] = ()
+    known: tuple[Known, ...] = ()
     place: Place = field(default=NOWHERE, compare=False)
 
     @property
