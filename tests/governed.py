@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
-from penstock.core import cgroup_maps, chains, questions, render_nft
+from penstock.core import base_chains, cgroup_maps, questions, render_nft
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -196,7 +196,7 @@ class Governed:
         """
         policy = policy_of(*workloads)
         for name in policy.workloads:
-            self._labels.setdefault(name, chains.FIRST_LABEL + len(self._labels))
+            self._labels.setdefault(name, base_chains.FIRST_LABEL + len(self._labels))
         for path in (*map(slice_of, policy.workloads), *places):
             self.agent(os.makedirs, self.lab.cgroup / path, exist_ok=True)
         self.agent(_load, policy, self._labels, self.lab.cgroup, places)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from governed import Actor
-from penstock.core import chains, floor
+from penstock.core import base_chains, floor
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -36,7 +36,7 @@ def good(lab: Lab) -> bytes:
     """The floor of a policy with one workload."""
     policy = parse({"rules.d/w.yaml": RULES.encode()}).policy
     assert policy
-    ruleset = compile_policy(policy, Live(NOW, {WORKLOAD: chains.FIRST_LABEL}, DEPTH))
+    ruleset = compile_policy(policy, Live(NOW, {WORKLOAD: base_chains.FIRST_LABEL}, DEPTH))
     return floor.text(ruleset, (WORKLOAD,), "0123abc", lab.name)
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from penstock.core import cgroup_maps, chains
+from penstock.core import base_chains, cgroup_maps, chains
+from penstock.core.base_chains import FIRST_LABEL
 from penstock.core.chains import Plan
 from penstock.core.policy import Direction, Mode
 from penstock.core.ruleset import (
@@ -31,7 +32,7 @@ from penstock.core.ruleset import (
 
 DEPTH = 4
 PLANS = [
-    Plan(f"{mode}-{'echo' if echo else 'mute'}", mode, chains.FIRST_LABEL + 2 * number + echo, echo, in_place=True)
+    Plan(f"{mode}-{'echo' if echo else 'mute'}", mode, FIRST_LABEL + 2 * number + echo, echo, in_place=True)
     for number, mode in enumerate(Mode)
     for echo in (False, True)
 ]
@@ -83,7 +84,7 @@ def test_what_is_named_exists() -> None:
         assert all(c.set in sets for c in rule.when if isinstance(c, InSet))
         assert all(a.counter in counters for a in rule.do if isinstance(a, Count))
         assert all(a.map in cgroup_maps.maps(LEVELS) for a in rule.do if isinstance(a, Dispatch))
-        assert all(a.bit < chains.LABELS for a in rule.do if isinstance(a, SetLabel))
+        assert all(a.bit < base_chains.LABELS for a in rule.do if isinstance(a, SetLabel))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
@@ -216,7 +217,7 @@ def test_nothing_is_accepted_for_being_established() -> None:
 def test_each_workload_has_its_own_label() -> None:
     set_bits = {
         plan.name: {a.bit for a in actions(f"loopback_{plan.name}") if isinstance(a, SetLabel)}
-        - {chains.UNPROVEN, chains.WORKLOAD}
+        - {base_chains.UNPROVEN, base_chains.WORKLOAD}
         for plan in PLANS
         if plan.mode is not Mode.LOCK
     }

@@ -8,40 +8,17 @@ from typing import Any
 
 import pytest
 
-from penstock.core.render_nft import BATCH, Present, headed, rule_text, script
+from penstock.core.render_nft import BATCH, Present, headed, script
 from penstock.core.ruleset import (
     CATCH_ALL,
-    Action,
     AddressSet,
     Chain,
-    Condition,
     Count,
-    Detour,
-    Dispatch,
-    Echo,
     Element,
-    End,
     Final,
-    ForeignSource,
-    FullSocket,
-    Goto,
-    HasLabel,
     Hook,
-    InSet,
-    Jump,
-    LocalDestination,
-    Log,
-    Loopback,
-    Original,
-    OtherSource,
-    Protocol,
-    Reply,
     Rule,
     Ruleset,
-    SetLabel,
-    TcpAnswer,
-    TcpReset,
-    Tracked,
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -82,70 +59,6 @@ def changes(wanted: Ruleset, present: Present, now: datetime = NOW) -> list[str]
 
 
 # --- rules as text ---
-
-CONDITIONS = [
-    (Reply(), "ct direction reply"),
-    (Original(), "ct direction original"),
-    (Tracked.NEW, "ct state new"),
-    (Tracked.ESTABLISHED, "ct state established"),
-    (Tracked.RELATED, "ct state related"),
-    (Loopback(Hook.OUTPUT), "oif lo"),
-    (Loopback(Hook.INPUT), "iif lo"),
-    (Protocol("tcp"), "meta l4proto tcp"),
-    (Protocol("udp"), "meta l4proto udp"),
-    (Protocol("icmp"), "meta l4proto { icmp, icmpv6 }"),
-    (Echo(4), "icmp type echo-request"),
-    (Echo(6), "icmpv6 type echo-request"),
-    (TcpReset(), "tcp flags & rst == rst"),
-    (TcpAnswer(), "tcp flags & (ack | rst) != 0"),
-    (Detour(4), "ip hdrlength > 5"),
-    (Detour(6), "exthdr rt exists"),
-    (LocalDestination(), "fib daddr type local"),
-    (HasLabel(7), "ct label 7"),
-    (ForeignSource(), "fib saddr type != local"),
-    (OtherSource(4), "ip saddr != 127.0.0.1"),
-    (OtherSource(6), "ip6 saddr != ::1"),
-    (FullSocket(), "socket mark & 0x0 == 0x0"),
-    (InSet("s", 4, End.DESTINATION, End.DESTINATION), "ip daddr . ip protocol . th dport @s"),
-    (InSet("s", 4, End.SOURCE, End.DESTINATION), "ip saddr . ip protocol . th dport @s"),
-    (InSet("s", 6, End.DESTINATION, End.SOURCE), "ip6 daddr . meta l4proto . th sport @s"),
-    (InSet("s", 6, End.SOURCE, End.SOURCE), "ip6 saddr . meta l4proto . th sport @s"),
-]
-ACTIONS = [
-    (Final.ACCEPT, "accept"),
-    (Final.DROP, "drop"),
-    (Final.RETURN, "return"),
-    (Final.RESET, "reject with tcp reset"),
-    (Final.PROHIBIT, "reject with icmpx type admin-prohibited"),
-    (Goto("c"), "goto c"),
-    (Jump("c"), "jump c"),
-    (Count("n"), "counter name n"),
-    (Log("p "), 'limit rate 50/second burst 100 packets log prefix "p " group 28787 snaplen 128'),
-    (SetLabel(9), "ct label set 9"),
-    (Dispatch("m", 3), "socket cgroupv2 level 3 vmap @m"),
-]
-
-
-@pytest.mark.parametrize(("condition", "text"), CONDITIONS)
-def test_a_condition_as_text(condition: Condition, text: str) -> None:
-    assert rule_text(Rule((condition,), (Final.DROP,))) == f"{text} drop"
-
-
-@pytest.mark.parametrize(("action", "text"), ACTIONS)
-def test_an_action_as_text(action: Action, text: str) -> None:
-    assert rule_text(Rule((), (action,))) == text
-
-
-def test_nothing_is_without_its_text() -> None:
-    assert {type(c) for c, _ in CONDITIONS} == set(Condition.__args__)
-    assert {type(a) for a, _ in ACTIONS} == set(Action.__args__)
-    assert {a for a, _ in ACTIONS if isinstance(a, Final)} == set(Final)
-
-
-def test_conditions_come_before_actions_in_their_order() -> None:
-    rule = Rule((Protocol("udp"), HasLabel(1)), (Count("n"), Goto("c")))
-    assert rule_text(rule) == "meta l4proto udp ct label 1 counter name n goto c"
-
 
 def test_for_people_it_is_the_same_script_with_headings_and_an_element_a_line() -> None:
     plain = script(ruleset(A, B), Present(), NOW)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from penstock.core import cgroup_maps, chains, compile, render_nft
+from penstock.core import base_chains, cgroup_maps, chains, compile, render_nft
 from penstock.core.connection import Connection
 from penstock.core.policy import Direction, Mode, Policy
 from penstock.core.questions import level, levels
@@ -151,7 +151,7 @@ class Bench:
     def load(self, policy: Policy, now: datetime) -> None:
         """Put `policy` into force, from whatever was before."""
         self.policy, self.now = policy, now
-        labels = {name: chains.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
+        labels = {name: base_chains.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
         ruleset = compile.compile_policy(policy, compile.Live(now, labels, SLICE_DEPTH, LEVELS))
         self.bystander.ask("load", render_nft.script(ruleset, self.present, now), self._bindings())
         self.present = Present.of(ruleset, now)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core import cgroup_maps, chains, compile, regions, render_nft
+from penstock.core import base_chains, cgroup_maps, chains, compile, regions, render_nft
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
 from penstock.core.ruleset import (
     Chain,
@@ -208,12 +208,12 @@ def place_wrong(patch: Patch) -> None:
     def wrong(which: int, levels: Sequence[int]) -> list[ChainRule]:
         return [ChainRule((), (Dispatch(cgroup_maps.place_maps(n)[which], n + 1),)) for n in levels]
 
-    patch.setattr(chains, "_dispatches", wrong)
+    patch.setattr(base_chains, "_dispatches", wrong)
 
 
 def place_unseen(patch: Patch) -> None:
-    original = chains._dispatches
-    patch.setattr(chains, "_dispatches", lambda which, levels: original(which, levels) if which != 1 else [])
+    original = base_chains._dispatches
+    patch.setattr(base_chains, "_dispatches", lambda which, levels: original(which, levels) if which != 1 else [])
 
 
 def ports_as(change: Callable[[Interval], Interval]) -> Callable[[Patch], None]:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import os
 import re
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from penstock.core import chains, floor
-from penstock.core.compile import Live, compile_policy
+from penstock.core import base_chains, floor
+from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.parse import parse
-from penstock.core.policy import Policy
+from penstock.core.policy import Policy, Upstream
 from penstock.core.render_nft import Present, headed, script
 from penstock.core.ruleset import Ruleset
 from penstock.demo.lab import Lab
@@ -32,6 +33,7 @@ EXAMPLES = sorted(path.stem for path in (RULES / "examples").glob("*.yaml") if p
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEPTH = 1  # of penstock.slice on a host
 IN_PLACE, LEVELS = "vllm", (2, 3)
+PORT = 40053  # where the resolver listens for the workload
 STAND_IN = "version: 1\nworkload: {}\nmode: enforce\negress: []\ningress: []\n"
 
 
@@ -54,7 +56,8 @@ def ruleset(name: str, levels: tuple[int, ...] = ()) -> Ruleset:
     """Of the example alone: stand-ins would only make the text longer."""
     whole = policy(name)
     alone = Policy(networks=whole.networks, workloads={name: whole.workloads[name]})
-    return compile_policy(alone, Live(NOW, {name: chains.FIRST_LABEL}, DEPTH, levels))
+    resolver = Resolver({name: PORT}, (Upstream(ip_address("192.0.2.53")), Upstream(ip_address("2001:db8::53"))))
+    return compile_policy(alone, Live(NOW, {name: base_chains.FIRST_LABEL}, DEPTH, levels, resolver))
 
 
 def readable(name: str) -> str:

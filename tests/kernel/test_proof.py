@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import cgroup_maps, chains
+from penstock.core import base_chains, cgroup_maps
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.questions import bindings
@@ -33,7 +33,7 @@ def bound(body: Body, tree: Path, level: int) -> list[str]:
     try:
         policy = parse({"rules.d/w.yaml": RULES}).policy
         assert policy
-        ruleset = compile_policy(policy, Live(datetime.now(UTC), {"w": chains.FIRST_LABEL}, level))
+        ruleset = compile_policy(policy, Live(datetime.now(UTC), {"w": base_chains.FIRST_LABEL}, level))
         cgroup.make(tree, ("w",))
         load(nft, ruleset, None, datetime.now(UTC))
         nft.bind(bindings(("w",), cgroup.ids(tree, ("w",))))
@@ -56,7 +56,7 @@ def test_the_right_level_is_proven_and_counted(lab: Lab) -> None:
         proof.prove(nft, tree)
         assert nft.counters()[cgroup_maps.PROOF_OUT][0] == 2
         assert nft.counters()[cgroup_maps.PROOF_IN][0] == 2
-        assert nft.counters()[chains.UNBOUND_OUT][0] == 0
+        assert nft.counters()[base_chains.UNBOUND_OUT][0] == 0
 
     assert lab.host.call(bound, body, lab.cgroup, right(lab)) == []
 

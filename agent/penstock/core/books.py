@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from penstock.core import chains
+from penstock.core import base_chains, chains
 from penstock.core.blocks import Block, Explanation, Process
 from penstock.core.folding import Folder
 from penstock.core.log_prefix import NO_WORKLOAD
@@ -54,7 +54,8 @@ class Books:
         """One reading of the kernel's counters: whether any grew, and the blocks to write."""
         blocks: list[Block] = []
         changed = False
-        owners = {chains.UNBOUND_OUT: (NO_WORKLOAD, Direction.OUT), chains.UNBOUND_IN: (NO_WORKLOAD, Direction.IN)}
+        unbound = {Direction.OUT: base_chains.UNBOUND_OUT, Direction.IN: base_chains.UNBOUND_IN}
+        owners = {counter: (NO_WORKLOAD, direction) for direction, counter in unbound.items()}
         for name in policy.workloads:
             owners.update({chains.counter_name(direction, name): (name, direction) for direction in Direction})
         for counter, (workload, direction) in owners.items():

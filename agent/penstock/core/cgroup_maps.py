@@ -14,12 +14,25 @@ PROOF_OUT, PROOF_IN = "proof_out", "proof_in"
 """Chains, and their counters, that catch what proves that cgroups are matched."""
 
 SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
+ZONES, ASKS = "zone_cgroups", "dns_cgroups"
+NAME_MAPS = (ZONES, ASKS)
+"""Only while some workload has rules by name: whose look-ups are tracked apart, and go to which listener."""
+
+RESOLVER_OUT, RESOLVER_IN = "resolver_out", "resolver_in"
+"""Chains, and their counters of what they refuse, of the resolver's own cgroup."""
+
+RESOLVER_BINDINGS = ((OUT, "goto", RESOLVER_OUT), (IN, "goto", RESOLVER_IN))
 PROOF_BINDINGS = ((OUT, "goto", PROOF_OUT), (IN, "goto", PROOF_IN))
 
 
 def place_maps(level: int) -> tuple[str, str, str]:
     """The maps of what is bound in place at that level: out, in, own."""
     return f"out_place{level}", f"in_place{level}", f"own_place{level}"
+
+
+def place_name_maps(level: int) -> tuple[str, str]:
+    """As `NAME_MAPS`, of what is bound in place at that level."""
+    return f"zone_place{level}", f"dns_place{level}"
 
 
 def held_back(name: str) -> tuple[str, str] | None:
@@ -31,9 +44,12 @@ def held_back(name: str) -> tuple[str, str] | None:
     return ("goto", f"governed_{out}") if level and out in ("out", "in") else None
 
 
-def maps(levels: Sequence[int] = ()) -> tuple[str, ...]:
-    """Names of all maps; `levels` are those of cgroups that are bound in place."""
-    return (*MAPS, *(name for level in sorted(levels) for name in place_maps(level)))
+def maps(levels: Sequence[int] = (), *, names: bool = False) -> tuple[str, ...]:
+    """Names of all maps; `levels` are those of cgroups that are bound in place, `names`: look-ups are governed."""
+    places = (name for level in sorted(levels) for name in place_maps(level))
+    if not names:
+        return (*MAPS, *places)
+    return (*MAPS, *places, *NAME_MAPS, *(name for level in sorted(levels) for name in place_name_maps(level)))
 
 
 def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tuple[tuple[str, str, str], ...]:
@@ -45,3 +61,9 @@ def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tup
 def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...]:
     """How a cgroup of that level is bound in place, to the same chains: (map, verdict, chain)."""
     return bindings(workload, place_maps(level))
+
+
+def name_bindings(workload: str, level: int | None = None) -> tuple[tuple[str, str, str], ...]:
+    """How a workload whose look-ups are governed is bound besides; `level`: in place, at that level."""
+    zones, asks = NAME_MAPS if level is None else place_name_maps(level)
+    return (zones, "jump", f"zone_{workload}"), (asks, "jump", f"dns_{workload}")

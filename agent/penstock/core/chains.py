@@ -26,32 +26,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.core.cgroup_maps import IN, IN_SLICE, OUT, OUT_SLICE, OWN, PROOF_IN, PROOF_OUT, place_maps
+from penstock.core import base_chains, name_chains
+from penstock.core.base_chains import (
+    ICMP,
+    ON_LOOPBACK_IN,
+    ON_LOOPBACK_OUT,
+    STALE,
+    TCP,
+    UDP,
+    UNBOUND_IN,
+    UNBOUND_OUT,
+    UNPROVEN,
+    WORKLOAD,
+)
+from penstock.core.cgroup_maps import (
+    PROOF_IN,
+    PROOF_OUT,
+    RESOLVER_IN,
+    RESOLVER_OUT,
+)
 from penstock.core.log_prefix import format_prefix
+from penstock.core.name_chains import NamePlan
 from penstock.core.policy import Direction, Mode
 from penstock.core.ruleset import (
     Action,
     Chain,
-    Condition,
     Count,
     Detour,
-    Dispatch,
     Echo,
     End,
     Final,
     ForeignSource,
-    FullSocket,
     Goto,
     HasLabel,
-    Hook,
     InSet,
     Jump,
     LocalDestination,
     Log,
-    Loopback,
-    Original,
     OtherSource,
-    Protocol,
     Reply,
     Rule,
     SetLabel,
@@ -59,12 +71,6 @@ from penstock.core.ruleset import (
     TcpReset,
     Tracked,
 )
-
-UNPROVEN, WORKLOAD, STALE = 0, 1, 2
-FIRST_LABEL, LABELS = 3, 128
-"""Label bits: three of our own meaning, then one a workload (the kernel has 128)."""
-
-UNBOUND_OUT, UNBOUND_IN = "unbound_out", "unbound_in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class Plan:
     label: int
     echo: bool  # some egress rule allows echo requests
     in_place: bool = False  # cgroups are bound in place: it may have connections from before it was governed
+    names: NamePlan | None = None  # it has rules by name
 
 
 def set_name(direction: Direction, family: int, workload: str) -> str:
@@ -91,7 +98,12 @@ def counter_name(direction: Direction, workload: str) -> str:
 def counters(plans: Sequence[Plan]) -> tuple[str, ...]:
     """Names of all counters."""
     own = [counter_name(direction, plan.name) for plan in plans for direction in Direction]
-    return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *own)
+    resolver = (RESOLVER_OUT, RESOLVER_IN) if _by_name(plans) else ()
+    return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *resolver, *own)
+
+
+def _by_name(plans: Sequence[Plan]) -> bool:
+    return any(plan.names is not None for plan in plans)
 
 
 def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tuple[Chain, ...]:
@@ -100,12 +112,18 @@ def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tupl
     `depth` is the level of the slice, `levels` are those at which cgroups are bound in place.
     """
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
-    return (*_refusals(), *workload_chains, *_shared(plans, depth, levels), *_base(depth, levels))
+    names = _by_name(plans)
+    return (
+        *_refusals(),
+        *workload_chains,
+        *(name_chains.shared() if names else ()),
+        *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels),
+        *base_chains.base(depth, levels),
+        *(name_chains.base(depth, levels) if names else ()),
+    )
 
 
-def _rule(*parts: Condition | Action) -> Rule:
-    conditions = tuple(part for part in parts if isinstance(part, Condition))
-    return Rule(conditions, tuple(part for part in parts if not isinstance(part, Condition)))
+_rule = Rule.of
 
 
 def _in_set(direction: Direction, workload: str, peer: End, port: End) -> list[Rule]:
@@ -115,8 +133,6 @@ def _in_set(direction: Direction, workload: str, peer: End, port: End) -> list[R
     ]
 
 
-ICMP, TCP, UDP = Protocol("icmp"), Protocol("tcp"), Protocol("udp")
-ON_LOOPBACK_OUT, ON_LOOPBACK_IN = Loopback(Hook.OUTPUT), Loopback(Hook.INPUT)
 
 
 def _refusals() -> list[Chain]:
@@ -131,7 +147,8 @@ def _refusals() -> list[Chain]:
 
 def _workload(plan: Plan) -> list[Chain]:
     lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
-    return [*_denials(plan), *lists[plan.mode](plan)]
+    names = name_chains.own_chains(plan.names) if plan.names else []
+    return [*_denials(plan), *names, *lists[plan.mode](plan)]
 
 
 def _denials(plan: Plan) -> list[Chain]:
@@ -194,6 +211,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
         f"answer_{name}",
         (
             *_in_set(Direction.OUT, name, End.SOURCE, End.SOURCE),
+            *(name_chains.answered(plan.names) if plan.names else ()),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
             _rule(Goto(f"deny_in_{name}")),
         ),
@@ -208,9 +226,12 @@ def _observing(plan: Plan) -> list[Chain]:
 
 def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     """The chains that look up what is allowed."""
-    name = plan.name
+    name, names = plan.name, plan.names
     allowed = _in_set(Direction.OUT, name, End.DESTINATION, End.DESTINATION)
-    echo = [_rule(ICMP, Goto(f"echo_{name}"))] if plan.echo else []
+    pings = plan.echo or bool(names and names.echo)
+    echo = [_rule(ICMP, Goto(f"echo_{name}"))] if pings else []
+    asks = name_chains.asks(names) if names else []
+    by_name, by_name_here = (name_chains.opened(names, here=h) if names else [] for h in (False, True))
     deny = _rule(Goto(f"deny_out_{name}"))
     # Whoever is allowed would answer to the stranger whose address was borrowed.
     foreign = _rule(ForeignSource(), *deny.do)
@@ -223,17 +244,19 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
             *detours,
             to_replies,
             foreign,
+            *asks,
             *echo,
             *allowed,
+            *by_name,
             deny,
         ),
     )
     # The same, without a route lookup for nearly all that travels there.
     foreign_here = [_rule(OtherSource(family), ForeignSource(), *deny.do) for family in (4, 6)]
-    before = (*detours, to_replies, *foreign_here)
-    loopback = _loopback(plan, before, allowed=(*echo, *allowed), deny=deny)
+    before = (*detours, to_replies, *foreign_here, *asks)
+    loopback = _loopback(plan, before, allowed=(*echo, *allowed, *by_name_here), deny=deny)
     chains = [*loopback, out, _in(plan)]
-    return [_echo(name), *chains] if plan.echo else chains
+    return [_echo(plan), *chains] if pings else chains
 
 
 def _loopback(
@@ -285,14 +308,16 @@ def _in(plan: Plan) -> Chain:
             _rule(TcpAnswer(), Reply(), Final.ACCEPT),
             *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
+            *(name_chains.told(plan.names) if plan.names else ()),
             _rule(Reply(), answers),
             _rule(Goto(f"deny_in_{name}")),
         ),
     )
 
 
-def _echo(name: str) -> Chain:
+def _echo(plan: Plan) -> Chain:
     """Of all ICMP only echo requests are ever allowed; in the sets they have every "port"."""
+    name = plan.name
     rules = [
         _rule(
             Echo(family),
@@ -301,72 +326,5 @@ def _echo(name: str) -> Chain:
         )
         for family in (4, 6)
     ]
-    return Chain(f"echo_{name}", (*rules, _rule(Goto(f"deny_out_{name}"))))
-
-
-def _shared(plans: Sequence[Plan], depth: int, levels: Sequence[int]) -> list[Chain]:
-    def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
-        prefix = format_prefix(direction, "deny", "enforce", "unbound", "-")
-        return (
-            _rule(Dispatch(cgroups, depth + 1)),
-            *([_rule(Tracked.RELATED, Jump("told"))] if direction is Direction.IN else []),
-            _rule(Count(counter)),
-            _rule(Log(prefix)),
-            _rule(Goto(refuse)),
-        )
-
-    unproven = (
-        _rule(HasLabel(STALE), Final.RETURN),
-        _rule(Reply(), Final.RETURN),
-        _rule(ICMP, Final.RETURN),
-        _rule(Dispatch(OWN, depth + 1)),
-        *_dispatches(2, levels),
-        _rule(FullSocket(), Goto("not_own")),
-        # What has no full socket here and is not new is the end of a handshake, or of a connection.
-        _rule(Tracked.NEW, Goto("not_own")),
-    )
-    not_own = tuple(_rule(HasLabel(plan.label), Goto(f"deny_loopback_{plan.name}")) for plan in plans)
-    inherited = (
-        # A bystander on a workload's old source port: what the labels said is over.
-        _rule(UDP, Original(), SetLabel(STALE)),
-        _rule(TCP, Tracked.NEW, Original(), SetLabel(STALE)),
-        # Nor does he become the workload by answering what it tells nobody but itself.
-        _rule(UDP, HasLabel(UNPROVEN), SetLabel(STALE)),
-    )
-    return [
-        Chain("inherited", inherited),
-        *(Chain(name, (_rule(Count(name)), _rule(Final.DROP))) for name in (PROOF_OUT, PROOF_IN)),
-        Chain("not_own", not_own),
-        Chain("unproven", unproven),
-        Chain("governed_out", unbound(Direction.OUT, "refuse_out", UNBOUND_OUT, OUT)),
-        Chain("governed_in", unbound(Direction.IN, "refuse_in", UNBOUND_IN, IN)),
-    ]
-
-
-def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
-    """Look up what is bound in place, in the first, second or third of `place_maps`: the deepest first."""
-    return [_rule(Dispatch(place_maps(level)[which], level)) for level in sorted(levels, reverse=True)]
-
-
-def _base(depth: int, levels: Sequence[int]) -> list[Chain]:
-    return [
-        Chain(
-            "output",
-            (
-                _rule(Dispatch(OUT_SLICE, depth)),
-                *_dispatches(0, levels),
-                # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.
-                _rule(ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Jump("inherited")),
-            ),
-            Hook.OUTPUT,
-        ),
-        Chain(
-            "input",
-            (
-                _rule(ON_LOOPBACK_IN, HasLabel(UNPROVEN), Jump("unproven")),
-                _rule(Dispatch(IN_SLICE, depth)),
-                *_dispatches(1, levels),
-            ),
-            Hook.INPUT,
-        ),
-    ]
+    by_name = name_chains.echoes(plan.names) if plan.names else []
+    return Chain(f"echo_{name}", (*rules, *by_name, _rule(Goto(f"deny_out_{name}"))))

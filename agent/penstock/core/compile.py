@@ -7,11 +7,12 @@ every workload but for their names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 
-from penstock.core import cgroup_maps, chains
+from penstock.core import cgroup_maps, chains, name_chains, name_rules
+from penstock.core.name_chains import NamePlan
 from penstock.core.policy import (
     LINK_LOCAL,
     METADATA,
@@ -22,10 +23,12 @@ from penstock.core.policy import (
     CidrPeer,
     Direction,
     MetadataPeer,
+    Mode,
     NetworkPeer,
     Policy,
     Ports,
     Rule,
+    Upstream,
     Workload,
 )
 from penstock.core.regions import Allowance, Interval, disjoint, merge, subtract
@@ -54,6 +57,14 @@ NEVER: Mapping[int, tuple[Interval, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Resolver:
+    """Who answers look-ups: the port that listens for each workload, and the servers that are asked."""
+
+    ports: Mapping[str, int] = field(default_factory=dict)
+    upstreams: tuple[Upstream, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Live:
     """What the kernel's content depends on besides the policy."""
 
@@ -61,6 +72,7 @@ class Live:
     labels: Mapping[str, int]  # workload -> its bit in connection labels
     depth: int  # level of penstock.slice, as the kernel counts for the process that loads
     levels: tuple[int, ...] = ()  # of cgroups that are bound in place, counted in the same way
+    resolver: Resolver | None = None  # without, rules by name open nothing
 
 
 def compile_policy(policy: Policy, live: Live) -> Ruleset:
@@ -73,19 +85,40 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             label=live.labels[workload.name],
             echo=any(rule.ports.icmp for rule in workload.egress),
             in_place=bool(live.levels),
+            names=_names(policy, workload, live),
         )
         for workload in workloads
     ]
+    by_name = [plan.names for plan in plans if plan.names is not None]
+    sets = [s for workload in workloads for s in _sets(policy, workload, live.now)]
     return Ruleset(
         counters=(MARKER, *chains.counters(plans)),
-        maps=cgroup_maps.maps(live.levels),
-        sets=tuple(
-            address_set
-            for workload in workloads
-            for address_set in _sets(policy, workload, live.now)
-        ),
+        maps=cgroup_maps.maps(live.levels, names=bool(by_name)),
+        sets=(*sets, *(_upstreams(live.resolver) if by_name and live.resolver else ())),
         chains=chains.build(plans, live.depth, live.levels),
+        name_sets=tuple(name_set for plan in by_name for name_set in name_chains.name_sets(plan)),
     )
+
+
+def _names(policy: Policy, workload: Workload, live: Live) -> NamePlan | None:
+    """What of a workload goes by name; nothing while it is locked: it may not even ask."""
+    if live.resolver is None or workload.mode is Mode.LOCK or not name_rules.resolves(workload):
+        return None
+    rules = name_rules.name_rules(policy, workload, live.now)
+    port = live.resolver.ports.get(workload.name, 0)
+    zone = name_chains.FIRST_ZONE + live.labels[workload.name]
+    return NamePlan(workload.name, zone, port, name_rules.groups(rules))
+
+
+def _upstreams(resolver: Resolver) -> Iterable[AddressSet]:
+    for family, name in name_chains.UPSTREAM.items():
+        elements = {
+            Element(int(server.address), int(server.address), protocol, server.port, server.port): ""
+            for server in resolver.upstreams
+            if server.address.version == family
+            for protocol in NUMBERS.values()
+        }
+        yield AddressSet(name, family, elements)
 
 
 def _sets(policy: Policy, workload: Workload, now: datetime) -> Iterable[AddressSet]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from penstock.core.chains import FIRST_LABEL, LABELS
+from penstock.core.base_chains import FIRST_LABEL, LABELS
 
 
 def assign(workloads: Iterable[str], before: Mapping[str, int]) -> dict[str, int]:

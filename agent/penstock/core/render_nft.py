@@ -13,48 +13,28 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 
-from penstock.core.log_prefix import LOG_GROUP
+from penstock.core.render_rule import rule_text
 from penstock.core.ruleset import (
     CATCH_ALL,
-    LOG_BURST,
-    LOG_RATE,
-    SNAPLEN,
     TABLE,
-    Action,
     AddressSet,
     Chain,
-    Condition,
-    Count,
-    Detour,
-    Dispatch,
-    Echo,
     Element,
-    End,
-    Final,
-    ForeignSource,
-    FullSocket,
-    Goto,
-    HasLabel,
     Hook,
-    InSet,
-    Jump,
-    LocalDestination,
-    Log,
-    Loopback,
-    Original,
-    OtherSource,
-    Protocol,
-    Reply,
-    Rule,
+    NameSet,
     Ruleset,
-    SetLabel,
-    TcpAnswer,
-    TcpReset,
-    Tracked,
 )
 
-PRIORITY = 0
-"""Of both base chains: after destination NAT (-100).  Among filters the order does not matter."""
+BASE = {
+    # After destination NAT (-100).  Among filters the order does not matter.
+    Hook.OUTPUT: ("filter", "output", 0),
+    Hook.INPUT: ("filter", "input", 0),
+    # Connections are tracked at -200; what decides on that comes at -300.
+    Hook.BEFORE_TRACKING: ("filter", "output", -300),
+    # Before the destination NAT of others: whose look-up it is, we know better.
+    Hook.NAT: ("nat", "output", -110),
+}
+"""Type, hook and priority of each base chain."""
 
 DAY = 86_400
 LONGEST = 36_500 * DAY
@@ -81,8 +61,14 @@ class Present:
             chains=frozenset(chain.name for chain in ruleset.chains),
             counters=frozenset(ruleset.counters),
             maps=frozenset(ruleset.maps),
-            sets={s.name: frozenset(unexpired(s, now)) for s in ruleset.sets},
-            timed={s.name: frozenset(e for e in unexpired(s, now) if e in s.expires) for s in ruleset.sets},
+            sets={
+                **{s.name: frozenset(unexpired(s, now)) for s in ruleset.sets},
+                **{s.name: frozenset() for s in ruleset.name_sets},
+            },
+            timed={
+                **{s.name: frozenset(e for e in unexpired(s, now) if e in s.expires) for s in ruleset.sets},
+                **{s.name: frozenset() for s in ruleset.name_sets},
+            },
         )
 
 
@@ -143,6 +129,22 @@ def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
                 f"add set inet {TABLE} {address_set.name} {{ type ipv{address_set.family}_addr . inet_proto"
                 " . inet_service ; flags interval, timeout ; counter ; }"
             )
+    for name_set in ruleset.name_sets:
+        if name_set.name not in present.sets:
+            yield f"add set inet {TABLE} {name_set.name} {{ {_name_set(name_set)} }}"
+
+
+LEARNED, FLOWS = 1 << 20, 1 << 18
+"""Elements that a set takes at most: of learned addresses more than the resolver ever asks for; of flows, what is
+above is not remembered, and ends with the address that let it in."""
+
+
+def _name_set(name_set: NameSet) -> str:
+    address = f"ipv{name_set.family}_addr"
+    if not name_set.flows:
+        return f"type {address} ; flags timeout ; size {LEARNED} ;"
+    ends = f"{address} . inet_service . {address} . inet_service . inet_proto"
+    return f"type {ends} ; flags dynamic, timeout ; size {FLOWS} ;"
 
 
 def _elements(ruleset: Ruleset, present: Present, now: datetime) -> Iterator[str]:
@@ -191,7 +193,8 @@ def _element(element: Element, address_set: AddressSet, now: datetime) -> str:
 def _chain(chain: Chain) -> str:
     if chain.hook is None:
         return f"add chain inet {TABLE} {chain.name}"
-    base = f"type filter hook {chain.hook} priority {PRIORITY} ; policy accept ;"
+    kind, hook, priority = BASE[chain.hook]
+    base = f"type {kind} hook {hook} priority {priority} ; policy accept ;"
     return f"add chain inet {TABLE} {chain.name} {{ {base} }}"
 
 
@@ -205,7 +208,7 @@ def _removals(ruleset: Ruleset, present: Present) -> Iterator[str]:
     kinds = (
         ("map", present.maps, set(ruleset.maps)),
         ("chain", present.chains, {chain.name for chain in ruleset.chains}),
-        ("set", frozenset(present.sets), {s.name for s in ruleset.sets}),
+        ("set", frozenset(present.sets), set(ruleset.set_names)),
         ("counter", present.counters, set(ruleset.counters)),
     )
     for kind, held, wanted in kinds:
@@ -234,73 +237,3 @@ def headed(text: str) -> str:
             section = now
         lines.append(line.replace(" { ", " {\n\t").replace(", ", ",\n\t") if kind == "add element" else line)
     return "\n".join(lines) + "\n"
-
-
-def rule_text(rule: Rule) -> str:
-    """Return one rule as nft would take it."""
-    return " ".join([*(_condition(c) for c in rule.when), *(_action(a) for a in rule.do)])
-
-
-ENDS = {End.SOURCE: "s", End.DESTINATION: "d"}
-INTERFACES = {Hook.OUTPUT: "oif lo", Hook.INPUT: "iif lo"}
-ECHO = {4: "icmp type echo-request", 6: "icmpv6 type echo-request"}
-PROTOCOLS = {"icmp": "{ icmp, icmpv6 }", "tcp": "tcp", "udp": "udp"}
-
-
-FIXED: Mapping[Condition, str] = {
-    Reply(): "ct direction reply",
-    Original(): "ct direction original",
-    TcpReset(): "tcp flags & rst == rst",
-    TcpAnswer(): "tcp flags & (ack | rst) != 0",
-    ForeignSource(): "fib saddr type != local",
-    OtherSource(4): "ip saddr != 127.0.0.1",
-    OtherSource(6): "ip6 saddr != ::1",
-    LocalDestination(): "fib daddr type local",
-    Detour(4): "ip hdrlength > 5",
-    Detour(6): "exthdr rt exists",
-    # `socket mark` loads only from full sockets; every mark passes the comparison.
-    FullSocket(): "socket mark & 0x0 == 0x0",
-}
-
-
-def _condition(condition: Condition) -> str:
-    match condition:
-        case Tracked():
-            return f"ct state {condition}"
-        case Loopback(hook):
-            return INTERFACES[hook]
-        case Protocol(name):
-            return f"meta l4proto {PROTOCOLS[name]}"
-        case Echo(family):
-            return ECHO[family]
-        case HasLabel(bit):
-            return f"ct label {bit}"
-        case InSet(name, family, peer, port):
-            header, protocol = ("ip", "ip protocol") if family == 4 else ("ip6", "meta l4proto")
-            return f"{header} {ENDS[peer]}addr . {protocol} . th {ENDS[port]}port @{name}"
-        case _:
-            return FIXED[condition]
-
-
-def _action(action: Action) -> str:
-    match action:
-        case Final.RESET:
-            return "reject with tcp reset"
-        case Final.PROHIBIT:
-            # With `type`, which releases before 1.0.1 demand.
-            return "reject with icmpx type admin-prohibited"
-        case Final():
-            return str(action)
-        case Goto(chain):
-            return f"goto {chain}"
-        case Jump(chain):
-            return f"jump {chain}"
-        case Count(counter):
-            return f"counter name {counter}"
-        case Log(prefix):
-            rate = f"limit rate {LOG_RATE}/second burst {LOG_BURST} packets"
-            return f'{rate} log prefix "{prefix}" group {LOG_GROUP} snaplen {SNAPLEN}'
-        case SetLabel(bit):
-            return f"ct label set {bit}"
-        case Dispatch(name, level):
-            return f"socket cgroupv2 level {level} vmap @{name}"

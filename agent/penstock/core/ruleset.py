@@ -34,10 +34,16 @@ class End(StrEnum):
 
 
 class Hook(StrEnum):
-    """Where a base chain sits: packets of local sockets leaving, packets for local sockets arriving."""
+    """Where a base chain sits: packets of local sockets leaving, packets for local sockets arriving.
+
+    The other two are about look-ups, on their way out too: before connections are tracked, and where the first
+    packet of a connection may get another destination.
+    """
 
     OUTPUT = "output"
     INPUT = "input"
+    BEFORE_TRACKING = "before-tracking"
+    NAT = "nat"
 
 
 # --- conditions ---
@@ -129,6 +135,68 @@ class FullSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpData:
+    """A TCP segment in the midst of a connection: without SYN, FIN and RST."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpStart:
+    """A TCP segment with SYN, without FIN and RST."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpEnd:
+    """A TCP segment with FIN or RST."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """The connection has another destination than its first packet was sent to."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAt:
+    """The connection's first packet was sent to that port, whatever its destination is now."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortIn:
+    """tcp or udp, with a port from `first` to `last` at that end."""
+
+    protocol: str
+    end: End
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The host's clock has not reached that time (aware)."""
+
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AddressIn:
+    """The address at that end is in the set of learned addresses; packets of the other family are not."""
+
+    set: str
+    family: int
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class FlowIn:
+    """The packet belongs to a remembered flow: it is one of its caller's, or with `answer` one to its caller."""
+
+    set: str
+    family: int
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class InSet:
     """(address at that end, protocol, port at that end) is in the set; packets of the other family are not.
 
@@ -156,6 +224,15 @@ Condition = (
     | Detour
     | LocalDestination
     | FullSocket
+    | TcpData
+    | TcpStart
+    | TcpEnd
+    | Redirected
+    | AskedAt
+    | PortIn
+    | Before
+    | AddressIn
+    | FlowIn
     | InSet
 )
 
@@ -216,7 +293,31 @@ class Dispatch:
     level: int
 
 
-Action = Final | Goto | Jump | Count | Log | SetLabel | Dispatch
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Remember the packet's flow for so many seconds from now; no matter when there is no room."""
+
+    set: str
+    family: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Deliver the connection (`protocol` is tcp or udp) on this host's loopback interface, at that port."""
+
+    protocol: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetZone:
+    """Track the connection apart from those of other zones: what was called from one socket counts there only."""
+
+    zone: int
+
+
+Action = Final | Goto | Jump | Count | Log | SetLabel | Dispatch | Remember | Redirect | SetZone
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +326,12 @@ class Rule:
 
     when: tuple[Condition, ...]
     do: tuple[Action, ...]
+
+    @classmethod
+    def of(cls, *parts: Condition | Action) -> Rule:
+        """A rule of its parts as they are read: conditions first."""
+        conditions = tuple(part for part in parts if isinstance(part, Condition))
+        return cls(conditions, tuple(part for part in parts if not isinstance(part, Condition)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +368,29 @@ class AddressSet:
 
 
 @dataclass(frozen=True, slots=True)
+class NameSet:
+    """Filled while the table is in force: addresses learned for names, or flows that such an address let in."""
+
+    name: str
+    family: int
+    flows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ruleset:
-    """The whole table.  `maps` are declared empty: cgroups are bound and unbound while it is in force."""
+    """The whole table.
+
+    `maps` and `name_sets` are declared empty: cgroups are bound and unbound, and addresses learned, while it is in
+    force.
+    """
 
     counters: tuple[str, ...]
     maps: tuple[str, ...]
     sets: tuple[AddressSet, ...]
     chains: tuple[Chain, ...]
+    name_sets: tuple[NameSet, ...] = ()
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """Names of all sets."""
+        return (*(s.name for s in self.sets), *(s.name for s in self.name_sets))

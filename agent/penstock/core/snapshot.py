@@ -64,7 +64,10 @@ def _differences(
         yield f"counter {counter}"
     yield from _mapping("map", {name: dict(bindings.get(name, {})) for name in ruleset.maps}, snapshot.bindings)
     wanted = {address_set.name: address_set for address_set in ruleset.sets}
-    for name in sorted(wanted.keys() | snapshot.sets.keys()):
+    declared = {name_set.name for name_set in ruleset.name_sets}
+    for name in sorted(wanted.keys() | declared | snapshot.sets.keys()):
+        if name in declared and name in snapshot.sets:
+            continue  # what is in it comes and goes
         if name not in wanted or name not in snapshot.sets:
             yield f"set {name}"
         elif not _same(wanted[name], snapshot.sets[name], now):

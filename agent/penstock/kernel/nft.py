@@ -73,7 +73,7 @@ class Nft:
             gone = {c: v for c, v in held.items() if elements.get(c) != v}
             new = {c: v for c, v in elements.items() if held.get(c) != v}
             parts += _delete(name, gone) + _add(name, new)
-        self._commit(parts)
+        self.commit(parts, "to bind cgroups")
 
     def release(self, chains: Collection[str]) -> None:
         """Unbind every cgroup whose chain is none of `chains`, so that the chain can be deleted.
@@ -85,25 +85,37 @@ class Nft:
             gone = {c: v for c, v in self._map(name).items() if v[1] not in chains}
             instead = held_back(name)
             parts += _delete(name, gone) + (_add(name, dict.fromkeys(gone, instead)) if instead else [])
-        self._commit(parts)
+        self.commit(parts, "to unbind cgroups")
 
     @contextmanager
     def also_bound(self, extra: Bindings) -> Iterator[None]:
         """Bind more cgroups, and unbind them at the end."""
-        self._commit([part for name, elements in extra.items() for part in _add(name, elements)])
+        self.commit([part for name, elements in extra.items() for part in _add(name, elements)], "to bind cgroups")
         try:
             yield
         finally:
-            self._commit([part for name, elements in extra.items() for part in _delete(name, elements)])
+            gone = [part for name, elements in extra.items() for part in _delete(name, elements)]
+            self.commit(gone, "to unbind cgroups")
 
-    def _commit(self, parts: list[Part]) -> None:
+    def commit(self, parts: list[Part], what: str) -> None:
+        """One transaction of netlink messages; PenstockError when the kernel refuses `what`."""
         if not parts:
             return
         try:
             self._channel.batch(parts)
         except OSError as e:
-            raise PenstockError(f"the kernel refused to bind cgroups: {e.strerror}", where=TABLE) from e
+            raise PenstockError(f"the kernel refused {what}: {e.strerror}", where=TABLE) from e
         self.commits += 1
+
+    def elements(self, set_name: str) -> Iterator[dict[int, bytes]]:
+        """Attributes of each element of a set (NFTA_SET_ELEM_*); nothing when there is no such set."""
+        for part in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, set_name)):
+            yield from map(nl.attribute_map, _each(part))
+
+    def sets(self) -> list[str]:
+        """Names of the sets of our table that are no maps."""
+        found = [nl.attribute_map(body) for body in list(self._dump(GET_SET, nl.text(1, TABLE)))]
+        return [nl.string(values[2]) for values in found if not _number(values, 3) & (MAP | ANONYMOUS)]
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Named counters of our table: packets and bytes; empty without a table."""

@@ -118,7 +118,7 @@ class Assembly:
             if not part.name:
                 continue
             self._workloads[part.name] = Workload(
-                part.name, part.mode, tuple(egress), part.ingress, part.match, part.sentences, part.place
+                part.name, part.mode, tuple(egress), part.ingress, part.match, part.sentences, place=part.place
             )
         self._check_claims()
         return list(used)

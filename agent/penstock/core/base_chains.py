@@ -1,0 +1,121 @@
+"""The chains that every packet meets, until it is known whose it is, and those that belong to no workload.
+
+See `chains` for the facts and the labels that they rest on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock.core.cgroup_maps import (
+    IN,
+    IN_SLICE,
+    OUT,
+    OUT_SLICE,
+    OWN,
+    PROOF_IN,
+    PROOF_OUT,
+    place_maps,
+)
+from penstock.core.log_prefix import format_prefix
+from penstock.core.policy import Direction
+from penstock.core.ruleset import (
+    Chain,
+    Count,
+    Dispatch,
+    Final,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    Jump,
+    Log,
+    Loopback,
+    Original,
+    Protocol,
+    Reply,
+    Rule,
+    SetLabel,
+    Tracked,
+)
+
+UNPROVEN, WORKLOAD, STALE = 0, 1, 2
+FIRST_LABEL, LABELS = 3, 128
+"""Label bits: three of our own meaning, then one a workload (the kernel has 128)."""
+
+UNBOUND_OUT, UNBOUND_IN = "unbound_out", "unbound_in"
+
+ICMP, TCP, UDP = Protocol("icmp"), Protocol("tcp"), Protocol("udp")
+ON_LOOPBACK_OUT, ON_LOOPBACK_IN = Loopback(Hook.OUTPUT), Loopback(Hook.INPUT)
+
+_rule = Rule.of
+
+
+def shared(labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int]) -> list[Chain]:
+    """What the base chains call.  `labels`: each workload, and its bit in connection labels."""
+    def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
+        prefix = format_prefix(direction, "deny", "enforce", "unbound", "-")
+        return (
+            _rule(Dispatch(cgroups, depth + 1)),
+            *([_rule(Tracked.RELATED, Jump("told"))] if direction is Direction.IN else []),
+            _rule(Count(counter)),
+            _rule(Log(prefix)),
+            _rule(Goto(refuse)),
+        )
+
+    unproven = (
+        _rule(HasLabel(STALE), Final.RETURN),
+        _rule(Reply(), Final.RETURN),
+        _rule(ICMP, Final.RETURN),
+        _rule(Dispatch(OWN, depth + 1)),
+        *_dispatches(2, levels),
+        _rule(FullSocket(), Goto("not_own")),
+        # What has no full socket here and is not new is the end of a handshake, or of a connection.
+        _rule(Tracked.NEW, Goto("not_own")),
+    )
+    not_own = tuple(_rule(HasLabel(label), Goto(f"deny_loopback_{name}")) for name, label in labels)
+    inherited = (
+        # A bystander on a workload's old source port: what the labels said is over.
+        _rule(UDP, Original(), SetLabel(STALE)),
+        _rule(TCP, Tracked.NEW, Original(), SetLabel(STALE)),
+        # Nor does he become the workload by answering what it tells nobody but itself.
+        _rule(UDP, HasLabel(UNPROVEN), SetLabel(STALE)),
+    )
+    return [
+        Chain("inherited", inherited),
+        *(Chain(name, (_rule(Count(name)), _rule(Final.DROP))) for name in (PROOF_OUT, PROOF_IN)),
+        Chain("not_own", not_own),
+        Chain("unproven", unproven),
+        Chain("governed_out", unbound(Direction.OUT, "refuse_out", UNBOUND_OUT, OUT)),
+        Chain("governed_in", unbound(Direction.IN, "refuse_in", UNBOUND_IN, IN)),
+    ]
+
+
+def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
+    """Look up what is bound in place, in the first, second or third of `place_maps`: the deepest first."""
+    return [_rule(Dispatch(place_maps(level)[which], level)) for level in sorted(levels, reverse=True)]
+
+
+def base(depth: int, levels: Sequence[int]) -> list[Chain]:
+    """Where our packets come in."""
+    return [
+        Chain(
+            "output",
+            (
+                _rule(Dispatch(OUT_SLICE, depth)),
+                *_dispatches(0, levels),
+                # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.
+                _rule(ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Jump("inherited")),
+            ),
+            Hook.OUTPUT,
+        ),
+        Chain(
+            "input",
+            (
+                _rule(ON_LOOPBACK_IN, HasLabel(UNPROVEN), Jump("unproven")),
+                _rule(Dispatch(IN_SLICE, depth)),
+                *_dispatches(1, levels),
+            ),
+            Hook.INPUT,
+        ),
+    ]

@@ -1,0 +1,167 @@
+"""One rule as nft(8) takes it.  Every name in it was validated by the parser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from penstock.core.log_prefix import LOG_GROUP
+from penstock.core.ruleset import (
+    LOG_BURST,
+    LOG_RATE,
+    SNAPLEN,
+    Action,
+    AddressIn,
+    AskedAt,
+    Before,
+    Condition,
+    Count,
+    Detour,
+    Dispatch,
+    Echo,
+    End,
+    Final,
+    FlowIn,
+    ForeignSource,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    InSet,
+    Jump,
+    LocalDestination,
+    Log,
+    Loopback,
+    Original,
+    OtherSource,
+    PortIn,
+    Protocol,
+    Redirect,
+    Redirected,
+    Remember,
+    Reply,
+    Rule,
+    SetLabel,
+    SetZone,
+    TcpAnswer,
+    TcpData,
+    TcpEnd,
+    TcpReset,
+    TcpStart,
+    Tracked,
+)
+
+
+def rule_text(rule: Rule) -> str:
+    """Return one rule as nft would take it."""
+    return " ".join([*(_condition(c) for c in rule.when), *(_action(a) for a in rule.do)])
+
+
+ENDS = {End.SOURCE: "s", End.DESTINATION: "d"}
+INTERFACES = {Hook.OUTPUT: "oif lo", Hook.INPUT: "iif lo"}
+ECHO = {4: "icmp type echo-request", 6: "icmpv6 type echo-request"}
+PROTOCOLS = {"icmp": "{ icmp, icmpv6 }", "tcp": "tcp", "udp": "udp"}
+
+
+FIXED: Mapping[Condition, str] = {
+    Reply(): "ct direction reply",
+    Original(): "ct direction original",
+    TcpReset(): "tcp flags & rst == rst",
+    TcpAnswer(): "tcp flags & (ack | rst) != 0",
+    ForeignSource(): "fib saddr type != local",
+    OtherSource(4): "ip saddr != 127.0.0.1",
+    OtherSource(6): "ip6 saddr != ::1",
+    LocalDestination(): "fib daddr type local",
+    Detour(4): "ip hdrlength > 5",
+    Detour(6): "exthdr rt exists",
+    TcpData(): "tcp flags & (fin | syn | rst) == 0",
+    TcpStart(): "tcp flags & (fin | syn | rst) == syn",
+    TcpEnd(): "tcp flags & (fin | rst) != 0",
+    Redirected(): "ct status dnat",
+    # `socket mark` loads only from full sockets; every mark passes the comparison.
+    FullSocket(): "socket mark & 0x0 == 0x0",
+}
+
+
+def _condition(condition: Condition) -> str:
+    match condition:
+        case Tracked():
+            return f"ct state {condition}"
+        case Loopback(hook):
+            return INTERFACES[hook]
+        case Protocol(name):
+            return f"meta l4proto {PROTOCOLS[name]}"
+        case Echo(family):
+            return ECHO[family]
+        case HasLabel(bit):
+            return f"ct label {bit}"
+        case InSet(name, family, peer, port):
+            header, protocol = ("ip", "ip protocol") if family == 4 else ("ip6", "meta l4proto")
+            return f"{header} {ENDS[peer]}addr . {protocol} . th {ENDS[port]}port @{name}"
+        case _:
+            return FIXED.get(condition) or _of_names(condition)
+
+
+def _of_names(condition: Condition) -> str:
+    """A condition about look-ups, or about what they opened."""
+    match condition:
+        case AskedAt(port):
+            return f"ct original proto-dst {port}"
+        case PortIn(protocol, end, first, last):
+            if (first, last) == (0, 65535):
+                return f"meta l4proto {protocol}"
+            return f"{protocol} {ENDS[end]}port {first}" + (f"-{last}" if last != first else "")
+        case Before(time):
+            return f"meta time < {int(time.timestamp())}"
+        case AddressIn(name, family, end):
+            return f"{HEADERS[family]} {ENDS[end]}addr @{name}"
+        case FlowIn(name, family, answer):
+            return f"{_flow(family, answer)} @{name}"
+    raise TypeError(f"no condition: {condition!r}")
+
+
+HEADERS = {4: "ip", 6: "ip6"}
+
+
+def _flow(family: int, answer: bool = False) -> str:
+    """The key of a flow: caller, called, protocol."""
+    header = HEADERS[family]
+    caller, called = ("d", "s") if answer else ("s", "d")
+    return (
+        f"{header} {caller}addr . th {caller}port . {header} {called}addr . th {called}port . meta l4proto"
+    )
+
+
+def _action(action: Action) -> str:
+    match action:
+        case Final.RESET:
+            return "reject with tcp reset"
+        case Final.PROHIBIT:
+            # With `type`, which releases before 1.0.1 demand.
+            return "reject with icmpx type admin-prohibited"
+        case Final():
+            return str(action)
+        case Goto(chain):
+            return f"goto {chain}"
+        case Jump(chain):
+            return f"jump {chain}"
+        case Count(counter):
+            return f"counter name {counter}"
+        case Log(prefix):
+            rate = f"limit rate {LOG_RATE}/second burst {LOG_BURST} packets"
+            return f'{rate} log prefix "{prefix}" group {LOG_GROUP} snaplen {SNAPLEN}'
+        case SetLabel(bit):
+            return f"ct label set {bit}"
+        case Dispatch(name, level):
+            return f"socket cgroupv2 level {level} vmap @{name}"
+    return _name_action(action)
+
+
+def _name_action(action: Action) -> str:
+    match action:
+        case Remember(name, family, seconds):
+            return f"update @{name} {{ {_flow(family)} timeout {seconds}s }}"
+        case Redirect(protocol, port):
+            return f"meta l4proto {protocol} redirect to :{port}"
+        case SetZone(zone):
+            return f"ct original zone set {zone}"
+    raise TypeError(f"no action: {action!r}")

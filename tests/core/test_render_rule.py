@@ -1,0 +1,129 @@
+"""Each condition and each action as nft takes it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from penstock.core.render_rule import rule_text
+from penstock.core.ruleset import (
+    Action,
+    AddressIn,
+    AskedAt,
+    Before,
+    Condition,
+    Count,
+    Detour,
+    Dispatch,
+    Echo,
+    End,
+    Final,
+    FlowIn,
+    ForeignSource,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    InSet,
+    Jump,
+    LocalDestination,
+    Log,
+    Loopback,
+    Original,
+    OtherSource,
+    PortIn,
+    Protocol,
+    Redirect,
+    Redirected,
+    Remember,
+    Reply,
+    Rule,
+    SetLabel,
+    SetZone,
+    TcpAnswer,
+    TcpData,
+    TcpEnd,
+    TcpReset,
+    TcpStart,
+    Tracked,
+)
+
+CONDITIONS = [
+    (Reply(), "ct direction reply"),
+    (Original(), "ct direction original"),
+    (Tracked.NEW, "ct state new"),
+    (Tracked.ESTABLISHED, "ct state established"),
+    (Tracked.RELATED, "ct state related"),
+    (Loopback(Hook.OUTPUT), "oif lo"),
+    (Loopback(Hook.INPUT), "iif lo"),
+    (Protocol("tcp"), "meta l4proto tcp"),
+    (Protocol("udp"), "meta l4proto udp"),
+    (Protocol("icmp"), "meta l4proto { icmp, icmpv6 }"),
+    (Echo(4), "icmp type echo-request"),
+    (Echo(6), "icmpv6 type echo-request"),
+    (TcpReset(), "tcp flags & rst == rst"),
+    (TcpAnswer(), "tcp flags & (ack | rst) != 0"),
+    (Detour(4), "ip hdrlength > 5"),
+    (Detour(6), "exthdr rt exists"),
+    (LocalDestination(), "fib daddr type local"),
+    (HasLabel(7), "ct label 7"),
+    (ForeignSource(), "fib saddr type != local"),
+    (OtherSource(4), "ip saddr != 127.0.0.1"),
+    (OtherSource(6), "ip6 saddr != ::1"),
+    (FullSocket(), "socket mark & 0x0 == 0x0"),
+    (TcpData(), "tcp flags & (fin | syn | rst) == 0"),
+    (TcpStart(), "tcp flags & (fin | syn | rst) == syn"),
+    (TcpEnd(), "tcp flags & (fin | rst) != 0"),
+    (Redirected(), "ct status dnat"),
+    (AskedAt(53), "ct original proto-dst 53"),
+    (PortIn("tcp", End.DESTINATION, 443, 443), "tcp dport 443"),
+    (PortIn("udp", End.SOURCE, 8000, 8100), "udp sport 8000-8100"),
+    (PortIn("udp", End.DESTINATION, 0, 65535), "meta l4proto udp"),
+    (Before(datetime(2026, 3, 1, tzinfo=UTC)), "meta time < 1772323200"),
+    (AddressIn("s", 4, End.DESTINATION), "ip daddr @s"),
+    (AddressIn("s", 6, End.SOURCE), "ip6 saddr @s"),
+    (FlowIn("s", 4), "ip saddr . th sport . ip daddr . th dport . meta l4proto @s"),
+    (FlowIn("s", 6, answer=True), "ip6 daddr . th dport . ip6 saddr . th sport . meta l4proto @s"),
+    (InSet("s", 4, End.DESTINATION, End.DESTINATION), "ip daddr . ip protocol . th dport @s"),
+    (InSet("s", 4, End.SOURCE, End.DESTINATION), "ip saddr . ip protocol . th dport @s"),
+    (InSet("s", 6, End.DESTINATION, End.SOURCE), "ip6 daddr . meta l4proto . th sport @s"),
+    (InSet("s", 6, End.SOURCE, End.SOURCE), "ip6 saddr . meta l4proto . th sport @s"),
+]
+ACTIONS = [
+    (Final.ACCEPT, "accept"),
+    (Final.DROP, "drop"),
+    (Final.RETURN, "return"),
+    (Final.RESET, "reject with tcp reset"),
+    (Final.PROHIBIT, "reject with icmpx type admin-prohibited"),
+    (Goto("c"), "goto c"),
+    (Jump("c"), "jump c"),
+    (Count("n"), "counter name n"),
+    (Log("p "), 'limit rate 50/second burst 100 packets log prefix "p " group 28787 snaplen 128'),
+    (SetLabel(9), "ct label set 9"),
+    (Remember("s", 4, 9), "update @s { ip saddr . th sport . ip daddr . th dport . meta l4proto timeout 9s }"),
+    (Redirect("tcp", 5353), "meta l4proto tcp redirect to :5353"),
+    (SetZone(7), "ct original zone set 7"),
+    (Dispatch("m", 3), "socket cgroupv2 level 3 vmap @m"),
+]
+
+
+@pytest.mark.parametrize(("condition", "text"), CONDITIONS)
+def test_a_condition_as_text(condition: Condition, text: str) -> None:
+    assert rule_text(Rule((condition,), (Final.DROP,))) == f"{text} drop"
+
+
+@pytest.mark.parametrize(("action", "text"), ACTIONS)
+def test_an_action_as_text(action: Action, text: str) -> None:
+    assert rule_text(Rule((), (action,))) == text
+
+
+def test_nothing_is_without_its_text() -> None:
+    assert {type(c) for c, _ in CONDITIONS} == set(Condition.__args__)
+    assert {type(a) for a, _ in ACTIONS} == set(Action.__args__)
+    assert {a for a, _ in ACTIONS if isinstance(a, Final)} == set(Final)
+
+
+def test_conditions_come_before_actions_in_their_order() -> None:
+    rule = Rule((Protocol("udp"), HasLabel(1)), (Count("n"), Goto("c")))
+    assert rule_text(rule) == "meta l4proto udp ct label 1 counter name n goto c"
