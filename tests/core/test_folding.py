@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.core import folding
+from penstock.core import folds
 from penstock.core.blocks import Block, Explanation, Process
 from penstock.core.folding import GRACE, Folder
 from penstock.core.log_prefix import Kind, Refusal
@@ -129,7 +129,7 @@ def test_ids_sort_by_time_and_differ_between_starts() -> None:
 
 
 def test_one_noisy_workload_is_summed_up_and_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "MAX_FOLDS_OF_ONE", 5)
+    monkeypatch.setattr(folds, "MAX_FOLDS_OF_ONE", 5)
     folder = Folder(1)
     written = [b for n in range(50) for b in folder.add(denied(n), T, explain, "h")]
     written += folder.add(denied(3), T, explain, "h")  # an open fold goes on
@@ -142,7 +142,7 @@ def test_one_noisy_workload_is_summed_up_and_leaves_room(monkeypatch: pytest.Mon
 
 
 def test_open_folds_are_bounded_and_room_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "MAX_FOLDS", 3)
+    monkeypatch.setattr(folds, "MAX_FOLDS", 3)
     folder = Folder(1)
     for n in range(3):
         folder.add(denied(n, f"w{n}"), T, explain)

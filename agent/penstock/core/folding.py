@@ -1,8 +1,6 @@
 """Denied packets -> blocks: repeats are folded, memory is bounded, and nothing is lost silently.
 
-A fold lives for `WINDOW`.  Its first packet makes a block at once, so that it can be seen live; while it
-grows its block is given out again, same id, at most every `REWRITE`.  Too many folds: the rest of
-a workload and direction is summed up in one block without address.
+Too many folds (`folds`): the rest of a workload and direction is summed up in one block without address.
 
 The books.  The kernel counts each denied packet before a rate limit decides which are logged, and log
 records reach us up to a second after the counter moved, or before we read it.  So counted packets wait
@@ -18,44 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from penstock.core.blocks import Block, Explanation, Process
+from penstock.core.folds import Folds, Key, Owner
 from penstock.core.packets import Denied
 from penstock.core.text import printable
 
-WINDOW = 60.0  # seconds
-REWRITE = 2.0
 GRACE = 2.0  # the kernel hands records over after 0.1 s, or when 64 are there; the rest is our own delay
-MAX_FOLDS = 4096
-MAX_FOLDS_OF_ONE = 1024
-"""Open folds of one workload and direction: a noisy one must not take the room of all others."""
 
 _NOBODY = Process()
 _OVERFLOW = Explanation("overflow", "more destinations at once than are kept apart")
 _UNLOGGED = Explanation("unlogged", "counted by the kernel; above the rate at which packets are logged")
-
-_Owner = tuple[str, str]  # workload, direction
-_Key = tuple[object, ...]
-
-
-@dataclass(slots=True)
-class _Fold:
-    opened: float
-    block: Block
-    written: float
-    changed: bool = False
-
-    def grow(self, now: float, count: int, unlogged: int) -> None:
-        old = self.block
-        self.block = replace(
-            old, last=max(old.last, now), count=old.count + count, unlogged=old.unlogged + unlogged
-        )
-        self.changed = True
-
-    def over(self, now: float) -> bool:
-        return not self.opened <= now < self.opened + WINDOW  # also when the clock was set back
-
-    def write(self, now: float) -> Block:
-        self.written, self.changed = now, False
-        return self.block
 
 
 @dataclass(slots=True)
@@ -68,9 +37,8 @@ class _Counted:
 
 @dataclass(slots=True)
 class _Owned:
-    """One workload and direction: its open folds and its books."""
+    """The books of one workload and direction."""
 
-    folds: dict[_Key, _Fold] = field(default_factory=dict)
     waiting: deque[_Counted] = field(default_factory=deque)
     credit: int = 0  # records that the counter has not told of yet
     verdict: str | None = None
@@ -107,10 +75,8 @@ class Folder:
     """Folds denied packets into blocks.  `seed` makes ids unique between starts; any 32 random bits."""
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed & 0xFFFFFFFF
-        self._made = 0
-        self._open = 0
-        self._owners: dict[_Owner, _Owned] = {}
+        self._folds = Folds(seed)
+        self._owners: dict[Owner, _Owned] = {}
 
     def add(
         self,
@@ -124,18 +90,19 @@ class Folder:
 
         `explain` is asked for the first packet of a fold only.
         """
-        owner = self._owner(denied.workload, denied.direction)
+        name, owner = self._owner(denied.workload, denied.direction)
         owner.verdict, owner.mode = denied.verdict.value, denied.mode.value
         owner.logged()
         who = process or _NOBODY
-        key: _Key = (
+        key: Key = (
             *(denied.verdict, denied.mode, denied.kind, denied.protocol, denied.remote, denied.port),
             *(policy_hash, who.comm),
         )
-        full = self._open >= MAX_FOLDS or len(owner.folds) >= MAX_FOLDS_OF_ONE
-        if full and key not in owner.folds:
-            return self._overflow(owner, denied, now, policy_hash)
-        return self._fold(owner, key, now, lambda: _block(denied, now, explain(denied), policy_hash, who))
+        if not self._folds.has_room(name, key):
+            rest: Key = (_OVERFLOW, denied.verdict, denied.mode)
+            sums = lambda: replace(_summary(name, owner, now, _OVERFLOW), count=1, policy=policy_hash)  # noqa: E731
+            return self._folds.add(name, rest, now, sums)
+        return self._folds.add(name, key, now, lambda: _block(denied, now, explain(denied), policy_hash, who))
 
     def counted(
         self,
@@ -153,23 +120,17 @@ class Folder:
         """
         if packets < 0:
             raise ValueError(f"a counter that went back: {packets}")
-        owner = self._owner(workload, direction)
+        name, owner = self._owner(workload, direction)
         owner.verdict, owner.mode = verdict or owner.verdict, mode or owner.mode
         owner.counted(packets, now)
-        return self._attribute((workload, str(direction)), owner, *owner.ripe(now))
+        return self._attribute(name, owner, *owner.ripe(now))
 
     def flush(self, now: float) -> list[Block]:
         """Return the blocks that grew and are due; close windows that are over.  Call every second or so."""
         blocks: list[Block] = []
         for name, owner in list(self._owners.items()):
             blocks += self._attribute(name, owner, *owner.ripe(now))
-            for key, fold in list(owner.folds.items()):
-                over = fold.over(now)
-                if fold.changed and (over or not 0 <= now - fold.written < REWRITE):
-                    blocks.append(fold.write(now))
-                if over:
-                    self._drop(owner, key)
-        return blocks
+        return [*blocks, *self._folds.flush(now)]
 
     def close(self, now: float) -> list[Block]:
         """Return all that has not been given out; nothing waits for its record any more."""
@@ -183,62 +144,25 @@ class Folder:
         for name in [name for name in self._owners if name[0] == workload]:
             owner = self._owners.pop(name)
             blocks += self._attribute(name, owner, *owner.all_waiting())
-            blocks += [fold.write(now) for fold in owner.folds.values() if fold.changed]
-            self._open -= len(owner.folds)
-        return blocks
+        return [*blocks, *self._folds.close(now, workload)]
 
-    def _owner(self, workload: str, direction: str) -> _Owned:
-        return self._owners.setdefault((workload, str(direction)), _Owned())
+    def _owner(self, workload: str, direction: str) -> tuple[Owner, _Owned]:
+        name = (workload, str(direction))
+        return name, self._owners.setdefault(name, _Owned())
 
-    def _overflow(self, owner: _Owned, denied: Denied, now: float, policy_hash: str | None) -> list[Block]:
-        key: _Key = (_OVERFLOW, denied.verdict, denied.mode)
-        return self._fold(
-            owner,
-            key,
-            now,
-            lambda: replace(
-                _summary((denied.workload, str(denied.direction)), owner, now, _OVERFLOW),
-                count=1,
-                policy=policy_hash,
-            ),
-        )
-
-    def _attribute(self, name: _Owner, owner: _Owned, packets: int, when: float) -> list[Block]:
+    def _attribute(self, name: Owner, owner: _Owned, packets: int, when: float) -> list[Block]:
         """Give packets without a record to the busiest fold: most likely they were its."""
         if not packets:
             return []
-        if owner.folds:
-            max(owner.folds.values(), key=lambda fold: fold.block.count).grow(when, 0, packets)
+        busiest = self._folds.busiest(name)
+        if busiest:
+            busiest.grow(when, 0, packets)
             return []
         make = lambda: replace(_summary(name, owner, when, _UNLOGGED), unlogged=packets)  # noqa: E731
-        return self._fold(owner, (_UNLOGGED,), when, make)
-
-    def _fold(self, owner: _Owned, key: _Key, now: float, make: Callable[[], Block]) -> list[Block]:
-        """One more packet for the fold, or a new fold whose block is given out at once."""
-        blocks: list[Block] = []
-        fold = owner.folds.get(key)
-        if fold and not fold.over(now):
-            fold.grow(now, 1, 0)
-            return blocks
-        if fold:
-            blocks += [fold.write(now)] if fold.changed else []
-            self._drop(owner, key)
-        fold = _Fold(now, replace(make(), id=self._id(now)), now)
-        owner.folds[key] = fold
-        self._open += 1
-        return [*blocks, fold.block]
-
-    def _drop(self, owner: _Owned, key: _Key) -> None:
-        del owner.folds[key]
-        self._open -= 1
-
-    def _id(self, now: float) -> str:
-        """Sorts by time; the counter tells apart what one millisecond makes."""
-        self._made = (self._made + 1) & 0xFFFFFF
-        return f"{max(0, int(now * 1000)):012x}{self._made:06x}{self._seed:08x}"
+        return self._folds.add(name, (_UNLOGGED,), when, make)
 
 
-def _summary(name: _Owner, owner: _Owned, now: float, why: Explanation) -> Block:
+def _summary(name: Owner, owner: _Owned, now: float, why: Explanation) -> Block:
     """A block that stands for packets without an address of their own."""
     return Block(
         id="",
