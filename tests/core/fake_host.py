@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from penstock.core import effects, events, state
+from penstock.core import effects, events, resolver_wire, state
 from penstock.core.blocks import Block
 from penstock.core.checking import examine
 from penstock.core.compile import compile_policy
@@ -21,11 +21,12 @@ from penstock.core.effects import Effect
 from penstock.core.engine import Engine
 from penstock.core.events import Commit, Event, Seen, Stray
 from penstock.core.match import Unit
+from penstock.core.name_elements import Opened, Retract
 from penstock.core.parse import parse
 from penstock.core.questions import bindings
 from penstock.core.render_nft import Present, unexpired
 from penstock.core.ruleset import MARKER, Element, Ruleset
-from penstock.core.slices import SLICE, slice_of
+from penstock.core.slices import RESOLVER, SLICE, slice_of
 from penstock.core.snapshot import Snapshot
 from penstock.core.wire import Json, Message
 
@@ -61,6 +62,7 @@ class Kernel:
         self.ruleset: Ruleset | None = None
         self.bindings: dict[str, dict[int, tuple[str, str]]] = {}
         self.sets: dict[str, frozenset[Element]] = {}
+        self.learned: dict[str, dict[bytes, str]] = {}  # set -> address -> name
         self.tampered = ""  # what somebody else did to our rules
         self.ours = True
         self.generation = 1
@@ -87,6 +89,8 @@ class Kernel:
             held = self.bindings.get(name, {})
             self.bindings[name] = {c: v for c, v in held.items() if v[1] in kept}
         self.sets = {s.name: frozenset(unexpired(s, now)) for s in ruleset.sets}
+        names = {s.name for s in ruleset.name_sets}
+        self.learned = {name: held for name, held in self.learned.items() if name in names}
         self.counters = {name: self.counters.get(name, 0) for name in ruleset.counters}
         self.commits += 1
         self.commit(touched=not self.recognised, pid=1)
@@ -101,12 +105,28 @@ class Kernel:
     def flush(self, comm: str = "nft", pid: int = 77) -> None:
         """Somebody flushes everything."""
         self.ruleset, self.bindings, self.sets, self.tampered, self.counters = None, {}, {}, "", {}
+        self.learned = {}
         self.commit(touched=True, pid=pid, comm=comm)
 
     def tamper(self, comm: str = "nft", pid: int = 77) -> None:
         """Somebody exchanges a rule for another one, each time for a new one."""
         self.tampered += f"x{self.generation}"
         self.commit(touched=True, pid=pid, comm=comm)
+
+    def learn(self, opened: Iterable[Opened]) -> None:
+        declared = {s.name for s in self.ruleset.name_sets} if self.ruleset else set()
+        for element in opened:
+            if element.set not in declared:
+                raise LookupError(element.set)
+            self.learned.setdefault(element.set, {})[element.address] = element.name
+        self.commits += 1
+        self.commit(touched=False, pid=1)
+
+    def retract(self, retractions: Iterable[Retract]) -> None:
+        for gone in retractions:
+            held = self.learned.get(gone.set, {})
+            out = [address for address in held if (address in gone.addresses) != gone.others]
+            self.learned[gone.set] = {a: name for a, name in held.items() if a not in out}
 
     def snapshot(self, now: datetime) -> Snapshot:
         ruleset = self.ruleset
@@ -126,7 +146,7 @@ class Kernel:
             digest=sha256((chains + self.tampered).encode()).hexdigest(),
             counters=frozenset(ruleset.counters) if self.ours else frozenset(ruleset.counters) - {MARKER},
             bindings={name: dict(elements) for name, elements in self.bindings.items()},
-            sets=held,
+            sets=held | {s.name: frozenset() for s in ruleset.name_sets},
             timed={name: frozenset(e for e in elements if e in ends[name]) for name, elements in held.items()},
         )
 
@@ -162,6 +182,10 @@ class Host:
         self.books: bytes | None = None
         self.journal: list[tuple[str, str]] = []
         self.quit: effects.Quit | None = None
+        self.deaf = ""  # why the resolver cannot listen
+        self.configured: resolver_wire.Configure | None = None
+        self.settled: dict[int, bool] = {}
+        self.saved_names: bytes | None = None
         self.processes: dict[str, list[Seen]] = {}
         self.strays: list[Stray] = []
         self.interfere: Callable[[], None] = lambda: None  # called between a load and its reading back
@@ -256,8 +280,9 @@ class Host:
         if error:
             self._failed.add(name)
             numbers = (getattr(effect, "operation", None), getattr(effect, "request", None))
+            ids = getattr(effect, "ids", ())
             rest = task if isinstance(effect, effects.Telling) else None
-            self._events.append((events.Failed(self.now, name, error, *numbers), rest))
+            self._events.append((events.Failed(self.now, name, error, *numbers, ids), rest))
             return
         if name in self._failed:
             self._failed.discard(name)
@@ -306,19 +331,46 @@ class Host:
         self.told.append(effect.text)
 
     def _do_MakeCgroups(self, effect: effects.MakeCgroups) -> None:
-        for path in (SLICE, *map(slice_of, effect.workloads)):
+        for path in (SLICE, RESOLVER, *map(slice_of, effect.workloads)):
             self.kernel.mkdir(path)
 
     def _do_Load(self, effect: effects.Load) -> None:
         assert effect.present is None or isinstance(effect.present, Present)
         self._mark = (self.kernel.generation, self.kernel.commits)
+        self.kernel.retract(effect.retract)
         self.kernel.load(effect.ruleset, self.now)
+        if effect.opened:
+            self.kernel.learn(effect.opened)
         self.interfere()
+
+    def _do_Listen(self, effect: effects.Listen) -> Event:
+        ports = {} if self.deaf else {name: 40_000 + n for n, name in enumerate(effect.workloads)}
+        return events.Listening(self.now, effect.operation, ports, self.deaf)
+
+    def _do_Learn(self, effect: effects.Learn) -> None:
+        self.kernel.learn(effect.opened)
+
+    def _do_Renew(self, effect: effects.Renew) -> None:
+        self.kernel.retract(effect.retract)
+        if effect.opened:
+            self.kernel.learn(effect.opened)
+
+    def _do_SaveNames(self, effect: effects.SaveNames) -> None:
+        self.saved_names = effect.data
+
+    def _do_Configure(self, effect: effects.Configure) -> None:
+        self.configured = effect.message
+
+    def _do_Settle(self, effect: effects.Settle) -> None:
+        self.settled.update(dict.fromkeys(effect.ids, effect.ok))
 
     def _do_BindCgroups(self, effect: effects.BindCgroups) -> None:
         assert self.kernel.ruleset or self._random, "bound without a table"
         found = self._ids(effect.workloads, effect.places)
-        self.kernel.bind(bindings(effect.workloads, found, effect.places, effect.depth, effect.levels))
+        wanted = bindings(
+            effect.workloads, found, effect.places, effect.depth, effect.levels, by_name=effect.by_name
+        )
+        self.kernel.bind(wanted)
         self.bound = {path: found[path] for path in effect.places if path in found}
 
     def _do_ReadKernel(self, effect: effects.ReadKernel) -> Event:
@@ -404,7 +456,8 @@ class Host:
 
     def _ids(self, workloads: Sequence[str], places: Iterable[str] = ()) -> dict[str, int]:
         cgroups = self.kernel.cgroups
-        return {path: cgroups[path] for path in (SLICE, *map(slice_of, workloads), *places) if path in cgroups}
+        paths = (SLICE, RESOLVER, *map(slice_of, workloads), *places)
+        return {path: cgroups[path] for path in paths if path in cgroups}
 
     def unit(self, path: str) -> None:
         """A unit is started, or started again; the daemon hears of it when it is told or looks."""

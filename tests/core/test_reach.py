@@ -74,10 +74,10 @@ def test_nothing_new(old: list[str], new: list[str]) -> None:
          ["out 10.0.0.0/25:6-10", "out 10.0.0.128/25:1-10"]),
         (["to: 'fd00::/64', ports: [1]"], ["to: 'fd00::1', ports: [1]"], [], ["out [fd00::/64]:1, in part"]),
         (["to: 'fd00::1', ports: [1]"], ["to: ['fd00::1', 'fd00::2'], ports: [1]"], ["out [fd00::2]:1"], []),
-        ([API], [API, "to: [a.org, '*.b.org']"], ["out a.org, *.b.org; ports 443 later"], []),
-        (["to: '*.b.org'"], ["to: a.b.org"], [], ["out *.b.org:443 later"]),
-        (["to: a.org, ports: [443]"], ["to: a.org, ports: [443-444]"], ["out a.org:444 later"], []),
-        (["to: [a.org, b.org]"], ["to: [b.org, c.org]"], ["out c.org:443 later"], ["out a.org:443 later"]),
+        ([API], [API, "to: [a.org, '*.b.org']"], ["out a.org, *.b.org; ports 443"], []),
+        (["to: '*.b.org'"], ["to: a.b.org"], [], ["out *.b.org:443"]),
+        (["to: a.org, ports: [443]"], ["to: a.org, ports: [443-444]"], ["out a.org:444"], []),
+        (["to: [a.org, b.org]"], ["to: [b.org, c.org]"], ["out c.org:443"], ["out a.org:443"]),
         (["to: [a.org, 10.0.0.1], ports: [443]"], [], [], ["out a.org, 10.0.0.1; ports 443"]),
         (["to: 10.0.0.0/8, ports: [443]"], ["to: any, ports: [443]"], ["out any:443, in part"], []),
         (["to: 10.0.0.0/24, ports: [1]"], ["to: 10.0.0.0/24, except: 10.0.0.0/25, ports: [1]"], [],
@@ -149,7 +149,7 @@ def test_json() -> None:
         }
     ]
     (one,) = as_json(changes(None, policy("to: a.org, name: r"), NOW))
-    assert one["allowed"] == [{"direction": "out", "text": "a.org:443", "rule": "r", "enforced": False}]
+    assert one["allowed"] == [{"direction": "out", "text": "a.org:443", "rule": "r", "enforced": True}]
 
 
 # --- against the evaluator: an address and port are told as opened when the two policies judge them so ---

@@ -174,9 +174,11 @@ EGRESS = [
     ("lure", HTTPS, out("fe80::1"), Reason.LINK_LOCAL),
     ("any", HTTPS, out("febf:ffff::1"), Reason.LINK_LOCAL),
     ("any", HTTPS, out("fec0::1"), Reason.RULE),
-    # what the kernel is not told yet
-    ("*.hf.co", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.NOT_ENFORCED),
+    # names
+    ("*.hf.co", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
+    ("*.hf.co", HTTPS, out("169.254.169.254", name="cdn.hf.co"), Reason.METADATA),
     ("*.hf.co", HTTPS, out("192.0.2.1", 80, name="cdn.hf.co"), Reason.WRONG_PORT),
+    # what the kernel is not told yet
     ("workload:gateway", HTTPS, out("127.0.0.1", peer_workload="gateway"), Reason.NOT_ENFORCED),
     ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2"), Reason.NOT_ENFORCED),
     ("*.hf.co 192.0.2.1", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
@@ -246,10 +248,34 @@ def test_as_written(peers: str, connection: Connection, expected: bool) -> None:
 
 
 def test_not_enforced_is_denied_unless_judged_as_written() -> None:
-    rules = (rule(Direction.OUT, 1, "cdn.hf.co"),)
-    connection = out("192.0.2.1", name="cdn.hf.co")
+    rules = (rule(Direction.OUT, 1, "workload:gateway"),)
+    connection = out("192.0.2.1", peer_workload="gateway")
     assert not ask(rules, connection).allow
     assert ask(rules, connection, as_written=True).rule == "out-1"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address", "found", "private", "expected"),
+    [
+        ("*.hf.co", "192.0.2.1", ["cdn.hf.co"], False, True),
+        ("*.hf.co", "192.0.2.1", ["hf.co", "a.example"], False, False),
+        ("*.hf.co", "192.0.2.1", ["a.example", "cdn.hf.co"], False, True),
+        ("*.hf.co", "192.0.2.2", [], False, False),
+        ("a.example", "10.0.0.1", ["a.example"], False, False),
+        ("a.example", "10.0.0.1", ["a.example"], True, True),
+        ("a.example", "169.254.169.254", ["a.example"], True, False),
+        ("a.example", "64:ff9b::a9fe:a9fe", ["a.example"], True, False),
+        ("a.example", "2001:db8::1", ["a.example"], False, True),
+    ],
+)
+def test_a_name_is_where_the_workloads_own_look_ups_found_it(
+    pattern: str, address: str, found: list[str], private: bool, expected: bool
+) -> None:
+    by_name = replace(rule(Direction.OUT, 1, pattern), private=private)
+    there = ip_address(address)
+    for workload, allowed in (("w", expected), ("another", False)):
+        live = Live(NOW, {workload: {there: found}})
+        assert judge(policy(out=(by_name,)), live, out(address)).allow is allowed
 
 
 def test_a_network_without_addresses_and_interface_is_nowhere() -> None:
@@ -331,14 +357,14 @@ def test_a_near_miss_is_told_before_a_general_reason() -> None:
     at = "10.30.1.5"
     misses = {
         Reason.EXPIRED: rule(Direction.OUT, 1, at, expires=NOW),
-        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "a.example"),
+        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "workload:gateway"),
         Reason.EXCEPTED: rule(Direction.OUT, 3, at, excepted=(CidrPeer(ip_network(f"{at}/32")),)),
         Reason.WRONG_PORT: rule(Direction.OUT, 4, at, Ports((PortRange("tcp", 80, 80),))),
         Reason.NO_RULE: rule(Direction.OUT, 5, "10.30.1.4"),
     }
     rules = tuple(reversed(misses.values()))
     for reason in misses:
-        verdict = ask(rules, out(at, name="a.example"))
+        verdict = ask(rules, out(at, peer_workload="gateway"))
         assert (verdict.reason, verdict.nearest) == (reason, misses[reason].id)
         rules = rules[:-1]
 

@@ -14,7 +14,7 @@ from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.policy import Policy
 from penstock.daemon.clock import now
-from penstock.daemon.executor import Executor
+from penstock.daemon.executor import Executor, Resolver
 from penstock.daemon.file_worker import FileWorker
 from penstock.daemon.kernel_worker import KernelWorker
 from penstock.errors import PenstockError
@@ -51,7 +51,8 @@ class Workers:
             async with asyncio.TaskGroup() as tasks:
                 files, kernel = cast(FileWorker, self), cast(KernelWorker, self)
                 quit_ = lambda status, text: self.told.append((status, text))  # noqa: E731
-                executor = Executor(tasks, files, kernel, thread, self, self.heard.append, quit_)
+                resolver = cast(Resolver, self)
+                executor = Executor(tasks, files, kernel, thread, self, resolver, self.heard.append, quit_)
                 for todo in lists:
                     task = executor.perform(todo)
                     if task:

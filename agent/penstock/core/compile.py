@@ -97,6 +97,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
         sets=(*sets, *(_upstreams(live.resolver) if by_name and live.resolver else ())),
         chains=chains.build(plans, live.depth, live.levels),
         name_sets=tuple(name_set for plan in by_name for name_set in name_chains.name_sets(plan)),
+        by_name=tuple(plan.workload for plan in by_name),
     )
 
 
@@ -106,8 +107,7 @@ def _names(policy: Policy, workload: Workload, live: Live) -> NamePlan | None:
         return None
     rules = name_rules.name_rules(policy, workload, live.now)
     port = live.resolver.ports.get(workload.name, 0)
-    zone = name_chains.FIRST_ZONE + live.labels[workload.name]
-    return NamePlan(workload.name, zone, port, name_rules.groups(rules))
+    return NamePlan(workload.name, live.labels[workload.name], port, name_rules.groups(rules))
 
 
 def _upstreams(resolver: Resolver) -> Iterable[AddressSet]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from penstock.core.blocks import Block
 from penstock.core.compile import Live
+from penstock.core.name_elements import Opened, Retract
 from penstock.core.policy import Policy
 from penstock.core.render_nft import Present
+from penstock.core.resolver_wire import Configure as ConfigureMessage
 from penstock.core.ruleset import Ruleset
 from penstock.core.wire import Json
 
@@ -47,6 +49,14 @@ class Compile:
     policy: Policy
     live: Live
     floor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Have the resolver listen for these workloads, and for nobody else -> Listening."""
+
+    operation: int
+    workloads: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +96,37 @@ class BindCgroups:
     places: Mapping[str, str] = field(default_factory=dict)
     depth: int = 1
     levels: tuple[int, ...] = ()
+    by_name: tuple[str, ...] = ()  # workloads whose look-ups are governed
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Make the kernel hold `ruleset`, in one transaction.  `present` is what it holds; None: find out."""
+    """Make the kernel hold `ruleset`, in one transaction.  `present` is what it holds; None: find out.
+
+    Before it `retract` goes out of the sets, after it `opened` is in them.
+    """
 
     operation: int
     ruleset: Ruleset
     present: Present | None
+    retract: tuple[Retract, ...] = ()
+    opened: tuple[Opened, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Put learned addresses into the kernel's sets, for the look-ups `ids`."""
+
+    ids: tuple[int, ...]
+    opened: tuple[Opened, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Make the kernel's sets of learned addresses hold `opened` and what was not retracted."""
+
+    retract: tuple[Retract, ...]
+    opened: tuple[Opened, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +213,28 @@ class SaveBooks:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveNames:
+    """Save what is remembered of names, for the next start."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Tell the resolver what is in force."""
+
+    message: ConfigureMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Tell the resolver that these look-ups may be answered, or (not `ok`) must fail."""
+
+    ids: tuple[int, ...]
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KeepFloor:
     """Write the floor if the file is not what it should be."""
 
@@ -232,7 +286,8 @@ class Quit:
     text: str
 
 
-Telling = Record | SaveBooks | KeepFloor | EndTrial | Notify | Journal | Answer | Refuse | Quit
+OfNames = SaveNames | Configure | Settle
+Telling = Record | SaveBooks | OfNames | KeepFloor | EndTrial | Notify | Journal | Answer | Refuse | Quit
 Effect = (
     ReadConfig
     | ReadHistory
@@ -241,7 +296,10 @@ Effect = (
     | MarkTrial
     | MakeCgroups
     | BindCgroups
+    | Listen
     | Load
+    | Learn
+    | Renew
     | ReadKernel
     | Prove
     | CommitState

@@ -28,6 +28,7 @@ from penstock.core.explain import explain
 from penstock.core.history import NotUnderstood, choose, understood
 from penstock.core.keeper import Keeper, differs, missing, summary
 from penstock.core.labels import assign
+from penstock.core.naming import Naming
 from penstock.core.operations import FLOOR, STATE, UNSAVED, Operations
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
@@ -47,7 +48,8 @@ class Engine:
         self.books = Books(seed, saved)
         self._keeper = Keeper(self.view)
         self._prover = Prover(self.view)
-        self._operations = Operations(self.view, self._keeper, self._prover)
+        self._naming = Naming(self.view)
+        self._operations = Operations(self.view, self._keeper, self._prover, self._naming)
         self._commands = Commands()
         self._waiting: deque[events.Command] = deque()  # that change the policy, in the order in which they came
         self._reading: events.Command | None = None  # files are read for it
@@ -57,6 +59,10 @@ class Engine:
             events.ConfigRead: self._config_read,
             events.HistoryRead: self._history_read,
             events.Compiled: self._operations.compiled,
+            events.Listening: self._operations.listening,
+            events.FromResolver: lambda e: self._naming.take(e, self.in_force, self._operations.current),
+            events.ResolverChanged: lambda e: self._naming.resolver_changed(e, self.in_force),
+            events.UpstreamsRead: self._operations.upstreams_read,
             events.ReadBack: self._read_back,
             events.Saved: self._operations.saved,
             events.Proven: lambda e: self._prover.succeeded(),
@@ -98,6 +104,7 @@ class Engine:
     def _started(self, event: events.Started) -> list[Effect]:
         self._operations.depth = event.depth
         self.view.units, self.view.floor = event.units, event.floor
+        self._naming.restore(event)
         if event.snapshot.exists and not event.snapshot.ours:
             return [effects.Quit(1, "a table `inet penstock` is there that is not ours; remove it first")]
         if event.state is None and not event.history:
@@ -219,7 +226,9 @@ class Engine:
         if wrong:
             return self._operations.repair(event.now, summary(wrong))
         self._operations.in_force = replace(in_force, snapshot=event.snapshot, cgroups=event.cgroups)
-        return self._operations.check() if self._keeper.agree(event.now, event.snapshot.generation) else []
+        touched = self._keeper.suspects(event.snapshot.generation)
+        again = self._operations.check() if self._keeper.agree(event.now, event.snapshot.generation) else []
+        return [*(self._naming.renewal(in_force, event.now) if touched else []), *again]
 
     def _ruleset_changed(self, event: events.RulesetChanged) -> list[Effect]:
         self._keeper.announced(event)
@@ -233,6 +242,8 @@ class Engine:
             if event.effect == UNSAVED or operation.kind == "confirm":
                 return self._operations.unsaved(event.error)
             return self._operations.give_up(event.now, event.error, event.effect)
+        if event.ids:
+            return self._naming.unlearned(event.ids, event.error)
         if event.effect in (effects.ReadConfig.__name__, effects.ReadHistory.__name__):
             self._reading = None
             if event.request is None:
@@ -268,7 +279,7 @@ class Engine:
             trial.left -= event.elapsed
             if trial.left <= 0 and self._operations.current is None:
                 look = self._operations.revert(event.now)
-        return [*self._record(blocks), *look]
+        return [*self._record(blocks), *self._naming.ticked(event.now), *look]
 
     def _examine(self, request: int | None, *, around: bool = False) -> Effect:
         in_force = self.in_force
@@ -360,7 +371,8 @@ class Engine:
 
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()
-        return [*self._record(self.books.close(event.now.timestamp())), effects.Notify("STOPPING=1")]
+        told = [*self._record(self.books.close(event.now.timestamp())), *self._naming.save()]
+        return [*told, effects.Notify("STOPPING=1")]
 
     @staticmethod
     def _record(blocks: Any) -> list[Effect]:

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from penstock.core.blocks import Process
 from penstock.core.match import Unit
+from penstock.core.name_elements import Opened
 from penstock.core.packets import Denied
 from penstock.core.parse import Parsed
+from penstock.core.policy import Upstream
+from penstock.core.resolver_wire import FromResolver as FromResolverMessage
 from penstock.core.ruleset import Element, Ruleset
 from penstock.core.snapshot import Snapshot
 from penstock.core.wire import Message
@@ -32,6 +36,8 @@ class Started:
     units: tuple[Unit, ...] = ()
     history: tuple[bytes, ...] = ()
     floor: str = ""
+    names: bytes | None = None  # what was saved of names
+    opened: tuple[Opened, ...] = ()  # learned addresses that the kernel holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,43 @@ class Compiled:
     operation: int
     ruleset: Ruleset
     floor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The resolver runs, and listens for these workloads; `error` says what does not work of it."""
+
+    now: datetime
+    operation: int
+    ports: Mapping[str, int]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FromResolver:
+    """Messages of the resolver, in order.  `askers`: of refused look-ups, by id, who asked, where it shows."""
+
+    now: datetime
+    messages: tuple[FromResolverMessage, ...]
+    askers: Mapping[int, Process] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverChanged:
+    """The resolver ended, or was started anew and knows nothing yet."""
+
+    now: datetime
+    up: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamsRead:
+    """The servers that the host itself asks, and the suffixes that it tries."""
+
+    now: datetime
+    servers: tuple[Upstream, ...]
+    search: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +147,7 @@ class Failed:
     error: str
     operation: int | None = None
     request: int | None = None
+    ids: tuple[int, ...] = ()  # of look-ups that wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +331,10 @@ Event = (
     | ConfigRead
     | HistoryRead
     | Compiled
+    | Listening
+    | FromResolver
+    | ResolverChanged
+    | UpstreamsRead
     | ReadBack
     | Saved
     | Proven

@@ -50,6 +50,10 @@ class Keeper:
         self._view.checked = now
         return True
 
+    def suspects(self, generation: int) -> bool:
+        """Whether somebody else changed our table, up to that generation, and nobody has looked at it since."""
+        return self._suspect is not None and self._suspect.generation <= generation
+
     def unknown(self, error: str) -> None:
         """The kernel could not be looked at."""
         self._view.agrees, self._view.disagreement = None, error
@@ -129,7 +133,7 @@ def differs(
     policy: Policy, ruleset: Ruleset, event: ReadBack, places: Mapping[str, str], depth: int
 ) -> list[str]:
     """In what the kernel differs from `ruleset` with `policy`'s workloads and `places` bound, a phrase each."""
-    wanted = questions.bindings(tuple(policy.workloads), event.cgroups, places, depth)
+    wanted = questions.bindings(tuple(policy.workloads), event.cgroups, places, depth, by_name=ruleset.by_name)
     wrong = differences(ruleset, wanted, event.snapshot, event.now)
     return wrong or missing(policy, event.cgroups)
 

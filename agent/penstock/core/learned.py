@@ -28,7 +28,7 @@ SLACK = 60
 LONGEST = 7 * 86_400
 """Seconds that it counts at most, whatever its TTL."""
 
-MAX_ADDRESSES = 64
+MAX_ADDRESSES = 256
 """Of a name; as all bounds, of a workload's own look-ups."""
 
 MAX_NAMES = 16_384

@@ -15,6 +15,7 @@ from penstock.core.compile import Live
 from penstock.core.effects import Effect
 from penstock.core.keeper import Keeper, differs, summary
 from penstock.core.match import places
+from penstock.core.naming import Naming
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
 from penstock.core.prover import Prover
@@ -37,7 +38,7 @@ BY_PEOPLE = ("apply", "confirm", "rollback")
 class Operations:
     """`current` is under way, `in_force` is what came of the last one, `trial` waits to be confirmed."""
 
-    def __init__(self, view: View, keeper: Keeper, prover: Prover) -> None:
+    def __init__(self, view: View, keeper: Keeper, prover: Prover, naming: Naming) -> None:
         self.in_force: InForce | None = None
         self.current: Operation | None = None
         self.trial: Trial | None = None
@@ -45,6 +46,7 @@ class Operations:
         self._view = view
         self._keeper = keeper
         self._prover = prover
+        self._naming = naming
         self._count = 0
         self._ticked: datetime | None = None
         self._jumped = False  # the clock, and what is timed in the kernel does not know it
@@ -74,9 +76,36 @@ class Operations:
         if self.in_force and kind not in BY_PEOPLE:
             levels = tuple(sorted({*levels, *self.in_force.levels}))  # what goes may come again
         operation.levels = levels
-        live = Live(now, applied.labels, self.depth, operation.levels)
-        floor = kind in (*BY_PEOPLE, "start")
+        asking = self._naming.listeners(policy)
+        return [effects.Listen(operation.id, asking)] if asking else self._compile(operation)
+
+    def listening(self, event: events.Listening) -> list[Effect]:
+        """The resolver listens for whoever has rules by name; what does not work of it, `status` says."""
+        operation = self.current
+        if operation is None or operation.id != event.operation:
+            return []
+        state = self._view.resolver
+        state.ports, state.error = event.ports, event.error
+        return self._compile(operation)
+
+    def _compile(self, operation: Operation) -> list[Effect]:
+        policy = operation.policy
+        resolver = self._naming.resolver(policy)
+        operation.upstreams = resolver.upstreams if resolver else None
+        live = Live(operation.began, operation.applied.labels, self.depth, operation.levels, resolver)
+        floor = operation.kind in (*BY_PEOPLE, "start")
         return [effects.Compile(operation.id, policy, live, floor)]
+
+    def upstreams_read(self, event: events.UpstreamsRead) -> list[Effect]:
+        """If the host asks other servers now, so must the resolver, and the kernel let it."""
+        self._view.resolver.upstreams, self._view.resolver.search = event.servers, event.search
+        in_force = self.in_force
+        if in_force is None or self.current is not None:
+            return []
+        resolver = self._naming.resolver(in_force.policy)
+        if resolver is not None and resolver.upstreams != in_force.upstreams:
+            return self.again("upstreams", event.now)
+        return self._naming.configure(in_force)
 
     def _new(self, kind: str, policy: Policy, applied: state.Applied, now: datetime, *rest: Any) -> Operation:
         self._count += 1
@@ -104,6 +133,7 @@ class Operations:
             return self.again("enrol", now)
         operation = self._new("enrol", in_force.policy, in_force.applied, now, True)
         operation.ruleset, operation.places, operation.levels = in_force.ruleset, wanted, in_force.levels
+        operation.upstreams = in_force.upstreams
         return self._bind(operation)
 
     def _wanted(self, policy: Policy) -> tuple[dict[str, str], dict[str, int]]:
@@ -166,16 +196,18 @@ class Operations:
     def _load(self, operation: Operation, present: Any) -> list[Effect]:
         assert operation.ruleset is not None
         operation.tries += 1
+        retract, opened = self._naming.changes(operation, self.in_force)
         return [
             effects.MakeCgroups(operation.id, tuple(sorted(operation.policy.workloads))),
-            effects.Load(operation.id, operation.ruleset, present),
+            effects.Load(operation.id, operation.ruleset, present, retract, opened),
             *self._bind(operation),
         ]
 
     def _bind(self, operation: Operation) -> list[Effect]:
         workloads = tuple(sorted(operation.policy.workloads))
+        by_name = operation.ruleset.by_name if operation.ruleset else ()
         return [
-            effects.BindCgroups(operation.id, workloads, operation.places, self.depth, operation.levels),
+            effects.BindCgroups(operation.id, workloads, operation.places, self.depth, operation.levels, by_name),
             effects.ReadKernel(operation.id, workloads, tuple(sorted(operation.places))),
         ]
 
@@ -207,7 +239,7 @@ class Operations:
         before = self.in_force
         self.in_force = InForce(
             *(operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups),
-            *(operation.places, operation.levels),
+            *(operation.places, operation.levels, operation.upstreams),
         )
         self._let_go(before, self.in_force)
         self._keeper.agree(event.now, event.snapshot.generation)
@@ -246,6 +278,8 @@ class Operations:
         if operation.kind == "enrol":
             self._view.troubles.pop(ENROL, None)
         told: list[Effect] = []
+        if operation.kind != "enrol":
+            told += self._naming.in_force(self.in_force, now)
         if operation.kind == "start" and operation.saved:
             self.floor = operation.floor
             told.append(effects.KeepFloor(operation.floor))

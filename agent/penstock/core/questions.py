@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -11,11 +11,12 @@ from penstock.core.compile import ECHO, NUMBERS
 from penstock.core.effects import AskKernel
 from penstock.core.policy import Direction
 from penstock.core.ruleset import Element
-from penstock.core.slices import SLICE, slice_of
+from penstock.core.slices import RESOLVER, SLICE, slice_of
 from penstock.core.snapshot import Bindings
 from penstock.core.view import InForce
 
 NOWHERE: Mapping[str, str] = {}
+
 
 def level(path: str, depth: int) -> int:
     """The level of a cgroup, `path` below the tree, as `socket cgroupv2` counts; `depth` is penstock.slice's."""
@@ -33,14 +34,16 @@ def bindings(
     places: Mapping[str, str] = NOWHERE,
     depth: int = 1,
     in_use: tuple[int, ...] = (),
+    by_name: Collection[str] = (),
 ) -> Bindings:
     """What the maps must hold: the slice, each workload's slice, and what is bound in place.
 
     `cgroups` maps paths below the tree to ids; one that is missing is left out.  `places` maps paths to workloads;
     those of other workloads are left out.  `depth` is the level of penstock.slice.  `in_use` are the levels of the
     ruleset that is in the kernel: its maps are named in the result also when nothing is to be in them any more.
+    `by_name` are the workloads whose look-ups are governed.
     """
-    wanted = cgroup_maps.maps(sorted({*in_use, *levels(places, depth)}))
+    wanted = cgroup_maps.maps(sorted({*in_use, *levels(places, depth)}), names=bool(by_name))
     result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in wanted}
     paths: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
     paths += [(slice_of(name), cgroup_maps.bindings(name)) for name in workloads]
@@ -49,6 +52,11 @@ def bindings(
         for path, name in places.items()
         if name in workloads
     ]
+    if by_name:
+        paths.append((RESOLVER, cgroup_maps.RESOLVER_BINDINGS))
+        paths += [(slice_of(name), cgroup_maps.name_bindings(name)) for name in by_name]
+        found = ((path, name) for path, name in places.items() if name in by_name)
+        paths += [(path, cgroup_maps.name_bindings(name, level(path, depth))) for path, name in found]
     for path, verdicts in paths:
         if path in cgroups:
             for name, verb, chain in verdicts:

@@ -19,7 +19,7 @@ def of(operation: Operation, in_force: InForce, trial: Trial | None, seconds: fl
     if operation.kind != "enrol":
         asked = operation.kind == "revert" and operation.request is not None
         told.append(news("rollback" if asked else operation.kind, in_force.policy.hash, seconds))
-    if operation.kind not in ("repair", "enrol", "expiry", "jump"):
+    if operation.kind not in ("repair", "enrol", "expiry", "jump", "upstreams"):
         waits = ", not confirmed yet" if trial else ""
         text = f"STATUS=policy {in_force.policy.hash} is in force{waits}"
         told.append(ready(in_force) if operation.kind == "start" else Notify(text))
@@ -94,6 +94,8 @@ def news(kind: str, policy_hash: str, seconds: float) -> Journal:
             return Journal("info", f"rules that are over were removed in {seconds:.2f} s")
         case "jump":
             return Journal("info", "the clock jumped: rules with an end were timed anew")
+        case "upstreams":
+            return Journal("info", "the host asks other name servers now, and so does the resolver")
         case "confirm":
             return Journal("info", f"policy {policy_hash} was confirmed")
         case "revert":

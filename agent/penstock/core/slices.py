@@ -9,6 +9,9 @@ from __future__ import annotations
 from shlex import quote
 
 SLICE = "penstock.slice"
+RESOLVER = f"{SLICE}/resolver"
+"""The cgroup of the process that answers look-ups, below the tree."""
+
 DROPIN = "50-penstock.conf"
 """The file in UNIT.d that puts a unit into its workload's slice."""
 

@@ -12,7 +12,6 @@ from penstock.core.language.rule_ids import peer_text
 from penstock.core.policy import (
     HostPeer,
     Match,
-    NamePeer,
     NetworkPeer,
     Peer,
     Place,
@@ -32,10 +31,6 @@ def unenforced(policy: Policy) -> list[Problem]:
     if policy.admin_ports.ranges:
         text = "`admin_ports` is understood, not yet enforced"
         problems.append(_warning(policy.admin_ports_place, text, "until then they are as open as without it"))
-    if policy.upstreams:
-        text = "`upstream` is understood, without effect yet"
-        hint = "names are not looked up until rules by name are enforced"
-        problems.append(_warning(policy.upstreams_place, text, hint))
     for workload in policy.workloads.values():
         later = [m for m in workload.match if m.container or m.bridge or (m.unit and m.exe)]
         if later:
@@ -70,7 +65,7 @@ def is_later(policy: Policy, peer: Peer) -> bool:
     """Whether the kernel is not told about such a peer yet: what only it allows is denied."""
     if isinstance(peer, NetworkPeer):
         return bool(policy.networks[peer.name].interface)
-    return isinstance(peer, NamePeer | WorkloadPeer | HostPeer | PlanePeer)
+    return isinstance(peer, WorkloadPeer | HostPeer | PlanePeer)
 
 
 def _match_text(match: Match) -> str:

@@ -8,6 +8,8 @@ errors belong to the connection they answer and are not judged here.
 * Going out, cloud metadata and link-local addresses are reached only when named literally: by the
   address itself or by `metadata`.  No prefix, network, name or `any` opens them.  Coming in, a prefix
   means every address in it.
+* A name is at an address while an answer to the workload's own look-up says so; private addresses count
+  only with `private`.
 * An exception is taken out of its own rule, not out of others.
 * Only tcp, udp and echo can be allowed.
 * The mode `observe` changes nothing here: the verdict is what enforcing would do.
@@ -15,13 +17,14 @@ errors belong to the connection they answer and are not judged here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import ip_network
 from typing import assert_never
 
-from penstock.core import names
+from penstock.core import names, rebinding
 from penstock.core.connection import Connection, as_sent
 from penstock.core.nearest import describe, nearest, port_gap
 from penstock.core.policy import (
@@ -94,6 +97,8 @@ class Live:
     """What besides the policy decides."""
 
     now: datetime  # aware
+    learned: Mapping[str, Mapping[Address, Collection[str]]] = field(default_factory=dict)
+    """Workload -> address -> the names that its look-ups found there, as far as their answers still count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ def judge(policy: Policy, live: Live, connection: Connection, *, as_written: boo
 
 def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as_written: bool) -> Reason:
     """Return RULE if `rule` allows, the one point on which it fails, or NO_RULE if it fails on more."""
-    peers = [peer for peer in rule.peers if _is_at(policy, peer, connection)]
+    peers = [peer for peer in rule.peers if _is_at(policy, live, rule, peer, connection)]
     if not peers:
         return Reason.NO_RULE
     port = _opens_port(rule.ports, connection)
@@ -157,8 +162,8 @@ def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as
     return Reason.RULE if as_written or visible else Reason.NOT_ENFORCED
 
 
-def _is_at(policy: Policy, peer: Peer, connection: Connection) -> bool:
-    """Whether `peer`, as written, is at the far end of `connection`."""
+def _is_at(policy: Policy, live: Live, rule: Rule, peer: Peer, connection: Connection) -> bool:
+    """Whether `peer` of `rule`, as written, is at the far end of `connection`."""
     remote = connection.remote
     if isinstance(peer, AddressPeer):
         return remote == peer.address
@@ -177,7 +182,7 @@ def _is_at(policy: Policy, peer: Peer, connection: Connection) -> bool:
             planes = (network for network in policy.networks.values() if network.plane is peer.plane)
             return any(_in_network(network, connection) for network in planes)
         case NamePeer():
-            return names.matches(peer.pattern, connection.name)
+            return _is_called(live, rule, peer, connection)
         case WorkloadPeer():
             return connection.peer_workload == peer.name
         case HostPeer():  # seen by loopback only: which other addresses are this host's, no policy says
@@ -185,11 +190,21 @@ def _is_at(policy: Policy, peer: Peer, connection: Connection) -> bool:
     assert_never(peer)
 
 
+def _is_called(live: Live, rule: Rule, peer: NamePeer, connection: Connection) -> bool:
+    if names.matches(peer.pattern, connection.name):
+        return True
+    remote = connection.remote
+    if remote is None or not rebinding.admits(remote, rule.private):
+        return False
+    found = live.learned.get(connection.workload, {}).get(remote, ())
+    return any(names.matches(peer.pattern, name) for name in found)
+
+
 def _enforced(policy: Policy, peer: Peer) -> bool:
     """Whether the kernel can be told about `peer` today."""
     if isinstance(peer, NetworkPeer):
         return bool(policy.networks[peer.name].cidrs)
-    return isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer)
+    return isinstance(peer, AddressPeer | CidrPeer | NamePeer | MetadataPeer | AnyPeer)
 
 
 def _closed_unless_literal(remote: Address | None) -> Reason | None:

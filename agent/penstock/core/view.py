@@ -9,7 +9,7 @@ from datetime import datetime
 
 from penstock.core.events import Group, LookAlike, Seen, Stray
 from penstock.core.match import Unit
-from penstock.core.policy import Policy
+from penstock.core.policy import Policy, Upstream
 from penstock.core.problems import Problem
 from penstock.core.ruleset import Ruleset
 from penstock.core.snapshot import Snapshot
@@ -40,6 +40,7 @@ class Operation:
     places: Mapping[str, str] = field(default_factory=dict)  # cgroup path -> workload, bound in place
     levels: tuple[int, ...] = ()  # of those
     floor: bytes = b""
+    upstreams: tuple[Upstream, ...] | None = None  # asked by the resolver; None: there are no rules by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class InForce:
     cgroups: Mapping[str, int]  # path below the tree -> id
     places: Mapping[str, str] = field(default_factory=dict)  # cgroup path -> workload, bound in place
     levels: tuple[int, ...] = ()
+    upstreams: tuple[Upstream, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -63,6 +65,18 @@ class Trial:
     left: float  # seconds
     until: datetime
     floor: bytes
+
+
+@dataclass(slots=True)
+class ResolverState:
+    """Who answers look-ups, and what is known of the host's own servers."""
+
+    up: bool = False
+    error: str = ""
+    ports: Mapping[str, int] = field(default_factory=dict)  # workload -> where it listens
+    upstreams: tuple[Upstream, ...] = ()
+    search: tuple[str, ...] = ()
+    troubles: dict[tuple[str, str], str] = field(default_factory=dict)  # (code, workload) -> text
 
 
 @dataclass(slots=True)
@@ -86,5 +100,6 @@ class View:
     config_errors: int = 0  # in the rule files as they are now
     alarms: deque[tuple[datetime, str]] = field(default_factory=lambda: deque(maxlen=ALARMS))
     troubles: dict[str, str] = field(default_factory=dict)  # effect -> why it does not work
+    resolver: ResolverState = field(default_factory=ResolverState)
     lost: int = 0  # log records
     malformed: int = 0

@@ -10,29 +10,35 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from penstock.core import effects, events, state
 from penstock.core.engine import Engine
 from penstock.core.events import Event
+from penstock.core.name_elements import Opened
 from penstock.core.packets import Denied, parse_nflog
+from penstock.core.resolv_conf import ResolvConf
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import Snapshot
-from penstock.daemon import places
+from penstock.daemon import places, upstreams
 from penstock.daemon.clock import awake, now, uptime
 from penstock.daemon.control import Control
 from penstock.daemon.executor import Executor
 from penstock.daemon.file_worker import FileWorker
 from penstock.daemon.kernel_worker import KernelWorker
 from penstock.daemon.options import Options
+from penstock.daemon.resolver_link import ResolverLink
 from penstock.errors import PenstockError
 from penstock.kernel import cgroup, process, systemd
 from penstock.kernel.nflog import NflogReader
 from penstock.kernel.nft_monitor import NftMonitor
 from penstock.kernel.slice_watch import SliceWatch
+
+T = TypeVar("T")
 
 TICK = 2.0
 """Seconds between two self-checks."""
@@ -82,6 +88,7 @@ class Daemon:
         self._path = path
         self._depth = cgroup.depth_of(path)
         self._status = 0
+        self._upstreams: ResolvConf | None = None
         self._unwatched = False  # some slices cannot be watched
         self._end, self._soon, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         saved = places.read(options.state / places.BOOKS)
@@ -98,11 +105,13 @@ class Daemon:
             monitor = NftMonitor(kernel_worker.port, kernel_worker.thread)
             watch = SliceWatch(self._tree)
             snapshot = (await loop.run_in_executor(kernel_thread, kernel_worker.snapshot)).snapshot
+            learned = await loop.run_in_executor(kernel_thread, kernel_worker.learned)
             file_worker = FileWorker(self._options, self._path)
             control = Control(self._options.run / places.SOCKET, self._path, self._feed, now)
             async with asyncio.TaskGroup() as tasks:
+                resolver = self._resolver_link(tasks, kernel_thread)
                 self._executor = Executor(
-                    tasks, file_worker, kernel_worker, kernel_thread, control, self._feed, self._quit
+                    tasks, file_worker, kernel_worker, kernel_thread, control, resolver, self._feed, self._quit
                 )
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._end.set)
@@ -111,7 +120,8 @@ class Daemon:
                 # This opens the log: if it fails `status` says so from the beginning, and nothing else happens.
                 self._executor.perform([effects.Record(())])
                 self._read_watch(watch.cover)
-                self._feed(self._started(snapshot))
+                self._follow_upstreams()
+                self._feed(self._started(snapshot, learned))
                 await control.start()
                 loop.add_reader(log, partial(self._read_log, log))
                 loop.add_reader(monitor, partial(self._read_monitor, monitor))
@@ -121,6 +131,7 @@ class Daemon:
                 await self._leave()
                 for task in running:
                     task.cancel()
+                resolver.close()
                 for source in (log, monitor, watch):
                     loop.remove_reader(source)
                 control.close()
@@ -143,12 +154,27 @@ class Daemon:
                 await task
             await asyncio.sleep(BREATH)
 
-    def _started(self, snapshot: Snapshot) -> events.Started:
+    def _resolver_link(self, tasks: asyncio.TaskGroup, kernel_thread: ThreadPoolExecutor) -> ResolverLink:
+        def in_kernel(work: Callable[[], T]) -> Awaitable[T]:
+            return asyncio.get_running_loop().run_in_executor(kernel_thread, work)
+
+        ports = self._options.run / places.PORTS
+        return ResolverLink(tasks, self._tree, ports, in_kernel, self._feed, lambda refused: None)
+
+    def _follow_upstreams(self) -> None:
+        """Whom the host asks may change at any time: with a lease, a link, a VPN."""
+        found = upstreams.read()
+        if found != self._upstreams:
+            self._upstreams = found
+            self._feed(events.UpstreamsRead(now(), found.servers, found.search))
+
+    def _started(self, snapshot: Snapshot, learned: tuple[Opened, ...]) -> events.Started:
         """What the engine must know before it does anything: what is bound in place must stay so."""
         data = places.read(self._options.state / state.FILE)
         units = cgroup.units(self._tree)
         before, said = places.history(self._options), places.floor_said(self._options)
-        return events.Started(now(), snapshot, data, self._depth, units, before, said)
+        names = places.read(self._options.state / places.NAMES)
+        return events.Started(now(), snapshot, data, self._depth, units, before, said, names, learned)
 
     def _feed(self, event: Event) -> asyncio.Task[None] | None:
         """Hand an event to the engine; the task that does what it says is done when all of that is."""
@@ -167,6 +193,7 @@ class Daemon:
                 async with asyncio.timeout(TICK):
                     await self._soon.wait()
             self._soon.clear()
+            self._follow_upstreams()
             elapsed, counted = uptime() - before, awake() - woke
             before, woke = before + elapsed, woke + counted
             task = self._feed(events.Ticked(now(), elapsed, elapsed - counted))

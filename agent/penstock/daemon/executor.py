@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from penstock.core import effects, events
+from penstock.core import effects, events, resolver_wire
 from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.text import printable
@@ -33,6 +33,16 @@ class Answerer(Protocol):
     def refuse(self, request: int, message: str, hint: str) -> None: ...
 
 
+class Resolver(Protocol):
+    """Whoever holds the link to the resolver."""
+
+    async def listen(self, effect: effects.Listen) -> events.Listening: ...
+
+    def configure(self, message: resolver_wire.Configure) -> None: ...
+
+    def settle(self, ids: tuple[int, ...], ok: bool) -> None: ...
+
+
 class Executor:
     """`feed` is the engine's front door: it takes an event and comes back here with effects."""
 
@@ -43,6 +53,7 @@ class Executor:
         kernel_worker: KernelWorker,
         kernel_thread: ThreadPoolExecutor,
         answerer: Answerer,
+        resolver: Resolver,
         feed: Callable[[Event], object],
         quit: Callable[[int, str], None],
     ) -> None:
@@ -52,6 +63,7 @@ class Executor:
         self._kernel_thread = kernel_thread
         self._file_thread = ThreadPoolExecutor(1, "files")
         self._answerer = answerer
+        self._resolver = resolver
         self._feed = feed
         self._quit = quit
         self._failing: set[str] = set()
@@ -130,6 +142,25 @@ class Executor:
                 self._answerer.refuse(request, message, hint)
             case effects.Quit(status, text):
                 self._quit(status, text)
+            case _:
+                return await self._do_names(effect)
+        return None
+
+    async def _do_names(self, effect: Effect) -> Event | None:
+        """The effects that are about look-ups."""
+        match effect:
+            case effects.Listen():
+                return await self._resolver.listen(effect)
+            case effects.Learn():
+                await self._in_kernel(lambda: self._kernel.learn(effect))
+            case effects.Renew():
+                await self._in_kernel(lambda: self._kernel.renew(effect))
+            case effects.SaveNames():
+                await self._in_files(lambda: self._files.save_names(effect))
+            case effects.Configure(message):
+                self._resolver.configure(message)
+            case effects.Settle(ids, ok):
+                self._resolver.settle(ids, ok)
         return None
 
     async def _in_files(self, work: Callable[[], T]) -> T:
@@ -151,6 +182,7 @@ def _failure(effect: Effect, error: Exception) -> events.Failed:
         text,
         getattr(effect, "operation", None),
         getattr(effect, "request", None),
+        getattr(effect, "ids", ()),
     )
 
 

@@ -79,7 +79,8 @@ class FileWorker:
         ruleset = compile_policy(effect.policy, effect.live)
         if not effect.floor:
             return events.Compiled(now(), effect.operation, ruleset)
-        plain = compile_policy(effect.policy, replace(effect.live, levels=())) if effect.live.levels else ruleset
+        live = replace(effect.live, levels=(), resolver=None)  # nobody answers look-ups, and nothing is learned
+        plain = ruleset if live == effect.live else compile_policy(effect.policy, live)
         data = floor.text(plain, tuple(effect.policy.workloads), effect.policy.hash, self._below)
         return events.Compiled(now(), effect.operation, ruleset, data)
 
@@ -131,6 +132,10 @@ class FileWorker:
     def save_books(self, effect: effects.SaveBooks) -> None:
         with writing(self._options.state / places.BOOKS):
             files.replace(self._options.state / places.BOOKS, effect.data)
+
+    def save_names(self, effect: effects.SaveNames) -> None:
+        with writing(self._options.state / places.NAMES):
+            files.replace(self._options.state / places.NAMES, effect.data)
 
     def record(self, blocks: Sequence[Block]) -> None:
         with writing(self._options.log / LOG_NAME):

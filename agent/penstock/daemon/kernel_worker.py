@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.core import effects, events
+from penstock.core.name_elements import Opened
 from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of, slice_unit
 from penstock.daemon.clock import now
-from penstock.kernel import cgroup, process, proof, systemd
+from penstock.kernel import cgroup, name_sets, process, proof, systemd
 from penstock.kernel.loading import load
 from penstock.kernel.nft import Nft
+
+LEARNED = ("names4_", "names6_")
+"""What the names of sets of learned addresses begin with."""
 
 
 @dataclass(slots=True)
@@ -47,11 +51,28 @@ class KernelWorker:
 
     def load(self, effect: effects.Load) -> None:
         self._mark = _Mark(self._nft.generation(), self._nft.commits)
+        name_sets.retract(self._nft, effect.retract)
         load(self._nft, effect.ruleset, effect.present, now())
+        name_sets.renew(self._nft, effect.opened)
+
+    def learn(self, effect: effects.Learn) -> None:
+        name_sets.learn(self._nft, effect.opened)
+
+    def renew(self, effect: effects.Renew) -> None:
+        name_sets.retract(self._nft, effect.retract)
+        name_sets.renew(self._nft, effect.opened)
+
+    def learned(self) -> tuple[Opened, ...]:
+        """What a daemon before this one has learned, and the kernel still holds."""
+        names = [name for name in self._nft.sets() if name.startswith(LEARNED)]
+        return tuple(name_sets.learned(self._nft, names))
 
     def bind_cgroups(self, effect: effects.BindCgroups) -> None:
         found = cgroup.ids(self._tree, effect.workloads, effect.places)
-        self._nft.bind(bindings(effect.workloads, found, effect.places, effect.depth, effect.levels))
+        wanted = bindings(
+            effect.workloads, found, effect.places, effect.depth, effect.levels, by_name=effect.by_name
+        )
+        self._nft.bind(wanted)
         self._bound = {path: found[path] for path in effect.places if path in found}
 
     def read_kernel(self, effect: effects.ReadKernel) -> events.ReadBack:

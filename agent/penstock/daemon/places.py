@@ -17,12 +17,14 @@ from penstock.daemon.options import Options
 from penstock.errors import PenstockError
 
 SOCKET, FACTS, LOCK, BOOKS = "control.sock", "daemon.json", "lock", "books.json"
+NAMES, PORTS = "names.json", "ports.json"
+"""What is remembered of names; and where the resolver listened last, in the run directory."""
 FLOOR, FLOOR_SAID, TRIAL = "floor.nft", "floor", "unconfirmed"
 """What is loaded at boot; what was, in the run directory; and that the kernel holds what nobody has confirmed."""
 STAGED_FLOOR = f"{FLOOR}.new"
-_SAVED = (state.FILE, *state.HISTORY, BOOKS, FLOOR)
+_SAVED = (state.FILE, *state.HISTORY, BOOKS, NAMES, FLOOR)
 STATE_FILES = frozenset(f"{name}{end}" for name in _SAVED for end in ("", ".new"))
-_SAID = (FACTS, FLOOR_SAID, TRIAL)
+_SAID = (FACTS, FLOOR_SAID, TRIAL, PORTS)
 RUN_FILES = frozenset({SOCKET, LOCK, *(f"{name}{end}" for name in _SAID for end in ("", ".new"))})
 MAX_SAID = 4096
 FSCK = "lost+found"

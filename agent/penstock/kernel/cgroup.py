@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.core.match import Unit
-from penstock.core.slices import SLICE, slice_of
+from penstock.core.slices import RESOLVER, SLICE, slice_of
 from penstock.errors import PenstockError
 
 MAX_PROCESSES = 10_000
@@ -84,8 +84,8 @@ def depth_of(path: str) -> int:
 
 
 def make(tree: Path, workloads: tuple[str, ...]) -> None:
-    """Make penstock.slice and the slices of `workloads` below `tree`, where they are missing."""
-    for path in (SLICE, *(slice_of(name) for name in workloads)):
+    """Make penstock.slice, in it the resolver's cgroup and the slices of `workloads`, where they are missing."""
+    for path in (SLICE, RESOLVER, *(slice_of(name) for name in workloads)):
         try:
             os.mkdir(tree / path)
             os.chmod(tree / path, 0o755)  # whatever our umask: users have cgroups below it that they may enter
@@ -97,9 +97,11 @@ def make(tree: Path, workloads: tuple[str, ...]) -> None:
 
 
 def ids(tree: Path, workloads: tuple[str, ...], places: Iterable[str] = ()) -> dict[str, int]:
-    """Path below `tree` -> id, of penstock.slice, the workloads' slices and `places`, as far as they are there."""
+    """Path below `tree` -> id, as far as they are there: of penstock.slice, of the resolver's cgroup, of the
+    workloads' slices, and of `places`.
+    """
     found = {}
-    for path in (SLICE, *(slice_of(name) for name in workloads), *places):
+    for path in (SLICE, RESOLVER, *(slice_of(name) for name in workloads), *places):
         with contextlib.suppress(OSError):
             found[path] = os.stat(tree / path).st_ino
     return found
@@ -134,9 +136,10 @@ def units(tree: Path) -> tuple[Unit, ...]:
 
 
 def our_slices(tree: Path) -> dict[str, int]:
-    """Path below `tree` -> id, of penstock.slice and the slices in it."""
+    """Path below `tree` -> id, of penstock.slice, the slices in it, and the resolver's cgroup."""
     found = {}
-    for path in (SLICE, *(f"{SLICE}/{name}" for name in _children(tree / SLICE) if name.endswith(".slice"))):
+    slices_in_it = [f"{SLICE}/{name}" for name in _children(tree / SLICE) if name.endswith(".slice")]
+    for path in (SLICE, RESOLVER, *slices_in_it):
         with contextlib.suppress(OSError):
             found[path] = os.stat(tree / path).st_ino
     return found
@@ -199,4 +202,4 @@ def foreign(tree: Path) -> list[str]:
     except FileNotFoundError:
         return []
     ours = ("penstock-", "proof-")
-    return sorted(name for name in names if not name.startswith(ours))
+    return sorted(name for name in names if not name.startswith(ours) and f"{SLICE}/{name}" != RESOLVER)

@@ -1,16 +1,16 @@
 """Learned addresses, and the flows they let in, in the sets that `core.name_chains` names.
 
-Raw netlink: through libnftables an element costs ten times as much, and more with each workload.  An element that is
-there is deleted and added again, because before Linux 6.12 adding alone does not move its end; in one transaction
-packets see no gap.
+Raw netlink: through libnftables an element costs ten times as much, and more with each workload.  An element that
+is there is deleted and added again, because before Linux 6.12 adding alone does not move its end; in one
+transaction packets see no gap.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
+from penstock.core.name_elements import Opened, Retract
 from penstock.core.ruleset import TABLE
 from penstock.errors import PenstockError
 from penstock.kernel import nfnetlink as nl
@@ -25,23 +25,13 @@ BATCH = 500
 ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An address in a set of learned ones: for which name, and for how many seconds (more)."""
-
-    set: str
-    address: bytes  # network order, 4 or 16
-    name: str
-    seconds: float
-
-
-def learn(nft: Nft, addresses: Sequence[Address]) -> None:
+def learn(nft: Nft, addresses: Sequence[Opened]) -> None:
     """Put them into their sets, each with its end anew; PenstockError when the kernel does not take them all."""
     for start in range(0, len(addresses), BATCH):
         nft.commit(list(_learning(addresses[start : start + BATCH])), "a learned address")
 
 
-def _learning(addresses: Iterable[Address]) -> Iterator[Part]:
+def _learning(addresses: Iterable[Opened]) -> Iterator[Part]:
     for a in addresses:
         key = nl.nested(KEY, nl.attribute(1, a.address))
         timeout = nl.attribute(TIMEOUT, struct.pack(">Q", max(1, int(a.seconds * 1000))))
@@ -65,13 +55,13 @@ def _comment(name: str) -> bytes:
     return nl.attribute(USERDATA, bytes((COMMENT, len(value))) + value)
 
 
-def learned(nft: Nft, set_names: Iterable[str]) -> Iterator[Address]:
+def learned(nft: Nft, set_names: Iterable[str]) -> Iterator[Opened]:
     """What these sets hold; the name is empty where nobody wrote it down."""
     for set_name in set_names:
         for values in nft.elements(set_name):
             key = nl.attribute_map(values.get(KEY, b"")).get(1, b"")
             left = int.from_bytes(values.get(EXPIRATION, b"")) / 1000
-            yield Address(set_name, key, _name(values.get(USERDATA, b"")), left)
+            yield Opened(set_name, key, _name(values.get(USERDATA, b"")), left)
 
 
 def _name(data: bytes) -> str:
@@ -80,16 +70,21 @@ def _name(data: bytes) -> str:
     return data[2:].rstrip(b"\0").decode("ascii", "replace")
 
 
-def retract(nft: Nft, keep: Mapping[str, Collection[bytes]]) -> None:
-    """Take out of each of these sets what is about other addresses: learned ones, or flows to them."""
-    for set_name, addresses in keep.items():
+def retract(nft: Nft, retractions: Iterable[Retract]) -> None:
+    """Take them out, learned addresses as well as flows; PenstockError when they keep changing."""
+    for gone in retractions:
         for _ in range(ATTEMPTS):
-            keys = [nl.attribute_map(values.get(KEY, b"")).get(1, b"") for values in nft.elements(set_name)]
-            gone = [key for key in keys if called(key) not in addresses]
-            if _delete(nft, set_name, gone):
+            keys = [nl.attribute_map(values.get(KEY, b"")).get(1, b"") for values in nft.elements(gone.set)]
+            if _delete(nft, gone.set, [key for key in keys if (called(key) in gone.addresses) != gone.others]):
                 break
         else:
-            raise PenstockError(f"{set_name} changes faster than it can be emptied", where=TABLE)
+            raise PenstockError(f"{gone.set} changes faster than it can be emptied", where=TABLE)
+
+
+def renew(nft: Nft, opened: Sequence[Opened]) -> None:
+    """Learn what is missing in its set."""
+    held = {name: {a.address for a in learned(nft, [name])} for name in {a.set for a in opened}}
+    learn(nft, [a for a in opened if a.address not in held[a.set]])
 
 
 def _delete(nft: Nft, set_name: str, keys: Sequence[bytes]) -> bool:

@@ -1,0 +1,120 @@
+"""From what was learned to elements of the kernel's sets: which there shall be, which must go with their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_address
+
+from penstock.core import rebinding
+from penstock.core.learned import Learned
+from penstock.core.name_chains import FAMILIES, flow_set, learned_set
+from penstock.core.name_rules import Index, NameRule, groups, name_rules, resolves
+from penstock.core.policy import Policy
+
+NOTHING = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An address in a set of learned ones: for which name, and for how many seconds (more)."""
+
+    set: str
+    address: bytes  # network order, 4 or 16
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """Take out of a set what is about these addresses, or (`others`) about all others."""
+
+    set: str
+    addresses: frozenset[bytes]
+    others: bool = False
+
+
+class Names:
+    """The rules by name of a policy at a time, by workload."""
+
+    def __init__(self, policy: Policy = NOTHING, now: datetime | None = None) -> None:
+        self.rules = {
+            name: name_rules(policy, workload, now)
+            for name, workload in policy.workloads.items()
+            if now is not None and resolves(workload)
+        }
+        self.index = {name: Index(rules) for name, rules in self.rules.items()}
+
+    def of(self, workload: str, name: str) -> list[NameRule]:
+        """The rules of the workload that stand for `name`."""
+        index = self.index.get(workload)
+        return index.of(name) if index else []
+
+    def admitting(self, workload: str, name: str, address: bytes) -> list[NameRule]:
+        """Those of them that let the name be at this address."""
+        there = ip_address(address)
+        return [r for r in self.of(workload, name) if rebinding.admits(there, r.group.private, r.excepted)]
+
+
+def opened(
+    names: Names, workload: str, name: str, ends: Iterable[tuple[bytes, float]], now: datetime
+) -> Iterator[Opened]:
+    """The elements for addresses of a name; `ends` are seconds since the epoch.  None for what no rule admits."""
+    moment = now.timestamp()
+    for address, end in ends:
+        family = 4 if len(address) == 4 else 6
+        for group in groups(names.admitting(workload, name, address)):
+            last = min(end, group.expires.timestamp()) if group.expires is not None else end
+            if last > moment:
+                yield Opened(learned_set(workload, group.id, family), address, name, last - moment)
+
+
+def all_opened(names: Names, workloads: Iterable[str], learned: Learned, now: datetime) -> Iterator[Opened]:
+    """The elements for all that is learned for these workloads."""
+    for workload in workloads:
+        for address, name, end in learned.current(workload, now.timestamp()):
+            yield from opened(names, workload, name, [(address, end)], now)
+
+
+def changed(before: Names, after: Names) -> tuple[str, ...]:
+    """The workloads, of those that have rules by name after, whose rules by name are not what they were before."""
+    return tuple(name for name, rules in after.rules.items() if rules != before.rules.get(name))
+
+
+def retractions(
+    names: Names, workloads: Iterable[str], learned: Learned, now: datetime, *, strangers: bool
+) -> tuple[Retract, ...]:
+    """What must go out of the sets of these workloads, because none of their rules gives it.
+
+    `strangers`: flows to addresses that nobody remembers go too.  Learned addresses of that kind always go.
+    """
+    return tuple(r for w in workloads for r in _retractions(names, w, learned, now, strangers))
+
+
+def _retractions(
+    names: Names, workload: str, learned: Learned, now: datetime, strangers: bool
+) -> Iterator[Retract]:
+    known: dict[str, set[bytes]] = {}
+    gone: set[bytes] = set()
+    for address, name in learned.remembered(workload):
+        admitting = groups(names.admitting(workload, name, address))
+        for group in admitting:
+            known.setdefault(group.id, set()).add(address)
+        if not admitting:
+            gone.add(address)
+    for group in groups(names.rules[workload]):
+        for family, size in zip(FAMILIES, (4, 16), strict=True):
+            kept = frozenset(a for a in known.get(group.id, ()) if len(a) == size)
+            yield Retract(learned_set(workload, group.id, family), kept, others=True)
+            flows = flow_set(workload, group.id, family)
+            if strangers:
+                yield Retract(flows, kept, others=True)
+            elif out := frozenset(a for a in gone if len(a) == size) - kept:
+                yield Retract(flows, out)
+
+
+def workload_and_group(set_name: str) -> tuple[str, str]:
+    """The workload of a set of learned addresses, and the id of its group."""
+    workload, _, group = set_name.partition("_")[2].rpartition("_")
+    return workload, group

@@ -1,0 +1,219 @@
+"""What the engine does about names: takes in what the resolver says, and says what the kernel shall hold for it.
+
+Nothing that the resolver says is believed: it reads hostile packets.  It can make a workload's rules by name open
+addresses that nobody looked up, and never more than those rules open by name.
+
+While an operation brings another policy, a name is learned only when both policies have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from penstock.core import effects, events, name_elements, resolver_wire
+from penstock.core.asked import Asked
+from penstock.core.compile import Resolver
+from penstock.core.effects import Effect
+from penstock.core.learned import Learned
+from penstock.core.name_elements import Names, Opened, Retract
+from penstock.core.name_rules import resolves
+from penstock.core.policy import Mode, Policy
+from penstock.core.view import InForce, Operation, View
+
+SAVE_EVERY = 30
+"""Ticks between two savings of what is remembered of addresses that have run out."""
+
+FULL = "names-full"
+"""The trouble of a workload that has looked up more than is remembered."""
+
+Changes = tuple[tuple[Retract, ...], tuple[Opened, ...]]
+
+
+class Naming:
+    """`names` are the rules by name of what is in force."""
+
+    def __init__(self, view: View) -> None:
+        self.learned = Learned()
+        self.asked = Asked()
+        self.names = Names()
+        self._view = view
+        self._told: resolver_wire.Configure | None = None  # to the resolver
+        self._generation = 0
+        self._ticks = 0
+        self._brought = 0, Names()  # by that operation
+        self._saved = b""
+
+    # --- what the kernel shall hold ---
+
+    def listeners(self, policy: Policy) -> tuple[str, ...]:
+        """The workloads whose look-ups need a listener."""
+        return tuple(name for name, workload in sorted(policy.workloads.items()) if resolves(workload))
+
+    def resolver(self, policy: Policy) -> Resolver | None:
+        """Who answers look-ups; None where nobody has rules by name."""
+        if not self.listeners(policy):
+            return None
+        state = self._view.resolver
+        return Resolver(state.ports, policy.upstreams or state.upstreams)
+
+    def restore(self, event: events.Started) -> None:
+        """Take in what the kernel holds of a daemon before this one, and what that had saved."""
+        now = event.now.timestamp()
+        if event.names:
+            try:
+                self.learned.restore(event.names, now)
+            except ValueError as e:
+                self._view.troubles[effects.SaveNames.__name__] = f"what was saved of names is damaged: {e}"
+        for element in event.opened:
+            workload, _ = name_elements.workload_and_group(element.set)
+            if element.name:
+                self.learned.found(workload, element.address, element.name, now + element.seconds)
+
+    def changes(self, operation: Operation, in_force: InForce | None) -> Changes:
+        """What goes before the operation loads, because its policy does not give it; what comes after that."""
+        names, now = Names(operation.policy, operation.began), operation.began
+        if operation.kind in ("start", "repair"):
+            which = tuple(names.rules)
+        else:
+            which = name_elements.changed(self.names, names)
+        strangers = in_force is not None
+        gone = name_elements.retractions(names, which, self.learned, now, strangers=strangers)
+        return gone, tuple(name_elements.all_opened(names, which, self.learned, now))
+
+    def renewal(self, in_force: InForce, now: datetime) -> list[Effect]:
+        """Somebody changed our table, and what was learned cannot be seen in its shape: put it right."""
+        if not self.names.rules:
+            return []
+        every = tuple(self.names.rules)
+        gone = name_elements.retractions(self.names, every, self.learned, now, strangers=True)
+        return [effects.Renew(gone, tuple(name_elements.all_opened(self.names, every, self.learned, now)))]
+
+    def in_force(self, in_force: InForce, now: datetime) -> list[Effect]:
+        """Another ruleset is in force: what no rule stands for any more is forgotten, the resolver is told."""
+        self.names = Names(in_force.policy, now)
+        for workload in self.learned.workloads():
+            if workload in self.names.rules:
+                self.learned.forget(workload, lambda name, w=workload: bool(self.names.of(w, name)))  # type: ignore[misc]
+            else:
+                self.learned.drop(workload)
+        return self.configure(in_force)
+
+    def configure(self, in_force: InForce | None) -> list[Effect]:
+        """Tell the resolver what is in force, unless it knows."""
+        if in_force is None or not in_force.ruleset.by_name:
+            return []
+        state = self._view.resolver
+        told = resolver_wire.Configure(
+            generation=self._generation,
+            upstreams=tuple((u.address, u.port) for u in in_force.policy.upstreams or state.upstreams),
+            search=state.search,
+            workloads=tuple(self._of_workload(in_force.policy, name) for name in in_force.ruleset.by_name),
+        )
+        if told == self._told:
+            return []
+        self._generation += 1
+        self._told = resolver_wire.renumbered(told, self._generation)
+        return [effects.Configure(self._told)]
+
+    def _of_workload(self, policy: Policy, name: str) -> resolver_wire.Names:
+        workload = policy.workloads[name]
+        rules = tuple(
+            resolver_wire.NameRuleText(
+                rule.pattern,
+                rule.group.private,
+                rule.excepted,
+                rule.group.expires.timestamp() if rule.group.expires else None,
+            )
+            for rule in self.names.rules.get(name, ())
+        )
+        known = tuple((known.pattern, known.kind) for known in workload.known)
+        return resolver_wire.Names(name, workload.mode.value, rules, known)
+
+    # --- what the resolver says ---
+
+    def take(
+        self, event: events.FromResolver, in_force: InForce | None, operation: Operation | None
+    ) -> list[Effect]:
+        """Learn, and let the resolver answer; or refuse to."""
+        opened: list[Opened] = []
+        good: list[int] = []
+        bad: list[int] = []
+        coming = self._coming(operation, in_force, event.now)
+        for message in event.messages:
+            if isinstance(message, resolver_wire.Learn):
+                found = self._learn(message, in_force, coming, event.now)
+                (bad if found is None else good).append(message.id)
+                opened += found or ()
+        done: list[Effect] = [effects.Settle(tuple(bad), False)] if bad else []
+        if good:
+            done += [effects.Learn(tuple(good), tuple(opened)), effects.Settle(tuple(good), True)]
+        return done
+
+    def _coming(self, operation: Operation | None, in_force: InForce | None, now: datetime) -> Names | None:
+        """The rules by name of the policy that is being brought into force, if it is another one."""
+        if operation is None or in_force is None or operation.policy is in_force.policy:
+            return None
+        if self._brought[0] != operation.id:
+            self._brought = operation.id, Names(operation.policy, now)
+        return self._brought[1]
+
+    def _learn(
+        self, message: resolver_wire.Learn, in_force: InForce | None, coming: Names | None, now: datetime
+    ) -> list[Opened] | None:
+        """The elements that make the answer good; None when it must not be given."""
+        workload, name = message.workload, message.name
+        if in_force is None or message.generation != self._generation:
+            return None
+        policy = in_force.policy.workloads.get(workload)
+        if policy is None or policy.mode is Mode.LOCK:
+            return None
+        if coming is not None and not coming.of(workload, name):
+            return None
+        admitted = [
+            (address.packed, ttl)
+            for address, ttl in message.addresses
+            if self.names.admitting(workload, name, address.packed)
+            and (coming is None or coming.admitting(workload, name, address.packed))
+        ]
+        if len(admitted) != len(message.addresses) or not admitted:
+            return None
+        if not self.learned.learn(workload, name, admitted, now.timestamp()):
+            self._view.troubles[f"{FULL} {workload}"] = f"{workload} has looked up more than is remembered"
+            return None
+        self._view.troubles.pop(f"{FULL} {workload}", None)
+        ends = self.learned.addresses_of(workload, name, now.timestamp())
+        wanted = {address for address, _ in admitted}
+        return list(
+            name_elements.opened(self.names, workload, name, [(a, end) for a, end in ends if a in wanted], now)
+        )
+
+    def resolver_changed(self, event: events.ResolverChanged, in_force: InForce | None) -> list[Effect]:
+        """It ended: until it is back nobody gets an answer.  Or it is new, and knows nothing."""
+        state = self._view.resolver
+        news = (state.up, state.error) != (event.up, event.error)
+        state.up, state.error = event.up, event.error
+        self._told = None
+        state.troubles.clear()
+        said: list[Effect] = [effects.Journal("error", event.error)] if news and event.error else []
+        return [*said, *(self.configure(in_force) if event.up else [])]
+
+    def unlearned(self, ids: Iterable[int], error: str) -> list[Effect]:
+        """The kernel did not take the addresses: no answer."""
+        return [effects.Settle(tuple(ids), False), effects.Journal("error", error)]
+
+    # --- time ---
+
+    def ticked(self, now: datetime) -> list[Effect]:
+        """Forget what is over; save what the next daemon cannot read from the kernel."""
+        self.learned.expire(now.timestamp())
+        self._ticks += 1
+        return self.save() if self._ticks % SAVE_EVERY == 0 else []
+
+    def save(self) -> list[Effect]:
+        """Save it, if it is not what was saved last."""
+        data = self.learned.save()
+        if data == self._saved or (not self._saved and not self.names.rules):
+            return []
+        self._saved = data
+        return [effects.SaveNames(data)]

@@ -1,0 +1,269 @@
+"""Messages between the daemon and its resolver <-> bytes.
+
+A frame is four bytes of length, big-endian, and that much JSON: a list of the message's word and its values in the
+order of its dataclass.  The daemon reads what the resolver says as it would a stranger's words: the resolver
+parses hostile packets.  Decoding raises ValueError and nothing else, and everything is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from penstock.core.policy import Address, Cidr
+
+MAX_TO_DAEMON = 64 << 10
+MAX_TO_RESOLVER = 64 << 20
+"""Bytes of a frame."""
+
+MAX_ADDRESSES, MAX_NAME, MAX_TEXT, MAX_NUMBER = 64, 255, 512, 1 << 53
+HEADER = 4
+
+
+# --- what the daemon says ---
+
+
+@dataclass(frozen=True, slots=True)
+class NameRuleText:
+    """A pattern, whether private addresses count, prefixes that its answers must not open, its end (epoch)."""
+
+    pattern: str
+    private: bool
+    excepted: tuple[Cidr, ...] = ()
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a workload may ask.  `mode`: observe, enforce, lock.  `known`: (pattern, kind) that stay denied."""
+
+    workload: str
+    mode: str
+    rules: tuple[NameRuleText, ...] = ()
+    known: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """All that is in force."""
+
+    generation: int
+    upstreams: tuple[tuple[Address, int], ...]
+    search: tuple[str, ...]
+    workloads: tuple[Names, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Four descriptors come with it: UDP and TCP of 127.0.0.1, then of ::1."""
+
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisten:
+    """Close them."""
+
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The look-ups may be answered, or must fail."""
+
+    ids: tuple[int, ...]
+    ok: bool
+
+
+ToResolver = Configure | Listen | Unlisten | Settled
+
+
+# --- what the resolver says ---
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """An answer that waits: `name` is at these addresses, each with its TTL in seconds."""
+
+    id: int
+    generation: int
+    workload: str
+    name: str
+    addresses: tuple[tuple[Address, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A look-up that is refused; `client` is the socket that asked, on this host.  `count`: so many alike."""
+
+    id: int
+    workload: str
+    name: str
+    qtype: str
+    reason: str
+    protocol: str  # udp, tcp
+    client: tuple[Address, int]
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Answered while the workload is only observed, though no rule of it has the name."""
+
+    workload: str
+    name: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something does not work, or (`ok:CODE`) works again; `workload` is empty when it is about none."""
+
+    code: str
+    workload: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Since its start."""
+
+    queries: int
+    refused: int
+    failed: int
+    in_flight: int
+
+
+FromResolver = Learn | Refused | Observed | Trouble | Counted
+
+
+def renumbered(message: Configure, generation: int) -> Configure:
+    """The same under another number."""
+    return replace(message, generation=generation)
+
+
+def encode(message: ToResolver | FromResolver) -> bytes:
+    """One frame."""
+    name = type(message).__name__
+    values = [getattr(message, field) for field in message.__dataclass_fields__]
+    body = json.dumps([name, *values], default=_plain, separators=(",", ":")).encode()
+    return len(body).to_bytes(HEADER) + body
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, NameRuleText | Names):
+        return [getattr(value, field) for field in value.__dataclass_fields__]
+    return str(value)
+
+
+class Frames:
+    """Puts frames together; `limit` is the size of one, in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The frames that are whole now, without their length.  ValueError for one that is too long."""
+        self._held += data
+        start = 0
+        while len(self._held) - start >= HEADER:
+            size = int.from_bytes(self._held[start : start + HEADER])
+            if size > self._limit:
+                raise ValueError("a frame that is too long")
+            end = start + HEADER + size
+            if len(self._held) < end:
+                break
+            yield bytes(self._held[start + HEADER : end])
+            start = end
+        del self._held[:start]
+
+
+def decode_from_resolver(frame: bytes) -> FromResolver:
+    """What the resolver said.  ValueError for all that makes no sense."""
+    match _values(frame):
+        case ["Learn", id, generation, workload, name, list(addresses)] if len(addresses) <= MAX_ADDRESSES:
+            found = tuple((_address(a), _number(ttl)) for a, ttl in map(_pair, addresses))
+            return Learn(_number(id), _number(generation), _text(workload), _text(name), found)
+        case ["Refused", id, workload, name, qtype, reason, "udp" | "tcp" as protocol, client, count]:
+            address, port = _pair(client)
+            asker = _address(address), _number(port)
+            words = (_text(workload), _text(name), _text(qtype), _text(reason))
+            return Refused(_number(id), *words, protocol, asker, _number(count))
+        case ["Observed", workload, name, list(addresses)] if len(addresses) <= MAX_ADDRESSES:
+            return Observed(_text(workload), _text(name), tuple(map(_address, addresses)))
+        case ["Trouble", code, workload, text]:
+            return Trouble(_text(code), _text(workload), _text(text, MAX_TEXT))
+        case ["Counted", queries, refused, failed, in_flight]:
+            return Counted(_number(queries), _number(refused), _number(failed), _number(in_flight))
+    raise ValueError("no message of a resolver")
+
+
+def decode_to_resolver(frame: bytes) -> ToResolver:
+    """What the daemon said.  ValueError for all that makes no sense."""
+    match _values(frame):
+        case ["Configure", generation, list(upstreams), list(search), list(workloads)]:
+            servers = tuple((_address(a), _number(port)) for a, port in map(_pair, upstreams))
+            names = tuple(map(_names, workloads))
+            return Configure(_number(generation), servers, tuple(map(_text, search)), names)
+        case ["Listen", workload]:
+            return Listen(_text(workload))
+        case ["Unlisten", workload]:
+            return Unlisten(_text(workload))
+        case ["Settled", list(ids), bool(ok)]:
+            return Settled(tuple(map(_number, ids)), ok)
+    raise ValueError("no message of a daemon")
+
+
+def _names(value: Any) -> Names:
+    match value:
+        case [workload, mode, list(rules), list(known)]:
+            kinds = tuple((_text(pattern), _text(kind)) for pattern, kind in map(_pair, known))
+            return Names(_text(workload), _text(mode), tuple(map(_rule, rules)), kinds)
+    raise ValueError("no names")
+
+
+def _rule(value: Any) -> NameRuleText:
+    match value:
+        case [pattern, bool(private), list(excepted), None | int() | float() as expires]:
+            prefixes = tuple(ip_network(_text(cidr)) for cidr in excepted)
+            return NameRuleText(_text(pattern), private, prefixes, expires)
+    raise ValueError("no rule")
+
+
+def _values(frame: bytes) -> list[Any]:
+    try:
+        value = json.loads(frame)
+    except (RecursionError, UnicodeDecodeError) as e:
+        raise ValueError("no JSON") from e
+    if not isinstance(value, list):
+        raise ValueError("no message")
+    return value
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError("no pair")
+    return value[0], value[1]
+
+
+def _address(value: Any) -> Address:
+    address = ip_address(_text(value))
+    if getattr(address, "scope_id", None):
+        raise ValueError("an address with a scope")
+    return address
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MAX_NUMBER:
+        raise ValueError("no number")
+    return value
+
+
+def _text(value: Any, longest: int = MAX_NAME) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise ValueError("no text")
+    return value

@@ -1,0 +1,241 @@
+"""The daemon's end of the resolver: its process, its listeners, and the messages between the two.
+
+The listeners stay open here: if the resolver dies nobody can take its ports, and the next one goes on with what
+waits in them.  Ports are remembered for the next daemon, because a program that keeps its socket keeps asking at
+the port that its first look-up was redirected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from penstock import files
+from penstock.core import effects, events, resolver_wire
+from penstock.core.blocks import Process
+from penstock.core.slices import RESOLVER
+from penstock.daemon.clock import now
+from penstock.errors import PenstockError
+from penstock.kernel import cgroup
+from penstock.kernel.listeners import Listeners, open_listeners
+from penstock.kernel.resolver_process import ResolverProcess, spawn
+
+T = TypeVar("T")
+RECEIVE = 256 << 10
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before a resolver that ended is started again; each time twice as long, until one has lived `STEADY`."""
+STEADY = 30.0
+
+
+class InKernel(Protocol):
+    """Runs it in the kernel's thread."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class ResolverLink:
+    """`feed` is the engine's front door, `ports` the file that remembers ports, `find` says who asked."""
+
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        tree: Path,
+        ports: Path,
+        in_kernel: InKernel,
+        feed: Callable[[events.Event], object],
+        find: Callable[[resolver_wire.Refused], Process | None],
+    ) -> None:
+        self._tasks = tasks
+        self._tree = tree
+        self._directory = tree / RESOLVER
+        self._ports = ports
+        self._in_kernel = in_kernel
+        self._feed = feed
+        self._find = find
+        self._listeners: dict[str, Listeners] = {}
+        self._process: ResolverProcess | None = None
+        self._frames = resolver_wire.Frames(resolver_wire.MAX_TO_DAEMON)
+        self._waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._pause = FIRST_PAUSE
+        self._again: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # --- effects ---
+
+    async def listen(self, effect: effects.Listen) -> events.Listening:
+        """Have the resolver run and listen for these workloads.  What does not work is in the event."""
+        new = [name for name in effect.workloads if name not in self._listeners]
+        error = ""
+        try:
+            if new:
+                self._listeners |= await self._in_kernel(partial(self._open, tuple(new)))
+                self._remember()
+            for name in new if self._process else ():
+                self._pass(name)
+            if self._process is None:
+                await self._start()
+        except PenstockError as e:
+            error = f"look-ups are not answered: {e}"
+        ports = {name: self._listeners[name].port for name in effect.workloads if name in self._listeners}
+        return events.Listening(now(), effect.operation, ports, error)
+
+    def configure(self, message: resolver_wire.Configure) -> None:
+        """Tell the resolver what is in force.  Who has no rules by name any more is not listened for."""
+        wanted = {names.workload for names in message.workloads}
+        for name in self._listeners.keys() - wanted:
+            self._listeners.pop(name).close()
+            self._send(resolver_wire.encode(resolver_wire.Unlisten(name)))
+        self._send(resolver_wire.encode(message))
+        if not wanted:
+            self._stop()
+
+    def settle(self, ids: tuple[int, ...], ok: bool) -> None:
+        self._send(resolver_wire.encode(resolver_wire.Settled(ids, ok)))
+
+    def close(self) -> None:
+        """End the resolver; nobody is answered from now on."""
+        self._closed = True
+        self._stop()
+        for listeners in self._listeners.values():
+            listeners.close()
+
+    # --- the process ---
+
+    def _open(self, names: tuple[str, ...]) -> Mapping[str, Listeners]:
+        cgroup.make(self._tree, ())
+        remembered = _remembered(self._ports)
+        return open_listeners(self._directory, {name: remembered.get(name, 0) for name in names})
+
+    def _remember(self) -> None:
+        """Without it the next daemon listens elsewhere, no more."""
+        ports = {name: listeners.port for name, listeners in self._listeners.items()}
+        with contextlib.suppress(OSError):
+            files.replace(self._ports, json.dumps(ports).encode())
+
+    async def _start(self) -> None:
+        self._process = process = await self._in_kernel(partial(self._spawn))
+        self._frames = resolver_wire.Frames(resolver_wire.MAX_TO_DAEMON)
+        self._waiting.clear()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(process.link, self._read)
+        for name in self._listeners:
+            self._pass(name)
+        self._feed(events.ResolverChanged(now(), True))
+        loop.call_later(STEADY, self._steady, process)
+
+    def _spawn(self) -> ResolverProcess:
+        cgroup.make(self._tree, ())
+        process = spawn(self._directory)
+        process.link.setblocking(False)
+        return process
+
+    def _steady(self, process: ResolverProcess) -> None:
+        if self._process is process:
+            self._pause = FIRST_PAUSE
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if process is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(process.link)
+        loop.remove_writer(process.link)
+        process.close()
+
+    def _ended(self, why: str) -> None:
+        """Start another one, after a pause: what kills it may come again."""
+        self._stop()
+        self._feed(events.ResolverChanged(now(), False, f"the resolver {why}; it is started again"))
+        self._again = asyncio.get_running_loop().call_later(self._pause, self._restart)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _restart(self) -> None:
+        self._again = None
+        if self._process is None and not self._closed:
+            self._tasks.create_task(self._try_again())
+
+    async def _try_again(self) -> None:
+        try:
+            await self._start()
+        except PenstockError as e:
+            self._ended(f"cannot be started: {e}")
+
+    # --- messages ---
+
+    def _pass(self, name: str) -> None:
+        self._send(resolver_wire.encode(resolver_wire.Listen(name)), self._listeners[name].descriptors)
+
+    def _send(self, frame: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        if self._process is None:
+            return
+        self._waiting.append((frame, descriptors))
+        if len(self._waiting) == 1:
+            self._write()
+
+    def _write(self) -> None:
+        """As much as the socket takes; the loop calls again for the rest."""
+        process = self._process
+        if process is None:
+            return
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            frame, descriptors = self._waiting[0]
+            try:
+                if descriptors:
+                    sent = socket.send_fds(process.link, [frame], list(descriptors))
+                else:
+                    sent = process.link.send(frame)
+            except BlockingIOError:
+                loop.add_writer(process.link, self._write)
+                return
+            except OSError:
+                return  # the reader finds out that it ended
+            if sent < len(frame):
+                self._waiting[0] = frame[sent:], ()
+            else:
+                self._waiting.popleft()
+        loop.remove_writer(process.link)
+
+    def _read(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        try:
+            data = process.link.recv(RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._ended("ended")
+            return
+        try:
+            messages = tuple(resolver_wire.decode_from_resolver(frame) for frame in self._frames.feed(data))
+        except ValueError as e:
+            self._ended(f"said what makes no sense ({e}), and was ended")
+            return
+        if messages:
+            refused = [m for m in messages if isinstance(m, resolver_wire.Refused)]
+            askers = {m.id: who for m in refused if (who := self._find(m)) is not None}
+            self._feed(events.FromResolver(now(), messages, askers))
+
+
+def _remembered(path: Path) -> dict[str, int]:
+    """Ports by workload; nothing when the file is not there, or makes no sense."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: port for name, port in found.items() if type(port) is int and 1024 <= port <= 65535}
