@@ -2,14 +2,15 @@
 
 A frame is four bytes of length, big-endian, and that much JSON: a list of the message's word and its values in the
 order of its dataclass.  The daemon reads what the resolver says as it would a stranger's words: the resolver
-parses hostile packets.  Decoding raises ValueError and nothing else, and everything is bounded.
+parses hostile packets.  Decoding raises ValueError and nothing else, and everything is bounded; text is printable
+ASCII, so it can go to a log as it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -19,7 +20,9 @@ MAX_TO_DAEMON = 64 << 10
 MAX_TO_RESOLVER = 64 << 20
 """Bytes of a frame."""
 
-MAX_ADDRESSES, MAX_NAME, MAX_TEXT, MAX_NUMBER = 64, 255, 512, 1 << 53
+MAX_ADDRESSES, MAX_NAME, MAX_TEXT = 64, 255, 512
+MAX_NUMBER, MAX_TTL, MAX_PORT, MAX_COUNT = (1 << 53) - 1, (1 << 31) - 1, 65535, 1_000_000
+MODES = ("observe", "enforce", "lock")
 HEADER = 4
 
 
@@ -147,9 +150,8 @@ def renumbered(message: Configure, generation: int) -> Configure:
 
 def encode(message: ToResolver | FromResolver) -> bytes:
     """One frame."""
-    name = type(message).__name__
     values = [getattr(message, field) for field in message.__dataclass_fields__]
-    body = json.dumps([name, *values], default=_plain, separators=(",", ":")).encode()
+    body = _JSON.encode([type(message).__name__, *values]).encode()
     return len(body).to_bytes(HEADER) + body
 
 
@@ -159,6 +161,9 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+_JSON = json.JSONEncoder(default=_plain, separators=(",", ":"))
+
+
 class Frames:
     """Puts frames together; `limit` is the size of one, in bytes."""
 
@@ -166,33 +171,35 @@ class Frames:
         self._limit = limit
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> list[bytes]:
         """The frames that are whole now, without their length.  ValueError for one that is too long."""
-        self._held += data
-        start = 0
-        while len(self._held) - start >= HEADER:
-            size = int.from_bytes(self._held[start : start + HEADER])
+        held = self._held
+        held += data
+        found, start = [], 0
+        while len(held) - start >= HEADER:
+            size = int.from_bytes(held[start : start + HEADER])
             if size > self._limit:
                 raise ValueError("a frame that is too long")
             end = start + HEADER + size
-            if len(self._held) < end:
+            if len(held) < end:
                 break
-            yield bytes(self._held[start + HEADER : end])
+            found.append(bytes(held[start + HEADER : end]))
             start = end
-        del self._held[:start]
+        del held[:start]
+        return found
 
 
 def decode_from_resolver(frame: bytes) -> FromResolver:
     """What the resolver said.  ValueError for all that makes no sense."""
     match _values(frame):
         case ["Learn", id, generation, workload, name, list(addresses)] if len(addresses) <= MAX_ADDRESSES:
-            found = tuple((_address(a), _number(ttl)) for a, ttl in map(_pair, addresses))
+            found = tuple((_address(a), _number(ttl, MAX_TTL)) for a, ttl in map(_pair, addresses))
             return Learn(_number(id), _number(generation), _text(workload), _text(name), found)
         case ["Refused", id, workload, name, qtype, reason, "udp" | "tcp" as protocol, client, count]:
             address, port = _pair(client)
-            asker = _address(address), _number(port)
+            asker = _address(address), _number(port, MAX_PORT)
             words = (_text(workload), _text(name), _text(qtype), _text(reason))
-            return Refused(_number(id), *words, protocol, asker, _number(count))
+            return Refused(_number(id), *words, protocol, asker, _number(count, MAX_COUNT))
         case ["Observed", workload, name, list(addresses)] if len(addresses) <= MAX_ADDRESSES:
             return Observed(_text(workload), _text(name), tuple(map(_address, addresses)))
         case ["Trouble", code, workload, text]:
@@ -206,7 +213,7 @@ def decode_to_resolver(frame: bytes) -> ToResolver:
     """What the daemon said.  ValueError for all that makes no sense."""
     match _values(frame):
         case ["Configure", generation, list(upstreams), list(search), list(workloads)]:
-            servers = tuple((_address(a), _number(port)) for a, port in map(_pair, upstreams))
+            servers = tuple((_address(a), _number(port, MAX_PORT)) for a, port in map(_pair, upstreams))
             names = tuple(map(_names, workloads))
             return Configure(_number(generation), servers, tuple(map(_text, search)), names)
         case ["Listen", workload]:
@@ -220,18 +227,21 @@ def decode_to_resolver(frame: bytes) -> ToResolver:
 
 def _names(value: Any) -> Names:
     match value:
-        case [workload, mode, list(rules), list(known)]:
+        case [workload, mode, list(rules), list(known)] if mode in MODES:
             kinds = tuple((_text(pattern), _text(kind)) for pattern, kind in map(_pair, known))
-            return Names(_text(workload), _text(mode), tuple(map(_rule, rules)), kinds)
+            return Names(_text(workload), mode, tuple(map(_rule, rules)), kinds)
     raise ValueError("no names")
 
 
 def _rule(value: Any) -> NameRuleText:
     match value:
         case [pattern, bool(private), list(excepted), None | int() | float() as expires]:
-            prefixes = tuple(ip_network(_text(cidr)) for cidr in excepted)
+            prefixes = tuple(_prefix(_text(cidr)) for cidr in excepted)
             return NameRuleText(_text(pattern), private, prefixes, expires)
     raise ValueError("no rule")
+
+
+_prefix = lru_cache(1024)(ip_network)  # the rules of a file repeat their exceptions
 
 
 def _values(frame: bytes) -> list[Any]:
@@ -257,13 +267,13 @@ def _address(value: Any) -> Address:
     return address
 
 
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < MAX_NUMBER:
+def _number(value: Any, largest: int = MAX_NUMBER) -> int:
+    if type(value) is not int or not 0 <= value <= largest:
         raise ValueError("no number")
     return value
 
 
 def _text(value: Any, longest: int = MAX_NAME) -> str:
-    if not isinstance(value, str) or len(value) > longest:
+    if not isinstance(value, str) or len(value) > longest or not (value.isascii() and value.isprintable()):
         raise ValueError("no text")
     return value
