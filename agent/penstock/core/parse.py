@@ -9,16 +9,21 @@ rest is about the host.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from penstock.core.language.assemble import Assembly
 from penstock.core.language.parse_host import HostPart, read_host
-from penstock.core.language.parse_workload import PresetPart, WorkloadPart, read_preset, read_workload
+from penstock.core.language.parse_preset import read_preset
+from penstock.core.language.parse_workload import WorkloadPart, read_workload
 from penstock.core.language.reading import Reader, Reference
 from penstock.core.language.yaml_nodes import Node, Pairs, read
 from penstock.core.policy import Place, Policy
+from penstock.core.presets import Preset
 from penstock.core.problems import Problem, any_error, in_order
+
+PRESETS = "presets/"
+"""Where presets are, below a configuration directory."""
 
 _OF_A_WORKLOAD = frozenset({"workload", "mode", "match", "egress", "ingress", "tests"})
 
@@ -29,7 +34,7 @@ class FileResult:
 
     path: str
     digest: str  # sha256 of the content, hexadecimal
-    part: HostPart | WorkloadPart | PresetPart | None
+    part: HostPart | WorkloadPart | Preset | None
     references: tuple[Reference, ...]
     problems: tuple[Problem, ...]
 
@@ -54,7 +59,7 @@ def parse_file(path: str, data: bytes) -> FileResult:
     return FileResult(path, digest, part, tuple(reader.references), (*document.problems, *reader.problems))
 
 
-def _read_part(reader: Reader, path: str, root: Node) -> HostPart | WorkloadPart | PresetPart | None:
+def _read_part(reader: Reader, path: str, root: Node) -> HostPart | WorkloadPart | Preset | None:
     keys = {key.text for key in root.pairs} if isinstance(root, Pairs) else set()
     if "preset" in keys and "workload" not in keys:
         return read_preset(reader, root)
@@ -72,7 +77,7 @@ def _empty(path: str) -> Problem:
 
 
 def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -> Parsed:
-    """Put files together.  `presets` by any key: a preset is known by the name in its file.
+    """Put files together.  `presets` by file name, and each is known by the name in its file.
 
     Problems of a preset file count only when a workload uses it.
     """
@@ -80,19 +85,30 @@ def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -
     for result in sorted(results, key=lambda result: result.path):
         assembly.problems.extend(result.problems)
         assembly.add(result.part, result.path)
-    known = {r.part.name: r for r in presets.values() if isinstance(r.part, PresetPart)}
-    used = assembly.expand(
-        {name: result.part for name, result in known.items() if isinstance(result.part, PresetPart)}
-    )
-    for name in used:
-        assembly.problems.extend(known[name].problems)
+    known = {part.name: result for result in presets.values() if isinstance(part := result.part, Preset)}
+    used, missing = assembly.expand({name: r.part for name, r in known.items() if isinstance(r.part, Preset)})
+    read = [known[name] for name in used]
+    read += [presets[path] for name in missing if (path := f"{name}.yaml") in presets]
+    if any(isinstance(result.part, Preset) and result.part.knows_all for result in read):
+        read = list(presets.values())
+    assembly.problems.extend(problem for result in read for problem in preset_problems(result))
     assembly.check_references([reference for result in results for reference in result.references])
     problems = in_order(assembly.problems)
     if any_error(problems):
         return Parsed(None, problems)
     contents = [(result.path, result.digest) for result in results]
-    contents += [(f"preset:{name}", known[name].digest) for name in used]
+    contents += [(f"preset:{part.name}", r.digest) for r in read if isinstance(part := r.part, Preset)]
     return Parsed(assembly.policy(_hash(contents)), problems)
+
+
+def preset_problems(result: FileResult) -> Iterator[Problem]:
+    """What is wrong with a file of the presets, at places below the configuration directory."""
+    path = result.path if result.path.startswith(PRESETS) else PRESETS + result.path
+    if not isinstance(result.part, Preset) and not any_error(result.problems):
+        text = "the file is no preset"
+        yield Problem(Place(path, 1, 1), "error", "preset", text, "write `preset: NAME` and what it opens")
+    for problem in result.problems:
+        yield replace(problem, place=Place(path, problem.place.line, problem.place.column))
 
 
 def _hash(contents: list[tuple[str, str]]) -> str:

@@ -11,12 +11,13 @@ from fnmatch import fnmatchcase
 
 from penstock.core.language.parse_host import HostPart
 from penstock.core.language.parse_rule import Use
-from penstock.core.language.parse_workload import PresetPart, WorkloadPart
+from penstock.core.language.parse_workload import WorkloadPart
 from penstock.core.language.reading import Reference, near, shown
 from penstock.core.language.rule_ids import derived_id
 from penstock.core.language.yaml_nodes import MAX_PROBLEMS
 from penstock.core.policy import (
     NOWHERE,
+    Known,
     Match,
     Network,
     Place,
@@ -26,6 +27,7 @@ from penstock.core.policy import (
     Upstream,
     Workload,
 )
+from penstock.core.presets import Preset, known_to
 from penstock.core.problems import Problem
 
 MAX_WORKLOADS = 125  # each needs one of the 128 bits of a conntrack label; three have a meaning of their own
@@ -55,13 +57,13 @@ class Assembly:
         self._upstreams_place = NOWHERE
         self._unread: set[str] = set()  # kinds of names that an unreadable file may have defined
 
-    def add(self, part: HostPart | WorkloadPart | PresetPart | None, path: str) -> None:
+    def add(self, part: HostPart | WorkloadPart | Preset | None, path: str) -> None:
         """Take what one file says; None is a file that could not be read."""
         if isinstance(part, HostPart):
             self._add_host(part)
         elif isinstance(part, WorkloadPart):
             self._add_workload(part)
-        elif isinstance(part, PresetPart):
+        elif isinstance(part, Preset):
             hint = "put it into the directory presets, or write `workload: NAME`"
             self._error(Place(path, 1, 1), "preset", "a preset among the rules", hint)
         else:
@@ -99,29 +101,33 @@ class Assembly:
             text = f"more than {MAX_WORKLOADS} workloads on one host"
             self._error(part.place, "too-many-workloads", text, "let services with equal rules share one workload")
 
-    def expand(self, presets: Mapping[str, PresetPart]) -> list[str]:
-        """Make workloads of the parts, presets put in.  Returns the names of the presets used."""
+    def expand(self, presets: Mapping[str, Preset]) -> tuple[list[str], list[str]]:
+        """Make workloads of the parts, presets put in.  Returns the names used: of presets, and of none."""
         used: dict[str, None] = {}
+        missing: dict[str, None] = {}
         for part in self._parts.values():
             egress: list[Rule] = []
+            mine: dict[str, Preset] = {}
             for rule in part.egress:
                 if isinstance(rule, Rule):
                     egress.append(rule)
+                elif rule.preset in mine:
+                    text = f"the preset `{rule.preset}` is there twice"
+                    self._error(rule.place, "duplicate-rule", text, "keep one of them")
                 elif rule.preset in presets:
-                    used[rule.preset] = None
+                    mine[rule.preset] = presets[rule.preset]
                     egress.extend(_preset_rules(rule, presets[rule.preset]))
                 else:
+                    missing[rule.preset] = None
                     known = f"known are {', '.join(sorted(presets)[:20])}" if presets else "none is installed"
                     hint = near(rule.preset, presets) or known
                     self._error(rule.place, "unknown-preset", f"there is no preset `{shown(rule.preset)}`", hint)
+            used.update(dict.fromkeys(mine))
             self._check_ids((*egress, *part.ingress))
-            if not part.name:
-                continue
-            self._workloads[part.name] = Workload(
-                part.name, part.mode, tuple(egress), part.ingress, part.match, part.sentences, place=part.place
-            )
+            if part.name:
+                self._workloads[part.name] = _workload(part, egress, known_to(mine.values(), presets))
         self._check_claims()
-        return list(used)
+        return list(used), list(missing)
 
     def _check_ids(self, rules: tuple[Rule, ...]) -> None:
         ids: dict[str, Rule] = {}
@@ -201,7 +207,13 @@ class Assembly:
         )
 
 
-def _preset_rules(use: Use, preset: PresetPart) -> Iterable[Rule]:
+def _workload(part: WorkloadPart, egress: Iterable[Rule], known: tuple[Known, ...]) -> Workload:
+    return Workload(
+        part.name, part.mode, tuple(egress), part.ingress, part.match, part.sentences, known, place=part.place
+    )
+
+
+def _preset_rules(use: Use, preset: Preset) -> Iterable[Rule]:
     for rule in preset.rules:
         expires = min((end for end in (use.expires, rule.expires) if end), default=None)
         yield replace(

@@ -39,7 +39,12 @@ _KEYS = {
     Direction.IN: ("from", "ports", "except", "expires", "name", "reason"),
 }
 _ELSEWHERE = {
-    Direction.OUT: {"from": "`from` belongs into `ingress`", "port": "did you mean `ports`?"},
+    Direction.OUT: {
+        "from": "`from` belongs into `ingress`",
+        "for": "only a preset says what a rule is for; write it into `reason`",
+        "source": "only a preset says where it was seen; write it into `reason`",
+        "port": "did you mean `ports`?",
+    },
     Direction.IN: {
         "to": "`to` belongs into `egress`",
         "use": "presets open egress only",
@@ -73,11 +78,14 @@ def read_rules(reader: Reader, node: Node, direction: Direction) -> tuple[Rule |
             "one rule may hold a list of addresses, or name a network",
         )
         items = items[:MAX_RULES]
-    rules = (_read_rule(reader, item, direction) for item in items)
+    rules = (read_rule(reader, item, direction) for item in items)
     return tuple(rule for rule in rules if rule is not None)
 
 
-def _read_rule(reader: Reader, node: Node, direction: Direction) -> Rule | Use | None:
+def read_rule(
+    reader: Reader, node: Node, direction: Direction, others: tuple[str, ...] = ()
+) -> Rule | Use | None:
+    """One member of a list; None after a mistake.  `others` are keys that the caller reads himself."""
     side = "to" if direction is Direction.OUT else "from"
     if isinstance(node, Scalar):
         reader.error(
@@ -88,11 +96,11 @@ def _read_rule(reader: Reader, node: Node, direction: Direction) -> Rule | Use |
         )
         return None
     what = "an egress rule" if direction is Direction.OUT else "an ingress rule"
-    keys = reader.keys(node, what, _KEYS[direction], _ELSEWHERE[direction])
+    keys = reader.keys(node, what, (*_KEYS[direction], *others), _ELSEWHERE[direction])
     if keys is None:
         return None
     if "use" in keys:
-        return _read_use(reader, node, keys)
+        return _read_use(reader, node, {key: value for key, value in keys.items() if key not in others})
     before = len(reader.problems)
     rule = Rule(
         id="",

@@ -1,4 +1,4 @@
-"""A file of rules.d (one workload) or of the presets (rules that workloads `use:`)."""
+"""A file of rules.d: one workload."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from penstock.core.language.yaml_nodes import Items, Node, Unreadable
 from penstock.core.policy import Direction, Match, Mode, Place, Rule, Sentence
 
 WORKLOAD_KEYS = ("version", "workload", "mode", "match", "egress", "ingress", "tests")
-PRESET_KEYS = ("version", "preset", "title", "source", "date", "egress")
 MAX_MATCHES = 100
 
 _ELSEWHERE = dict.fromkeys(("networks", "host", "dns"), "it belongs into penstock.yaml")
@@ -34,14 +33,6 @@ class WorkloadPart:
     ingress: tuple[Rule, ...]
     sentences: tuple[Sentence, ...]
     place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class PresetPart:
-    """What one preset file says."""
-
-    name: str
-    rules: tuple[Rule, ...]
 
 
 def read_workload(reader: Reader, root: Node) -> WorkloadPart | None:
@@ -65,33 +56,6 @@ def read_workload(reader: Reader, root: Node) -> WorkloadPart | None:
     only_rules = tuple(rule for rule in ingress if isinstance(rule, Rule))
     place = reader.place(keys.get("workload", root))
     return WorkloadPart(name, mode, match, egress, only_rules, sentences, place)
-
-
-def read_preset(reader: Reader, root: Node) -> PresetPart | None:
-    """The preset of one file: it says what a product contacts, so it may name nothing of a host."""
-    keys = reader.keys(root, "a preset", PRESET_KEYS)
-    if keys is None:
-        return None
-    reader.version(root, keys)
-    for needed in ("title", "source", "date"):
-        if needed not in keys:
-            hint = "a preset says what it is, where it was seen and when"
-            reader.error(root, "preset", f"`{needed}` is missing", hint)
-        else:
-            reader.text(keys[needed], f"`{needed}`")
-    scalar = reader.text(keys["preset"], "`preset`") if "preset" in keys else None
-    rules = _read_list(reader, root, keys, Direction.OUT)
-    for rule in rules:
-        if isinstance(rule, Use):
-            reader.error(
-                root, "preset", f"a preset cannot use another one (`{shown(rule.preset)}`)", "copy its rules"
-            )
-    for reference in reader.references:
-        text = f"a preset cannot name the {reference.kind} `{reference.name}`"
-        reader.error(root, "preset", text, "write names and addresses only")
-    if scalar is None or not read_own_name(reader, scalar, "preset"):
-        return None
-    return PresetPart(scalar.text, tuple(rule for rule in rules if isinstance(rule, Rule)))
 
 
 def _read_list(reader: Reader, root: Node, keys: dict[str, Node], direction: Direction) -> tuple[Rule | Use, ...]:
@@ -145,13 +109,14 @@ def _read_match(reader: Reader, node: Node) -> Match | None:
         scalar = reader.text(value, f"`{key}`")
         if scalar is None:
             continue
-        if wrong := _wrong_match(key, scalar.text):
+        if wrong := wrong_match(key, scalar.text):
             reader.error(scalar, "match", f"`{shown(scalar.text)}`: {wrong[0]}", wrong[1])
         values[key] = scalar.text
     return Match(**values) if values or not isinstance(node, Unreadable) else None
 
 
-def _wrong_match(key: str, text: str) -> tuple[str, str] | None:
+def wrong_match(key: str, text: str) -> tuple[str, str] | None:
+    """What is wrong with a value of `match:`, and what to write instead; None when it is right."""
     if key == "unit":
         if not _UNIT.match(text):
             return "a unit's name does not hold such characters", "write it as `systemctl` shows it"
