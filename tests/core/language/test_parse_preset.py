@@ -21,7 +21,9 @@ def read(text: str) -> Preset:
 
 
 def lines(text: str) -> list[str]:
-    return [problem.line() for problem in parse_file("hub.yaml", text.encode()).problems]
+    """`LINE:COLUMN: SEVERITY: TEXT; HINT` of each problem."""
+    problems = parse_file("hub.yaml", text.encode()).problems
+    return [problem.line().removeprefix("hub.yaml:") for problem in problems]
 
 
 def test_everything() -> None:
@@ -62,32 +64,32 @@ def test_nothing_and_all() -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ("knwon: []", "hub.yaml:7:1: error: a preset has no key `knwon`; did you mean `known`?"),
-        ("mode: enforce", "hub.yaml:7:1: error: a preset has no key `mode`; it belongs into the file of a workload"),
-        ("recognize: {}", "hub.yaml:7:1: error: a preset has no key `recognize`; did you mean `recognise`?"),
-        ("known: some", "hub.yaml:7:8: error: `known` is one value and must be a list; write `[{name: NAME, kind: "
+        ("knwon: []", "7:1: error: a preset has no key `knwon`; did you mean `known`?"),
+        ("mode: enforce", "7:1: error: a preset has no key `mode`; it belongs into the file of a workload"),
+        ("recognize: {}", "7:1: error: a preset has no key `recognize`; did you mean `recognise`?"),
+        ("known: some", "7:8: error: `known` is one value and must be a list; write `[{name: NAME, kind: "
          "telemetry, text: WHAT IT IS}]`, or `all`"),
-        ("known: [{to: a.org, kind: other, text: x}]", "hub.yaml:7:10: error: an entry of `known` has no key `to`; "
+        ("known: [{to: a.org, kind: other, text: x}]", "7:10: error: an entry of `known` has no key `to`; "
          "did you mean `name`?"),
-        ("known: [{name: a.org, kind: telemetry}]", "hub.yaml:7:9: error: `text` is missing; write {name: NAME, "
+        ("known: [{name: a.org, kind: telemetry}]", "7:9: error: `text` is missing; write {name: NAME, "
          "kind: telemetry, text: WHAT IT IS}"),
-        ("known: [{name: a.org, kind: telemetri, text: x}]", "hub.yaml:7:29: error: `kind` is `telemetri`; did you "
+        ("known: [{name: a.org, kind: telemetri, text: x}]", "7:29: error: `kind` is `telemetri`; did you "
          "mean `telemetry`?"),
-        ("known: [{name: a.org, kind: x, text: x}]", "hub.yaml:7:29: error: `kind` is `x`; write telemetry, "
+        ("known: [{name: a.org, kind: x, text: x}]", "7:29: error: `kind` is `x`; write telemetry, "
          "metadata or other"),
-        ("known: [{name: 'https://a.org', kind: other, text: x}]", "hub.yaml:7:16: error: `https://a.org`: a label "
+        ("known: [{name: 'https://a.org', kind: other, text: x}]", "7:16: error: `https://a.org`: a label "
          "holds letters, digits, `-` and `_`, and neither starts nor ends with `-`; check the name"),
         ("known: [{name: a.org, kind: other, text: x}, {name: A.org, kind: other, text: z}]",
-         "hub.yaml:7:46: error: `a.org` is there twice; keep one of them"),
-        ("ports: {other: [1]}", "hub.yaml:7:9: error: `ports` of a preset has no key `other`; known are inference, "
+         "7:46: error: `a.org` is there twice; keep one of them"),
+        ("ports: {other: [1]}", "7:9: error: `ports` of a preset has no key `other`; known are inference, "
          "admin"),
-        ("ports: {admin: 80}", "hub.yaml:7:16: error: `ports` is one value and must be a list; write `ports: [80]`"),
-        ("recognise: {server: vlm}", "hub.yaml:7:21: error: there is no known server `vlm`; did you mean `vllm`?"),
-        ("recognise: {units: [hub]}", "hub.yaml:7:21: error: `hub`: a unit's name ends in its kind; write "
+        ("ports: {admin: 80}", "7:16: error: `ports` is one value and must be a list; write `ports: [80]`"),
+        ("recognise: {server: vlm}", "7:21: error: there is no known server `vlm`; did you mean `vllm`?"),
+        ("recognise: {units: [hub]}", "7:21: error: `hub`: a unit's name ends in its kind; write "
          "hub.service"),
-        ("recognise: {units: hub.service}", "hub.yaml:7:20: error: `units` is one value and must be a list; write "
+        ("recognise: {units: hub.service}", "7:20: error: `units` is one value and must be a list; write "
          "`[NAME.service]`"),
-        ("published: http://a.org/", "hub.yaml:7:12: error: `http://a.org/`: only https is asked; write "
+        ("published: http://a.org/", "7:12: error: `http://a.org/`: only https is asked; write "
          "https://NAME/PATH"),
     ],
 )  # fmt: skip
@@ -98,16 +100,16 @@ def test_mistakes(more: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        ("{to: a.org, for: push}", "hub.yaml:7:22: error: `for` is `push`; write pull or serve"),
-        ("{to: a.org, date: yesterday}", "hub.yaml:7:23: error: `yesterday` is no date; write the day it was seen, "
+        ("{to: a.org, for: push}", "7:22: error: `for` is `push`; write pull or serve"),
+        ("{to: a.org, date: yesterday}", "7:23: error: `yesterday` is no date; write the day it was seen, "
          "such as 2026-11-24"),
-        ("{to: clients, ports: [1]}", "hub.yaml:7:5: error: a preset cannot name the network `clients`; write names "
+        ("{to: clients, ports: [1]}", "7:5: error: a preset cannot name the network `clients`; write names "
          "and addresses only"),
-        ("{to: workload:w, ports: [1]}", "hub.yaml:7:5: error: a preset cannot name the workload `w`; write names "
+        ("{to: workload:w, ports: [1]}", "7:5: error: a preset cannot name the workload `w`; write names "
          "and addresses only"),
-        ("{use: other}", "hub.yaml:7:5: error: a preset cannot use another one (`other`); copy its rules"),
-        ("{use: other, for: pull}", "hub.yaml:7:5: error: a preset cannot use another one (`other`); copy its rules"),
-        ("{to: a.org, fro: pull}", "hub.yaml:7:17: error: an egress rule has no key `fro`; did you mean `for`?"),
+        ("{use: other}", "7:5: error: a preset cannot use another one (`other`); copy its rules"),
+        ("{use: other, for: pull}", "7:5: error: a preset cannot use another one (`other`); copy its rules"),
+        ("{to: a.org, fro: pull}", "7:17: error: an egress rule has no key `fro`; did you mean `for`?"),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_rule(rule: str, told: str) -> None:
@@ -118,13 +120,13 @@ def test_mistakes_in_a_rule(rule: str, told: str) -> None:
 def test_what_must_be_there(key: str) -> None:
     text = "".join(line for line in EMPTY.splitlines(True) if not line.startswith(key))
     hint = "a preset says what it is, where it was seen and when"
-    assert lines(text) == [f"hub.yaml:1:1: error: `{key}` is missing; {hint}"]
+    assert lines(text) == [f"1:1: error: `{key}` is missing; {hint}"]
 
 
 @pytest.mark.parametrize("date", ["2026-02-30", "24.11.2026", "20261124", "2026-1-2", "20260-1-01"])
 def test_no_date(date: str) -> None:
     (told,) = lines(EMPTY.replace("2026-11-24", date))
-    assert told.startswith(f"hub.yaml:5:7: error: `{date}` is no date")
+    assert told.startswith(f"5:7: error: `{date}` is no date")
 
 
 def test_bounds() -> None:
@@ -142,7 +144,7 @@ def test_bounds() -> None:
 def test_a_rule_of_a_workload_has_no_purpose() -> None:
     text = "version: 1\nworkload: w\nmode: enforce\negress: [{to: a.org, for: pull}]\ningress: []\n"
     assert lines(text) == [
-        "hub.yaml:4:22: error: an egress rule has no key `for`; only a preset says what a rule is for; write it into "
+        "4:22: error: an egress rule has no key `for`; only a preset says what a rule is for; write it into "
         "`reason`"
     ]
 
