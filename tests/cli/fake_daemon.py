@@ -26,6 +26,7 @@ FILES = {
 version: 1
 workload: litellm
 mode: enforce
+match: {container: litellm}
 egress:
   - {to: 10.30.1.5, ports: [5432], name: db}
   - {to: registry.example.org}

@@ -46,14 +46,14 @@ def test_mistakes_of_all_files_in_one_run(home: Path) -> None:
 
 
 def test_warnings_alone_are_no_failure(home: Path) -> None:
-    (home / "rules.d/w.yaml").write_text(GOOD.replace("10.0.0.1, ports: [443]", "a.org"))
+    (home / "rules.d/w.yaml").write_text(GOOD.replace("mode:", "match: {container: c}\nmode:"))
     status, out, _ = run(home, "--json")
     assert status == 0
     (problem,) = json.loads(out)
     assert problem == {
-        "file": f"{home}/rules.d/w.yaml", "line": 5, "column": 5, "severity": "warning",
-        "code": "not-yet-enforced", "message": "`a.org`: understood, not yet enforced",
-        "hint": "until then it is denied"}  # fmt: skip
+        "file": f"{home}/rules.d/w.yaml", "line": 2, "column": 11, "severity": "warning",
+        "code": "not-yet-enforced", "message": "recognising container c is not yet built",
+        "hint": "put processes in with `penstock run w -- COMMAND`"}  # fmt: skip
 
 
 def test_a_failing_test_is_an_error_at_its_line(home: Path) -> None:

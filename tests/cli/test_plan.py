@@ -150,8 +150,8 @@ def test_what_would_be_allowed_and_denied(call: Call, rules: Path) -> None:
     replaced(rules, "[5432]", "[5433]")
     replaced(rules, "registry.example.org", "mirror.example.org")
     out = call("plan").stdout
-    assert "    newly allowed: egress 10.30.1.5:5433; egress mirror.example.org:443 (not yet enforced)\n" in out
-    assert "    newly denied: egress 10.30.1.5:5432; egress registry.example.org:443 (not yet enforced)\n" in out
+    assert "    newly allowed: egress 10.30.1.5:5433; egress mirror.example.org:443\n" in out
+    assert "    newly denied: egress 10.30.1.5:5432; egress registry.example.org:443\n" in out
     (reach,) = json.loads(call("plan", "--json").stdout)["reach"]
     assert (reach["workload"], reach["observed"]) == ("litellm", False)
     assert reach["denied"][0] == {
