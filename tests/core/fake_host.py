@@ -331,7 +331,7 @@ class Host:
         self.told.append(effect.text)
 
     def _do_MakeCgroups(self, effect: effects.MakeCgroups) -> None:
-        for path in (SLICE, RESOLVER, *map(slice_of, effect.workloads)):
+        for path in (SLICE, *([RESOLVER] if effect.resolver else []), *map(slice_of, effect.workloads)):
             self.kernel.mkdir(path)
 
     def _do_Load(self, effect: effects.Load) -> None:

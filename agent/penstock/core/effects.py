@@ -77,10 +77,11 @@ class MarkTrial:
 
 @dataclass(frozen=True, slots=True)
 class MakeCgroups:
-    """Make penstock.slice and the slices of these workloads, where they are missing."""
+    """Make penstock.slice and the slices of these workloads, where they are missing; and the resolver's cgroup."""
 
     operation: int
     workloads: tuple[str, ...]
+    resolver: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,9 @@ class Operations:
         operation.tries += 1
         retract, opened = self._naming.changes(operation, self.in_force)
         return [
-            effects.MakeCgroups(operation.id, tuple(sorted(operation.policy.workloads))),
+            effects.MakeCgroups(
+                operation.id, tuple(sorted(operation.policy.workloads)), resolver=bool(operation.ruleset.by_name)
+            ),
             effects.Load(operation.id, operation.ruleset, present, retract, opened),
             *self._bind(operation),
         ]

@@ -47,7 +47,7 @@ class KernelWorker:
         return self.read_kernel(effects.ReadKernel(None, ()))
 
     def make_cgroups(self, effect: effects.MakeCgroups) -> None:
-        cgroup.make(self._tree, effect.workloads)
+        cgroup.make(self._tree, effect.workloads, resolver=effect.resolver)
 
     def load(self, effect: effects.Load) -> None:
         self._mark = _Mark(self._nft.generation(), self._nft.commits)

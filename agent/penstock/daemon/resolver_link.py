@@ -109,7 +109,7 @@ class ResolverLink:
     # --- the process ---
 
     def _open(self, names: tuple[str, ...]) -> Mapping[str, Listeners]:
-        cgroup.make(self._tree, ())
+        cgroup.make(self._tree, (), resolver=True)
         remembered = _remembered(self._ports)
         return open_listeners(self._directory, {name: remembered.get(name, 0) for name in names})
 
@@ -131,7 +131,7 @@ class ResolverLink:
         loop.call_later(STEADY, self._steady, process)
 
     def _spawn(self) -> ResolverProcess:
-        cgroup.make(self._tree, ())
+        cgroup.make(self._tree, (), resolver=True)
         process = spawn(self._directory)
         process.link.setblocking(False)
         return process

@@ -83,9 +83,9 @@ def depth_of(path: str) -> int:
     return len(Path(path).parts[1:]) + 1
 
 
-def make(tree: Path, workloads: tuple[str, ...]) -> None:
-    """Make penstock.slice, in it the resolver's cgroup and the slices of `workloads`, where they are missing."""
-    for path in (SLICE, RESOLVER, *(slice_of(name) for name in workloads)):
+def make(tree: Path, workloads: tuple[str, ...], *, resolver: bool = False) -> None:
+    """Make penstock.slice, in it the slices of `workloads` and `resolver`'s cgroup, where they are missing."""
+    for path in (SLICE, *([RESOLVER] if resolver else []), *(slice_of(name) for name in workloads)):
         try:
             os.mkdir(tree / path)
             os.chmod(tree / path, 0o755)  # whatever our umask: users have cgroups below it that they may enter
