@@ -13,23 +13,31 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
-from penstock.core import base_chains, cgroup_maps, questions, render_nft
-from penstock.core.compile import Live, compile_policy
+from penstock.core import base_chains, cgroup_maps, name_chains, name_rules, questions, render_nft
+from penstock.core.compile import Live, Resolver, compile_policy
+from penstock.core.name_elements import Opened, Retract
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
+from penstock.core.ruleset import Ruleset
+from penstock.core.slices import RESOLVER
 from penstock.demo import namespaces
 from penstock.demo.host import Host
 from penstock.demo.lab import Lab
+from penstock.kernel import name_sets
 from penstock.kernel.nft import Nft
 
 SLICE = "penstock.slice"
 NOWHERE: Mapping[str, str] = {}
+Bound = tuple[str, tuple[tuple[str, str, str], ...]]
+"""A cgroup by its path, and how it is bound."""
+
 DEPTH = 2
 """Level of the slice in a lab, which is a directory of the cgroup root."""
 
@@ -145,32 +153,49 @@ def _firewall() -> Nft:
     return _nft[0]
 
 
-def _load(policy: Policy, labels: Mapping[str, int], tree: Path, places: Mapping[str, str]) -> None:
+def _load(
+    policy: Policy, labels: Mapping[str, int], tree: Path, places: Mapping[str, str], resolver: Resolver | None
+) -> None:
     nft, now = _firewall(), datetime.now(UTC)
     levels = questions.levels(places, DEPTH)
-    ruleset = compile_policy(policy, Live(now, labels, depth=DEPTH, levels=levels))
+    ruleset = compile_policy(policy, Live(now, labels, DEPTH, levels, resolver))
     held = nft.snapshot()
+    chains = {chain.name for chain in ruleset.chains}
     kept = {
-        name: {cgroup: v for cgroup, v in bound.items() if _belongs(v[1], policy)}
+        name: {cgroup: v for cgroup, v in bound.items() if name in ruleset.maps and v[1] in chains}
         for name, bound in held.bindings.items()
     }
     if held.exists:
         nft.bind(kept)
     nft.load(render_nft.script(ruleset, held.present, now))
     maps: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in ruleset.maps}
-    found: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
-    found += [(slice_of(name), cgroup_maps.bindings(name)) for name in policy.workloads]
-    found += [
-        (path, cgroup_maps.place_bindings(name, questions.level(path, DEPTH))) for path, name in places.items()
-    ]
-    for path, bindings in found:
+    for path, bindings in _bound(policy, places, ruleset):
         for name, verb, chain in bindings:
             maps[name][os.stat(tree / path).st_ino] = (verb, chain)
     nft.bind(maps)
 
 
-def _belongs(chain: str, policy: Policy) -> bool:
-    return chain.startswith("governed_") or chain.partition("_")[2] in policy.workloads
+def _bound(policy: Policy, places: Mapping[str, str], ruleset: Ruleset) -> Iterator[Bound]:
+    yield SLICE, cgroup_maps.SLICE_BINDINGS
+    for name in policy.workloads:
+        yield slice_of(name), cgroup_maps.bindings(name)
+    for path, name in places.items():
+        yield path, cgroup_maps.place_bindings(name, questions.level(path, DEPTH))
+    if ruleset.by_name:
+        yield RESOLVER, cgroup_maps.RESOLVER_BINDINGS
+    for name in ruleset.by_name:
+        yield slice_of(name), cgroup_maps.name_bindings(name)
+    for path, name in places.items():
+        if name in ruleset.by_name:
+            yield path, cgroup_maps.name_bindings(name, questions.level(path, DEPTH))
+
+
+def _learn(opened: Sequence[Opened]) -> None:
+    name_sets.learn(_firewall(), opened)
+
+
+def _retract(gone: Sequence[Retract]) -> None:
+    name_sets.retract(_firewall(), gone)
 
 
 def _counters() -> dict[str, int]:
@@ -187,19 +212,50 @@ class Governed:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.agent = Actor(lab.host)
+        self.policy = Policy()
         self._labels: dict[str, int] = {}
 
-    def load(self, *workloads: str, places: Mapping[str, str] = NOWHERE) -> None:
+    def load(
+        self, *workloads: str, places: Mapping[str, str] = NOWHERE, resolver: Resolver | None = None
+    ) -> None:
         """Put these rule files (`rules`) in force: the change against what was, in one transaction.
 
-        `places`: cgroups, by path in the lab's subtree, that are bound where they are -> workload.
+        `places`: cgroups, by path in the lab's subtree, that are bound where they are -> workload.  Without a
+        `resolver` rules by name open nothing.
         """
-        policy = policy_of(*workloads)
+        self.policy = policy = policy_of(*workloads)
         for name in policy.workloads:
             self._labels.setdefault(name, base_chains.FIRST_LABEL + len(self._labels))
-        for path in (*map(slice_of, policy.workloads), *places):
+        for path in (*map(slice_of, policy.workloads), *places, RESOLVER):
             self.agent(os.makedirs, self.lab.cgroup / path, exist_ok=True)
-        self.agent(_load, policy, self._labels, self.lab.cgroup, places)
+        self.agent(_load, policy, self._labels, self.lab.cgroup, places, resolver)
+
+    def learn(self, workload: str, name: str, *addresses: str, seconds: float = 600) -> None:
+        """As after an answer: open these addresses for the rules that `name` matches.  No address is filtered."""
+        now = datetime.now(UTC)
+        rules = name_rules.Index(name_rules.name_rules(self.policy, self.policy.workloads[workload], now)).of(name)
+        assert rules, f"{workload} has no rule for {name}"
+        opened = [
+            Opened(name_chains.learned_set(workload, group.id, ip.version), ip.packed, name, seconds)
+            for ip in map(ip_address, addresses)
+            for group in name_rules.groups(rules)
+        ]
+        self.agent(_learn, opened)
+
+    def retract(self, workload: str, *addresses: str) -> None:
+        """As after a rule went: take these addresses, and the flows to them, out of all its rules."""
+        rules = name_rules.name_rules(self.policy, self.policy.workloads[workload], datetime.now(UTC))
+        gone = [
+            Retract(name(workload, group.id, ip.version), frozenset((ip.packed,)))
+            for ip in map(ip_address, addresses)
+            for group in name_rules.groups(rules)
+            for name in (name_chains.learned_set, name_chains.flow_set)
+        ]
+        self.agent(_retract, gone)
+
+    def resolver(self) -> Actor:
+        """A process where the resolver runs."""
+        return Actor(self.lab.host, RESOLVER)
 
     def counters(self) -> dict[str, int]:
         """Packets by counter."""

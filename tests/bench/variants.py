@@ -10,13 +10,18 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from governed import Governed, slice_of
+from penstock.core.compile import Resolver
+from penstock.core.policy import Upstream
 from penstock.demo.lab import Lab
 
 PORT, SERVED = 8000, 8100
 """What a workload calls, and what it serves."""
+
+NAME, LISTENER = "hub.example", 40053
+"""What it may call by name, and where its look-ups go."""
 
 CALLER = "w50"
 """The workload that calls.  Of a hundred it is the one in the middle."""
@@ -43,9 +48,12 @@ def _addresses(count: int, seed: int) -> list[str]:
     return v4 + [str(IPv6Address("2001:db8:77::") + 2 * number) for number in numbers]
 
 
-def policy(lab: Lab, workloads: int, addresses: int) -> list[str]:
-    """Rule files of that many workloads, each of which may call that many addresses of each family."""
-    called = ", ".join(f"'{address}'" for address in _called(lab))
+def policy(lab: Lab, workloads: int, addresses: int, to: str = "") -> list[str]:
+    """Rule files of that many workloads, each of which may call that many addresses of each family.
+
+    `to` is what the measured calls go to: else the addresses that are called.
+    """
+    called = to or ", ".join(f"'{address}'" for address in _called(lab))
     clients = ", ".join(f"'{address}'" for address in lab.remote["registry"].addresses)
     names = [CALLER, *(f"w{i}" for i in range(100) if f"w{i}" != CALLER)]
     files = []
@@ -53,7 +61,7 @@ def policy(lab: Lab, workloads: int, addresses: int) -> list[str]:
         others = ", ".join(f"'{address}'" for address in _addresses(addresses - 2, seed))
         files.append(
             f"version: 1\nworkload: {name}\nmode: enforce\negress:\n"
-            f"  - {{to: [{called}], ports: [{PORT}, {PORT}/udp]}}\n"
+            f"  - {{to: [{called}], ports: [{PORT}, {PORT}/udp]{', private: true' if to else ''}}}\n"
             f"  - {{to: [{others}], ports: [443]}}\n"
             f"ingress:\n  - {{from: [{clients}], ports: [{SERVED}]}}\n"
         )
@@ -72,6 +80,29 @@ def _conntrack(governed: Governed, lab: Lab) -> None:
 
 def _penstock(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
     return lambda governed, lab: governed.load(*policy(lab, workloads, addresses))
+
+
+def _named(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
+    """Everything that names need is loaded, and what is called was learned for one, as were as many others."""
+
+    def load(governed: Governed, lab: Lab) -> None:
+        resolver = Resolver({CALLER: LISTENER}, (Upstream(ip_address("192.0.2.53")),))
+        governed.load(*policy(lab, workloads, addresses, to=NAME), resolver=resolver)
+        governed.learn(CALLER, NAME, *_called(lab), *_addresses(addresses, 1), seconds=86_400)
+
+    return load
+
+
+def _named_besides(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
+    """The same, and what is called is allowed by its address."""
+
+    def load(governed: Governed, lab: Lab) -> None:
+        resolver = Resolver({CALLER: LISTENER}, (Upstream(ip_address("192.0.2.53")),))
+        files = policy(lab, workloads, addresses)
+        governed.load(*(f.replace("ingress:", f"  - {{to: {NAME}}}\ningress:") for f in files), resolver=resolver)
+        governed.learn(CALLER, NAME, *_addresses(addresses, 1), seconds=86_400)
+
+    return load
 
 
 def _load(governed: Governed, lab: Lab, first: str, allowed: dict[str, list[str]]) -> None:
@@ -114,6 +145,8 @@ VARIANTS = (
     Variant(CONNTRACK, _conntrack, complete=True),
     Variant(ONE, _penstock(1, 10), complete=True),
     Variant(HUNDRED, _penstock(100, 1000), complete=True),
+    Variant("by name, 1 x 10", _named(1, 10), complete=True),
+    Variant("by address beside names, 1 x 10", _named_besides(1, 10), complete=True),
     Variant("1,000 rules", _linear()),
     Variant("1,000 rules, established first", _linear("ct state established accept")),
     Variant("100 cgroup jumps", _jumps),

@@ -11,6 +11,7 @@ from penstock.core.ruleset import (
     Action,
     AddressIn,
     AskedAt,
+    Away,
     Before,
     Condition,
     Count,
@@ -27,6 +28,7 @@ from penstock.core.ruleset import (
     Hook,
     InSet,
     Jump,
+    LinkLocalDestination,
     LocalDestination,
     Log,
     Loopback,
@@ -45,7 +47,6 @@ from penstock.core.ruleset import (
     TcpData,
     TcpEnd,
     TcpReset,
-    TcpStart,
     Tracked,
 )
 
@@ -67,13 +68,14 @@ CONDITIONS = [
     (Detour(4), "ip hdrlength > 5"),
     (Detour(6), "exthdr rt exists"),
     (LocalDestination(), "fib daddr type local"),
+    (LinkLocalDestination(), "ip6 daddr fe80::/10"),
+    (Away(), "oif != lo"),
     (HasLabel(7), "ct label 7"),
     (ForeignSource(), "fib saddr type != local"),
     (OtherSource(4), "ip saddr != 127.0.0.1"),
     (OtherSource(6), "ip6 saddr != ::1"),
     (FullSocket(), "socket mark & 0x0 == 0x0"),
     (TcpData(), "tcp flags & (fin | syn | rst) == 0"),
-    (TcpStart(), "tcp flags & (fin | syn | rst) == syn"),
     (TcpEnd(), "tcp flags & (fin | rst) != 0"),
     (Redirected(), "ct status dnat"),
     (AskedAt(53), "ct original proto-dst 53"),
@@ -116,6 +118,12 @@ def test_a_condition_as_text(condition: Condition, text: str) -> None:
 @pytest.mark.parametrize(("action", "text"), ACTIONS)
 def test_an_action_as_text(action: Action, text: str) -> None:
     assert rule_text(Rule((), (action,))) == text
+
+
+def test_labels_that_follow_each_other_are_one_statement() -> None:
+    rule = Rule((), (Count("n"), SetLabel(1), SetLabel(9), Count("m"), SetLabel(2), Final.ACCEPT))
+    said = "counter name n ct label set 1 | 9 counter name m ct label set 2 accept"
+    assert rule_text(rule) == said
 
 
 def test_nothing_is_without_its_text() -> None:

@@ -96,16 +96,18 @@ def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
     return [_rule(Dispatch(place_maps(level)[which], level)) for level in sorted(levels, reverse=True)]
 
 
-def base(depth: int, levels: Sequence[int]) -> list[Chain]:
-    """Where our packets come in."""
+def base(depth: int, levels: Sequence[int], *, names: bool = False) -> list[Chain]:
+    """Where our packets come in; `names`: look-ups are governed."""
+    # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.  Labels are on
+    # what travels on loopback; on look-ups, whose interface is still the one from before, wherever they went.
+    inherited = _rule(*(() if names else (ON_LOOPBACK_OUT,)), HasLabel(WORKLOAD), Jump("inherited"))
     return [
         Chain(
             "output",
             (
                 _rule(Dispatch(OUT_SLICE, depth)),
                 *_dispatches(0, levels),
-                # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.
-                _rule(ON_LOOPBACK_OUT, HasLabel(WORKLOAD), Jump("inherited")),
+                inherited,
             ),
             Hook.OUTPUT,
         ),

@@ -18,10 +18,10 @@ ZONES, ASKS = "zone_cgroups", "dns_cgroups"
 NAME_MAPS = (ZONES, ASKS)
 """Only while some workload has rules by name: whose look-ups are tracked apart, and go to which listener."""
 
-RESOLVER_OUT, RESOLVER_IN = "resolver_out", "resolver_in"
-"""Chains, and their counters of what they refuse, of the resolver's own cgroup."""
+RESOLVER_OUT, RESOLVER_IN, RESOLVER_OWN = "resolver_out", "resolver_in", "resolver_own"
+"""Chains of the resolver's own cgroup; the first two are also counters of what they refuse."""
 
-RESOLVER_BINDINGS = ((OUT, "goto", RESOLVER_OUT), (IN, "goto", RESOLVER_IN))
+RESOLVER_BINDINGS = ((OUT, "goto", RESOLVER_OUT), (IN, "goto", RESOLVER_IN), (OWN, "jump", RESOLVER_OWN))
 PROOF_BINDINGS = ((OUT, "goto", PROOF_OUT), (IN, "goto", PROOF_IN))
 
 

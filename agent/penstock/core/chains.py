@@ -118,8 +118,8 @@ def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tupl
         *workload_chains,
         *(name_chains.shared() if names else ()),
         *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels),
-        *base_chains.base(depth, levels),
-        *(name_chains.base(depth, levels) if names else ()),
+        *base_chains.base(depth, levels, names=names),
+        *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
     )
 
 
@@ -147,8 +147,15 @@ def _refusals() -> list[Chain]:
 
 def _workload(plan: Plan) -> list[Chain]:
     lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
-    names = name_chains.own_chains(plan.names) if plan.names else []
+    names = [_stray(plan), *name_chains.own_chains(plan.names)] if plan.names else []
     return [*_denials(plan), *names, *lists[plan.mode](plan)]
+
+
+def _stray(plan: Plan) -> Chain:
+    """A look-up that would leave although it was redirected.  Nobody can be told where it is seen."""
+    counter = counter_name(Direction.OUT, plan.name)
+    prefix = format_prefix(Direction.OUT, "deny", plan.mode, "loopback", plan.name)
+    return Chain(name_chains.stray(plan.name), (_rule(Count(counter)), _rule(Log(prefix)), _rule(Final.DROP)))
 
 
 def _denials(plan: Plan) -> list[Chain]:
@@ -231,7 +238,15 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     pings = plan.echo or bool(names and names.echo)
     echo = [_rule(ICMP, Goto(f"echo_{name}"))] if pings else []
     asks = name_chains.asks(names) if names else []
-    by_name, by_name_here = (name_chains.opened(names, here=h) if names else [] for h in (False, True))
+    # Names first: to ask whether an address was learned costs less than to ask whether a rule has it.
+    opened, opened_here = (
+        [
+            *(name_chains.learned(names, here=here) if names else ()),
+            *allowed,
+            *(name_chains.flows(names, here=here) if names else ()),
+        ]
+        for here in (False, True)
+    )
     deny = _rule(Goto(f"deny_out_{name}"))
     # Whoever is allowed would answer to the stranger whose address was borrowed.
     foreign = _rule(ForeignSource(), *deny.do)
@@ -246,15 +261,14 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
             foreign,
             *asks,
             *echo,
-            *allowed,
-            *by_name,
+            *opened,
             deny,
         ),
     )
     # The same, without a route lookup for nearly all that travels there.
     foreign_here = [_rule(OtherSource(family), ForeignSource(), *deny.do) for family in (4, 6)]
     before = (*detours, to_replies, *foreign_here, *asks)
-    loopback = _loopback(plan, before, allowed=(*echo, *allowed, *by_name_here), deny=deny)
+    loopback = _loopback(plan, before, allowed=(*echo, *opened_here), deny=deny)
     chains = [*loopback, out, _in(plan)]
     return [_echo(plan), *chains] if pings else chains
 
@@ -308,7 +322,6 @@ def _in(plan: Plan) -> Chain:
             _rule(TcpAnswer(), Reply(), Final.ACCEPT),
             *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
-            *(name_chains.told(plan.names) if plan.names else ()),
             _rule(Reply(), answers),
             _rule(Goto(f"deny_in_{name}")),
         ),

@@ -3,7 +3,8 @@
 A look-up of a workload, to whatever server it is, is redirected to the listener of that workload; nothing else may
 reach the listener.  Connection tracking would lend the redirect to whoever gets the same source port next, so
 look-ups over UDP are tracked in a zone of their workload.  (Over TCP a new SYN begins anew.  Zones work only while
-some nat chain is there; ours is.)
+some nat chain is there; ours is.)  A look-up carries the labels of a workload that talks to itself (see `chains`),
+and besides its own sockets only the resolver's take such: who gets the port when nobody listens gets no look-up.
 
 Learned addresses are in sets, one of a family and `Group` of a workload.  The flows that they let in are
 remembered with the group, because a connection outlives the answer it began with; whoever takes an address out
@@ -17,26 +18,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from penstock.core.cgroup_maps import ASKS, RESOLVER_IN, RESOLVER_OUT, ZONES, place_name_maps
+from penstock.core.base_chains import ICMP, ON_LOOPBACK_OUT, STALE, UDP, UNPROVEN, WORKLOAD
+from penstock.core.cgroup_maps import ASKS, RESOLVER_IN, RESOLVER_OUT, RESOLVER_OWN, ZONES, place_name_maps
 from penstock.core.name_rules import Group
 from penstock.core.ruleset import (
     AddressIn,
     AskedAt,
+    Away,
     Before,
     Chain,
     Condition,
     Count,
+    Detour,
     Dispatch,
     Echo,
     End,
     Final,
     FlowIn,
+    ForeignSource,
     Goto,
+    HasLabel,
     Hook,
     InSet,
     Jump,
+    LinkLocalDestination,
     LocalDestination,
-    Loopback,
     NameSet,
     PortIn,
     Protocol,
@@ -45,17 +51,18 @@ from penstock.core.ruleset import (
     Remember,
     Reply,
     Rule,
+    SetLabel,
     SetZone,
     TcpAnswer,
     TcpData,
     TcpEnd,
-    TcpStart,
     Tracked,
 )
 
 PORT = 53
 FIRST_ZONE = 28_800
-"""Zones are numbers of 16 bits that all of the host shares; nobody is known to use those from here on."""
+"""What a label is added to.  Zones are numbers of 16 bits that the whole host shares; nobody is known to use
+these."""
 
 LONG, ENDED, DATAGRAMS = 5 * 86_400, 120, 180
 """Seconds a flow is remembered: as long as the kernel tracks an idle TCP connection; after FIN or RST; of UDP."""
@@ -71,9 +78,14 @@ class NamePlan:
     """What the chains of a workload with rules by name depend on; `port` 0: nobody listens for its look-ups."""
 
     workload: str
-    zone: int
+    label: int  # its bit in connection labels
     port: int
     groups: tuple[Group, ...]
+
+    @property
+    def zone(self) -> int:
+        """Where its look-ups over UDP are tracked."""
+        return FIRST_ZONE + self.label
 
     @property
     def echo(self) -> bool:
@@ -104,28 +116,40 @@ def name_sets(plan: NamePlan) -> tuple[NameSet, ...]:
     )
 
 
+def stray(workload: str) -> str:
+    """The chain for a look-up that would leave although it was redirected."""
+    return f"stray_{workload}"
+
+
 _rule = Rule.of
-
-
-UDP = Protocol("udp")
 
 
 def _until(group: Group) -> tuple[Condition, ...]:
     return (Before(group.expires),) if group.expires is not None else ()
 
 
-def opened(plan: NamePlan, *, here: bool) -> list[Rule]:
-    """For the chains of what leaves: to a learned address, or of a flow that one let in.  `here`: on loopback.
+def _groups(plan: NamePlan, here: bool) -> list[Group]:
+    """A name that leads to an address of this host is somebody's trick, unless the rule says `private`."""
+    return [group for group in plan.groups if group.private or not here]
 
-    A name that leads to an address of this host is somebody's trick, unless the rule says `private`.
-    """
-    groups = [group for group in plan.groups if group.private or not here]
-    name = plan.workload
-    learned, flows = [], []
-    for group, f in product(groups, FAMILIES):
-        to_learned = AddressIn(learned_set(name, group.id, f), f, End.DESTINATION)
-        learned.append(_rule(*_until(group), to_learned, Jump(_named(name, group))))
-        held = flow_set(name, group.id, f)
+
+def learned(plan: NamePlan, *, here: bool) -> list[Rule]:
+    """For the chains of what leaves: to a learned address.  `here`: on loopback."""
+    return [
+        _rule(
+            *_until(group),
+            AddressIn(learned_set(plan.workload, group.id, f), f, End.DESTINATION),
+            Jump(_named(plan.workload, group, f)),
+        )
+        for group, f in product(_groups(plan, here), FAMILIES)
+    ]
+
+
+def flows(plan: NamePlan, *, here: bool) -> list[Rule]:
+    """For the same chains, behind all else: of a flow that a learned address let in."""
+    rules = []
+    for group, f in product(_groups(plan, here), FAMILIES):
+        held = flow_set(plan.workload, group.id, f)
         kinds: list[tuple[Condition, int]] = []
         if _has(group, "tcp"):
             kinds += [(TcpEnd(), ENDED), (TcpAnswer(), LONG)]
@@ -133,21 +157,20 @@ def opened(plan: NamePlan, *, here: bool) -> list[Rule]:
             kinds.append((UDP, DATAGRAMS))
         for kind, seconds in kinds:
             again = Remember(held, f, seconds)
-            flows.append(_rule(*_until(group), kind, FlowIn(held, f), again, Final.ACCEPT))
-    return [*learned, *flows]
+            rules.append(_rule(*_until(group), kind, FlowIn(held, f), again, Final.ACCEPT))
+    return rules
 
 
 def answered(plan: NamePlan) -> list[Rule]:
     """For the chain of what arrives as an answer.  (Answers of TCP need no rule: they are tracked.)"""
     rules = []
-    for group in plan.groups:
-        for f in FAMILIES:
-            if _has(group, "udp"):
-                held = flow_set(plan.workload, group.id, f)
-                rules.append(_rule(*_until(group), UDP, FlowIn(held, f, answer=True), Final.ACCEPT))
-            if group.ports.icmp:
-                held = learned_set(plan.workload, group.id, f)
-                rules.append(_rule(*_until(group), Protocol("icmp"), AddressIn(held, f, End.SOURCE), Final.ACCEPT))
+    for group, f in product(plan.groups, FAMILIES):
+        if _has(group, "udp"):
+            held = flow_set(plan.workload, group.id, f)
+            rules.append(_rule(*_until(group), UDP, FlowIn(held, f, answer=True), Final.ACCEPT))
+        if group.ports.icmp:
+            held = learned_set(plan.workload, group.id, f)
+            rules.append(_rule(*_until(group), ICMP, AddressIn(held, f, End.SOURCE), Final.ACCEPT))
     return rules
 
 
@@ -156,6 +179,7 @@ def echoes(plan: NamePlan) -> list[Rule]:
     return [
         _rule(
             *_until(group),
+            *(() if group.private else (Away(),)),
             Echo(f),
             AddressIn(learned_set(plan.workload, group.id, f), f, End.DESTINATION),
             Final.ACCEPT,
@@ -168,61 +192,69 @@ def echoes(plan: NamePlan) -> list[Rule]:
 
 def asks(plan: NamePlan) -> list[Rule]:
     """For the chains of what leaves: a look-up on its way to our listener."""
-    if not plan.port:
-        return []
-    listeners = [PortIn(protocol, End.DESTINATION, plan.port, plan.port) for protocol in ("udp", "tcp")]
-    return [_rule(Redirected(), listener, LocalDestination(), Final.ACCEPT) for listener in listeners]
-
-
-def told(plan: NamePlan) -> list[Rule]:
-    """For the chain of what arrives: our listener's answer, which comes from the server that was asked."""
-    if not plan.port:
-        return []
-    here = (Loopback(Hook.INPUT), Reply(), Redirected())
-    return [_rule(*here, PortIn("udp", End.SOURCE, PORT, PORT), Final.ACCEPT)]
+    return [_rule(Redirected(), Jump(f"ask_{plan.workload}"))] if plan.port else []
 
 
 def own_chains(plan: NamePlan) -> list[Chain]:
     """Chains of a workload: for each group what a learned address opens, and where its look-ups go."""
+    name, listens = plan.workload, bool(plan.port)
     chains = []
-    for group in plan.groups:
-        chains += [_pass(plan.workload, group), _ports(plan.workload, group)]
-    redirects = [_rule(Redirect(protocol, plan.port)) for protocol in ("udp", "tcp")] if plan.port else []
-    zones = [_rule(SetZone(plan.zone))] if plan.port else []
+    for group, f in product(plan.groups, FAMILIES):
+        chains += [_pass(name, group, f), _ports(name, group, f)]
+    # When nobody listens, look-ups stay as they are, and are judged as everything else.
+    redirects = [_rule(Redirect(protocol, plan.port)) for protocol in ("udp", "tcp")]
     return [
         *chains,
-        Chain(f"zone_{plan.workload}", tuple(zones)),
-        Chain(f"dns_{plan.workload}", tuple(redirects)),
+        *(_asking(plan) if listens else ()),
+        Chain(f"zone_{name}", (_rule(SetZone(plan.zone), Final.ACCEPT),) if listens else ()),
+        # Who talks to a link-local address is bound to its interface, and a redirect would leave there.
+        Chain(f"dns_{name}", (_rule(LinkLocalDestination(), Final.RETURN), *redirects) if listens else ()),
     ]
 
 
-def _named(workload: str, group: Group) -> str:
-    return f"named_{workload}_{group.id}"
+def _asking(plan: NamePlan) -> list[Chain]:
+    name = plan.workload
+    labels = [SetLabel(label) for label in (WORKLOAD, plan.label, UNPROVEN)]
+    lookup = Chain(
+        f"lookup_{name}",
+        (
+            _rule(Tracked.NEW, *labels),
+            _rule(HasLabel(STALE), Final.RETURN),
+            _rule(HasLabel(UNPROVEN), LocalDestination(), Final.ACCEPT),
+        ),
+    )
+    return [lookup, Chain(f"ask_{name}", tuple(_rule(to, Goto(lookup.name)) for to in _listeners(plan)))]
+
+
+def _listeners(plan: NamePlan) -> list[Condition]:
+    return [PortIn(protocol, End.DESTINATION, plan.port, plan.port) for protocol in ("udp", "tcp")]
+
+
+def _named(workload: str, group: Group, family: int) -> str:
+    return f"named{family}_{workload}_{group.id}"
 
 
 def _has(group: Group, protocol: str) -> bool:
     return any(ports.protocol == protocol for ports in group.ports.ranges)
 
 
-def _ports(workload: str, group: Group) -> Chain:
-    go_on = Goto(f"pass_{workload}_{group.id}")
+def _ports(workload: str, group: Group, family: int) -> Chain:
+    go_on = Goto(f"pass{family}_{workload}_{group.id}")
     rules = [_rule(PortIn(r.protocol, End.DESTINATION, r.first, r.last), go_on) for r in group.ports.ranges]
-    return Chain(_named(workload, group), tuple(rules))
+    return Chain(_named(workload, group, family), tuple(rules))
 
 
-def _pass(workload: str, group: Group) -> Chain:
+def _pass(workload: str, group: Group, family: int) -> Chain:
+    held = flow_set(workload, group.id, family)
     rules: list[Rule] = []
     if _has(group, "tcp"):
-        rules.append(_rule(TcpData(), Final.ACCEPT))
-    for f in FAMILIES:
-        held = flow_set(workload, group.id, f)
-        if _has(group, "tcp"):
-            rules.append(_rule(TcpEnd(), FlowIn(held, f), Remember(held, f, ENDED), Final.ACCEPT))
-            rules.append(_rule(TcpStart(), Remember(held, f, LONG), Final.ACCEPT))
-        if _has(group, "udp"):
-            rules.append(_rule(UDP, Remember(held, f, DATAGRAMS), Final.ACCEPT))
+        # Not yet with its SYN: who gets no answer would fill the set.
+        rules.append(_rule(TcpData(), Remember(held, family, LONG), Final.ACCEPT))
+        rules.append(_rule(TcpEnd(), FlowIn(held, family), Remember(held, family, ENDED), Final.ACCEPT))
+    if _has(group, "udp"):
+        rules.append(_rule(UDP, Remember(held, family, DATAGRAMS), Final.ACCEPT))
     # When there is no room to remember, the learned address decides alone.
-    return Chain(f"pass_{workload}_{group.id}", (*rules, _rule(Final.ACCEPT)))
+    return Chain(f"pass{family}_{workload}_{group.id}", (*rules, _rule(Final.ACCEPT)))
 
 
 def shared() -> list[Chain]:
@@ -230,20 +262,25 @@ def shared() -> list[Chain]:
     asked = [(Protocol(protocol), Redirected(), AskedAt(PORT)) for protocol in ("udp", "tcp")]
     to_servers = [_rule(InSet(UPSTREAM[f], f, End.DESTINATION, End.DESTINATION), Final.ACCEPT) for f in FAMILIES]
     from_servers = [_rule(Reply(), InSet(UPSTREAM[f], f, End.SOURCE, End.SOURCE), Final.ACCEPT) for f in FAMILIES]
+    denied = [_rule(Count(RESOLVER_OUT)), _rule(Goto("refuse_out"))]
+    elsewhere = (ForeignSource(), Detour(4), Detour(6))
     return [
+        # Look-ups come here as what a workload would say to itself, and only the resolver takes them besides.
+        Chain(RESOLVER_OWN, tuple(_rule(*lookup, Final.ACCEPT) for lookup in asked)),
+        Chain("resolver_denied", tuple(denied)),
         Chain(
             RESOLVER_OUT,
             (
-                *(_rule(Reply(), *lookup, Final.ACCEPT) for lookup in asked),
+                *(_rule(ON_LOOPBACK_OUT, Reply(), *lookup, Final.ACCEPT) for lookup in asked),
+                # As for workloads: nobody else gets the answer, or what was asked.
+                *(_rule(condition, Goto("resolver_denied")) for condition in elsewhere),
                 *to_servers,
-                _rule(Count(RESOLVER_OUT)),
-                _rule(Goto("refuse_out")),
+                _rule(Goto("resolver_denied")),
             ),
         ),
         Chain(
             RESOLVER_IN,
             (
-                *(_rule(Loopback(Hook.INPUT), *lookup, Final.ACCEPT) for lookup in asked),
                 *from_servers,
                 _rule(Tracked.RELATED, Jump("told")),
                 _rule(Count(RESOLVER_IN)),
@@ -253,8 +290,8 @@ def shared() -> list[Chain]:
     ]
 
 
-def base(depth: int, levels: Sequence[int]) -> list[Chain]:
-    """The base chains that look-ups pass."""
+def base(plans: Sequence[NamePlan], depth: int, levels: Sequence[int]) -> list[Chain]:
+    """The base chains that look-ups pass, and where those end that would leave."""
 
     def dispatches(which: int, own: str) -> list[Dispatch]:
         places = [Dispatch(place_name_maps(level)[which], level) for level in sorted(levels, reverse=True)]
@@ -263,7 +300,12 @@ def base(depth: int, levels: Sequence[int]) -> list[Chain]:
     asked = {protocol: PortIn(protocol, End.DESTINATION, PORT, PORT) for protocol in ("udp", "tcp")}
     zones = [_rule(asked["udp"], dispatch) for dispatch in dispatches(0, ZONES)]
     redirects = [_rule(ask, dispatch) for ask in asked.values() for dispatch in dispatches(1, ASKS)]
+    listened = [(plan, to) for plan in plans if plan.port for to in _listeners(plan)]
+    strays = [_rule(to, LocalDestination(), Goto(stray(plan.workload))) for plan, to in listened]
     return [
         Chain("lookups", tuple(zones), Hook.BEFORE_TRACKING),
         Chain("lookups_nat", tuple(redirects), Hook.NAT),
+        # A socket that is bound to a device sends there, wherever its packet is redirected to.
+        Chain("strays", tuple(strays)),
+        Chain("leaving", (_rule(Away(), Redirected(), Jump("strays")),), Hook.LEAVING),
     ]

@@ -33,6 +33,8 @@ BASE = {
     Hook.BEFORE_TRACKING: ("filter", "output", -300),
     # Before the destination NAT of others: whose look-up it is, we know better.
     Hook.NAT: ("nat", "output", -110),
+    # Here the interface is the one after destination NAT.
+    Hook.LEAVING: ("filter", "postrouting", 0),
 }
 """Type, hook and priority of each base chain."""
 

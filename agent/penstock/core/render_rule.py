@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 
 from penstock.core.log_prefix import LOG_GROUP
 from penstock.core.ruleset import (
@@ -12,6 +13,7 @@ from penstock.core.ruleset import (
     Action,
     AddressIn,
     AskedAt,
+    Away,
     Before,
     Condition,
     Count,
@@ -28,6 +30,7 @@ from penstock.core.ruleset import (
     Hook,
     InSet,
     Jump,
+    LinkLocalDestination,
     LocalDestination,
     Log,
     Loopback,
@@ -46,14 +49,22 @@ from penstock.core.ruleset import (
     TcpData,
     TcpEnd,
     TcpReset,
-    TcpStart,
     Tracked,
 )
 
 
 def rule_text(rule: Rule) -> str:
     """Return one rule as nft would take it."""
-    return " ".join([*(_condition(c) for c in rule.when), *(_action(a) for a in rule.do)])
+    return " ".join([*(_condition(c) for c in rule.when), *_actions(rule.do)])
+
+
+def _actions(actions: Iterable[Action]) -> Iterator[str]:
+    """Labels that follow each other are one statement: each costs the kernel a lock."""
+    for labels, group in groupby(actions, key=lambda action: isinstance(action, SetLabel)):
+        if labels:
+            yield "ct label set " + " | ".join(str(a.bit) for a in group if isinstance(a, SetLabel))
+        else:
+            yield from map(_action, group)
 
 
 ENDS = {End.SOURCE: "s", End.DESTINATION: "d"}
@@ -71,10 +82,11 @@ FIXED: Mapping[Condition, str] = {
     OtherSource(4): "ip saddr != 127.0.0.1",
     OtherSource(6): "ip6 saddr != ::1",
     LocalDestination(): "fib daddr type local",
+    LinkLocalDestination(): "ip6 daddr fe80::/10",
+    Away(): "oif != lo",
     Detour(4): "ip hdrlength > 5",
     Detour(6): "exthdr rt exists",
     TcpData(): "tcp flags & (fin | syn | rst) == 0",
-    TcpStart(): "tcp flags & (fin | syn | rst) == syn",
     TcpEnd(): "tcp flags & (fin | rst) != 0",
     Redirected(): "ct status dnat",
     # `socket mark` loads only from full sockets; every mark passes the comparison.
@@ -149,8 +161,6 @@ def _action(action: Action) -> str:
         case Log(prefix):
             rate = f"limit rate {LOG_RATE}/second burst {LOG_BURST} packets"
             return f'{rate} log prefix "{prefix}" group {LOG_GROUP} snaplen {SNAPLEN}'
-        case SetLabel(bit):
-            return f"ct label set {bit}"
         case Dispatch(name, level):
             return f"socket cgroupv2 level {level} vmap @{name}"
     return _name_action(action)

@@ -34,16 +34,13 @@ class End(StrEnum):
 
 
 class Hook(StrEnum):
-    """Where a base chain sits: packets of local sockets leaving, packets for local sockets arriving.
-
-    The other two are about look-ups, on their way out too: before connections are tracked, and where the first
-    packet of a connection may get another destination.
-    """
+    """Where a base chain sits: packets of local sockets leaving, packets for local sockets arriving."""
 
     OUTPUT = "output"
     INPUT = "input"
-    BEFORE_TRACKING = "before-tracking"
-    NAT = "nat"
+    BEFORE_TRACKING = "before-tracking"  # leaving, before connections are tracked
+    NAT = "nat"  # leaving, where the first packet of a connection may get another destination
+    LEAVING = "leaving"  # whatever leaves, those that are only passed on as well, when that is done
 
 
 # --- conditions ---
@@ -72,6 +69,11 @@ class Loopback:
     """The packet travels over the loopback interface: both ends are on this host."""
 
     hook: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The packet leaves over another interface than loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,11 @@ class LocalDestination:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkLocalDestination:
+    """The packet's destination is an IPv6 address that means something only together with an interface."""
+
+
+@dataclass(frozen=True, slots=True)
 class FullSocket:
     """The packet has a socket that is not half-open and not in TIME_WAIT."""
 
@@ -137,11 +144,6 @@ class FullSocket:
 @dataclass(frozen=True, slots=True)
 class TcpData:
     """A TCP segment in the midst of a connection: without SYN, FIN and RST."""
-
-
-@dataclass(frozen=True, slots=True)
-class TcpStart:
-    """A TCP segment with SYN, without FIN and RST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ Condition = (
     | Original
     | Tracked
     | Loopback
+    | Away
     | Protocol
     | Echo
     | TcpReset
@@ -223,9 +226,9 @@ Condition = (
     | OtherSource
     | Detour
     | LocalDestination
+    | LinkLocalDestination
     | FullSocket
     | TcpData
-    | TcpStart
     | TcpEnd
     | Redirected
     | AskedAt
@@ -389,6 +392,7 @@ class Ruleset:
     sets: tuple[AddressSet, ...]
     chains: tuple[Chain, ...]
     name_sets: tuple[NameSet, ...] = ()
+    by_name: tuple[str, ...] = ()  # workloads whose look-ups are governed
 
     @property
     def set_names(self) -> tuple[str, ...]:
