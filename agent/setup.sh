@@ -62,6 +62,8 @@ missing_programs() {  # EXTRA: package names, empty when nothing is missing
     command -v systemd-nspawn >/dev/null || list+=(systemd-container)
     PATH=$PATH:/usr/sbin command -v dnsmasq >/dev/null || list+=(dnsmasq-base)
     command -v sysctl >/dev/null || list+=(procps)
+    command -v musl-gcc >/dev/null || list+=(musl-tools gcc)
+    command -v openssl >/dev/null || list+=(openssl)
   fi
   echo "${list[*]}"
 }

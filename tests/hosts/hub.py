@@ -84,8 +84,9 @@ class Hub:
         root = ["-x509", "-days", "30", "-subj", "/CN=Test hub", "-addext", "keyUsage=critical,keyCertSign"]
         _openssl("req", *root, *new, "-keyout", key, "-out", authority)
         _openssl("req", *new, "-keyout", own, "-out", request, "-subj", f"/CN={names[0]}")
-        made: list[str | Path] = ["-in", request, "-CA", authority, "-CAkey", key, "-days", "30", "-extfile", extensions]
-        _openssl("x509", "-req", *made, "-CAcreateserial", "-out", self.directory / "certificate.pem")
+        made: list[str | Path] = ["-in", request, "-CA", authority, "-CAkey", key, "-CAcreateserial"]
+        made += ["-days", "30", "-extfile", extensions]
+        _openssl("x509", "-req", *made, "-out", self.directory / "certificate.pem")
 
 
 def give_addresses(world: World, addresses: Iterable[str]) -> None:
