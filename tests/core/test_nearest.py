@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 
 from penstock.core.connection import Connection, as_sent
-from penstock.core.nearest import NO_GAP, describe, nearest, port_gap
+from penstock.core.nearest import NO_GAP, NearestNames, describe, nearest, port_gap
 from penstock.core.policy import (
     EVERY_PORT,
     AddressPeer,
@@ -189,3 +191,40 @@ def test_a_thousand_peers_are_no_burden() -> None:
 )
 def test_as_sent(typed: str, sent: str) -> None:
     assert as_sent(out(typed)) == out(sent)
+
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def named(id: str, *patterns: str) -> Rule:
+    return Rule(id, OUT, tuple(map(NamePeer, patterns)), tcp(443))
+
+
+NAMES = (
+    named("hub", "*.hf.co", "huggingface.co"),
+    named("deep", "a.b.example.org"),
+    named("cloud", "bucket.s3.amazonaws.com"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hf.co", "hub"),
+        ("cdn.huggingface.co", "hub"),
+        ("c.b.example.org", "deep"),
+        ("example.org", "deep"),
+        ("other.s3.amazonaws.com", None),  # a suffix under which anybody gets a name is no likeness
+        ("other.co", None),
+        ("co", None),
+        ("", None),
+    ],
+)
+def test_the_name_that_shares_most_is_nearest(name: str, expected: str | None) -> None:
+    near = NearestNames(NAMES).of(name, NOW)
+    assert (near.rule.id if near else None) == expected
+
+
+def test_a_rule_that_is_over_is_no_nearest_name() -> None:
+    over = replace(NAMES[1], expires=NOW)
+    assert NearestNames([over]).of("c.b.example.org", NOW) is None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
+from penstock.core import explain_names
+from penstock.core.asked import Asked
 from penstock.core.blocks import Explanation
+from penstock.core.learned import Learned
 from penstock.core.log_prefix import Kind
 from penstock.core.packets import Denied
-from penstock.core.policy import Direction, Policy
+from penstock.core.policy import Policy
+from penstock.core.remedies import to_add
+from penstock.core.text import printable
 from penstock.core.verdict import Connection, Live, Reason, Verdict, judge
 
 FIXED = {
@@ -22,8 +28,17 @@ UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED})
 """Here a rule is not what helps, or nothing to be offered lightly."""
 
 
-def explain(policy: Policy, denied: Denied, now: datetime) -> Explanation:
-    """Explain one log record under the policy that is in force."""
+def explain(
+    policy: Policy,
+    denied: Denied,
+    now: datetime,
+    learned: Learned | None = None,
+    asked: Asked | None = None,
+) -> Explanation:
+    """Explain one log record under the policy that is in force.
+
+    `learned` and `asked` tell of the names that its workload looked up.
+    """
     if denied.kind in FIXED:
         return FIXED[denied.kind]
     connection = Connection(
@@ -33,25 +48,38 @@ def explain(policy: Policy, denied: Denied, now: datetime) -> Explanation:
         remote=denied.remote,
         port=denied.port,
     )
-    verdict = judge(policy, Live(now), connection)
+    # A name that leads to this host opens nothing there, unless its rule says `private`.
+    live = explain_names.live(learned, connection, now) if denied.kind is Kind.RULES else Live(now)
+    verdict = judge(policy, live, connection)
     if verdict.allow:
-        return REPLY if denied.kind is Kind.REPLY else CHANGED
+        return REPLY if denied.kind is Kind.REPLY else _changed(live, connection)
     if denied.kind is Kind.REPLY:
         return Explanation(REPLY.reason, REPLY.text, nearest=verdict.nearest)
-    return Explanation(
+    why = Explanation(
         reason=verdict.reason.value,
         text=verdict.text,
         nearest=verdict.nearest,
         allow=_remedy(policy, denied, verdict),
     )
+    if learned is None or asked is None:
+        return why
+    here = denied.kind is Kind.LOOPBACK
+    by_name = explain_names.explain(policy, connection, verdict, now, learned, asked, here=here)
+    if by_name is None:
+        return why
+    return by_name if by_name.name else replace(by_name, allow=why.allow)
+
+
+def _changed(live: Live, connection: Connection) -> Explanation:
+    for found in live.learned.get(connection.workload, {}).values():
+        for name in found:
+            text = f"denied then; learned for {printable(name)} since, and allowed now"
+            return replace(CHANGED, text=text, name=name)
+    return CHANGED
 
 
 def _remedy(policy: Policy, denied: Denied, verdict: Verdict) -> str | None:
     workload = policy.workloads.get(denied.workload)
     if workload is None or verdict.reason in UNWISE or denied.port is None:
         return None
-    port = str(denied.port) if denied.protocol == "tcp" else f"{denied.port}/{denied.protocol}"
-    remote = f'"{denied.remote}"' if ":" in str(denied.remote) else str(denied.remote)
-    side, peer = ("egress", "to") if denied.direction is Direction.OUT else ("ingress", "from")
-    rule = f"- {{{peer}: {remote}, ports: [{port}]}}"
-    return f"add to {side} in {workload.place.file or workload.name}:  {rule}  then: penstock apply"
+    return to_add(workload, denied.direction, str(denied.remote), denied.protocol, denied.port)

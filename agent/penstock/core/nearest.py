@@ -7,10 +7,12 @@ One pass over all peers, integers only: a rule may have thousands, and this runs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from penstock.core.connection import Connection
+from penstock.core.names import is_shared_suffix
 from penstock.core.policy import (
     EVERY_PORT,
     Address,
@@ -64,6 +66,39 @@ def nearest(policy: Policy, rules: Iterable[Rule], connection: Connection) -> Ne
     differs = f"other {far_end}" if best[0] else f"other {far_end} and port"
     rule, peer = found
     return Near(rule, f"nearest is rule {rule.id} ({describe(rule, peer)}): {differs}")
+
+
+class NearestNames:
+    """The names in rules, made ready for many questions: the policy may have thousands, and so may an attacker."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._by_suffix: dict[str, tuple[Rule, NamePeer]] = {}
+        for rule in rules:
+            for peer in rule.peers:
+                if isinstance(peer, NamePeer):
+                    for suffix in _suffixes(peer.pattern.removeprefix("*.")):
+                        self._by_suffix.setdefault(suffix, (rule, peer))
+
+    def of(self, name: str, now: datetime) -> Near | None:
+        """The rule whose name shares most labels with `name`, which none stands for; None: none is like it."""
+        for suffix in _suffixes(name):
+            rule, peer = self._by_suffix.get(suffix, (None, None))
+            if rule is not None and peer is not None and not is_over(rule, now):
+                differs = "not the name above" if peer.pattern == f"*.{name}" else "other name"
+                return Near(rule, f"nearest is rule {rule.id} ({describe(rule, peer)}): {differs}")
+        return None
+
+
+def _suffixes(name: str) -> Iterator[str]:
+    """It, and the names above it, as far as all below belongs to the same people."""
+    while name and not is_shared_suffix(name):
+        yield name
+        _, _, name = name.partition(".")
+
+
+def is_over(rule: Rule, now: datetime) -> bool:
+    """Whether the rule has expired."""
+    return rule.expires is not None and rule.expires <= now
 
 
 def port_gap(ports: Ports, connection: Connection) -> int:

@@ -1,0 +1,24 @@
+"""What would let something through, as a line to put into a rule file."""
+
+from __future__ import annotations
+
+from penstock.core import names
+from penstock.core.policy import Direction, Workload
+
+
+def to_add(workload: Workload, direction: Direction, peer: str, protocol: str, port: int) -> str:
+    """The rule that opens `port` at `peer` (text of an address or a name), and what to do with it."""
+    side, key = ("egress", "to") if direction is Direction.OUT else ("ingress", "from")
+    ports = str(port) if protocol == "tcp" else f"{port}/{protocol}"
+    far = f'"{peer}"' if ":" in peer else peer
+    rule = f"- {{{key}: {far}, ports: [{ports}]}}"
+    return f"add to {side} in {workload.place.file or workload.name}:  {rule}  then: penstock apply"
+
+
+def to_name(workload: Workload, name: str, protocol: str = "tcp", port: int = 443) -> str | None:
+    """The same for a name that was asked; None when no rule can have it."""
+    try:
+        good = names.normalise(name) == name
+    except names.BadName:
+        good = False
+    return to_add(workload, Direction.OUT, name, protocol, port) if good else None
