@@ -26,12 +26,12 @@ FILES = {
 version: 1
 workload: litellm
 mode: enforce
-match: {container: litellm}
 egress:
   - {to: 10.30.1.5, ports: [5432], name: db}
   - {to: registry.example.org}
 ingress:
   - {from: clients, ports: [8000]}
+match: {container: litellm}
 """,
     "rules.d/ollama.yaml": b"version: 1\nworkload: ollama\nmode: observe\negress: []\ningress: []\n",
 }
