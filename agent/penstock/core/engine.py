@@ -48,7 +48,7 @@ class Engine:
         self.books = Books(seed, saved)
         self._keeper = Keeper(self.view)
         self._prover = Prover(self.view)
-        self._naming = Naming(self.view)
+        self._naming = Naming(self.view, ~seed & 0xFFFFFFFF)
         self._operations = Operations(self.view, self._keeper, self._prover, self._naming)
         self._commands = Commands()
         self._waiting: deque[events.Command] = deque()  # that change the policy, in the order in which they came
@@ -357,7 +357,7 @@ class Engine:
             blocks += self.books.packet(
                 denied,
                 now,
-                partial(explain, policy, now=event.now),
+                partial(explain, policy, now=event.now, learned=self._naming.learned, asked=self._naming.asked),
                 policy.hash or None,
                 _only_process(event.processes.get(denied.workload, ()), denied.uid),
             )
@@ -371,7 +371,7 @@ class Engine:
 
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()
-        told = [*self._record(self.books.close(event.now.timestamp())), *self._naming.save()]
+        told = [*self._record(self.books.close(event.now.timestamp())), *self._naming.stopping(event.now)]
         return [*told, effects.Notify("STOPPING=1")]
 
     @staticmethod

@@ -35,7 +35,8 @@ def all_of(view: View, in_force: InForce | None, now: datetime) -> Iterator[Json
     """All findings."""
     kernel = _of_kernel(view, now) if in_force else ()
     enrolment = _of_enrolment(view, in_force) if in_force else ()
-    others = (_of_processes(view), enrolment, _of_policy(view, in_force), _of_files(view), _of_log(view))
+    names = _of_names(view, in_force) if in_force else ()
+    others = (_of_processes(view), enrolment, names, _of_policy(view, in_force), _of_files(view), _of_log(view))
     return chain(kernel, *others)
 
 
@@ -110,6 +111,24 @@ def _in_place(name: str, group: Group) -> Json:
         "pending": f"penstock apply gives it its slice; then: {restart_command(unit)}",
     }
     return finding("in-place", "warning", text, remedies.get(group.dropin, f"penstock protect {unit}"), name)
+
+
+def _of_names(view: View, in_force: InForce) -> Iterator[Json]:
+    """What keeps look-ups from being answered.  Nothing opens because of it."""
+    by_name, state = in_force.ruleset.by_name, view.resolver
+    if not by_name:
+        return
+    deaf = [name for name in by_name if name not in state.ports]
+    if state.error or not state.up or deaf:
+        who = f" of {', '.join(deaf)}" if deaf and state.up else ""
+        text = f"look-ups{who} are not answered: {printable(state.error) or 'the resolver does not run'}"
+        yield finding("resolver-down", "error", text, BY_ITSELF)
+    if not in_force.upstreams:
+        text = "look-ups are not answered: this host has no name server"
+        yield finding("no-upstream", "error", text, "name one in /etc/resolv.conf, or in `dns: upstream:`")
+    for (code, workload), trouble in state.troubles.items():
+        text = f"{printable(code, 32)}: {printable(trouble)}"
+        yield finding("lookups", "warning", text, BY_ITSELF, workload if workload in by_name else None)
 
 
 def _of_policy(view: View, in_force: InForce | None) -> Iterator[Json]:

@@ -13,9 +13,11 @@ from datetime import datetime
 
 from penstock.core import effects, events, name_elements, resolver_wire
 from penstock.core.asked import Asked
+from penstock.core.blocks import Block
 from penstock.core.compile import Resolver
 from penstock.core.effects import Effect
 from penstock.core.learned import Learned
+from penstock.core.lookups import Lookup, Lookups
 from penstock.core.name_elements import Names, Opened, Retract
 from penstock.core.name_rules import resolves
 from penstock.core.policy import Mode, Policy
@@ -23,6 +25,9 @@ from penstock.core.view import InForce, Operation, View
 
 SAVE_EVERY = 30
 """Ticks between two savings of what is remembered of addresses that have run out."""
+
+MAX_TROUBLES = 64
+"""That are told at once."""
 
 FULL = "names-full"
 """The trouble of a workload that has looked up more than is remembered."""
@@ -33,9 +38,10 @@ Changes = tuple[tuple[Retract, ...], tuple[Opened, ...]]
 class Naming:
     """`names` are the rules by name of what is in force."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, seed: int) -> None:
         self.learned = Learned()
         self.asked = Asked()
+        self._lookups = Lookups(seed)
         self.names = Names()
         self._view = view
         self._told: resolver_wire.Configure | None = None  # to the resolver
@@ -97,6 +103,7 @@ class Naming:
                 self.learned.forget(workload, lambda name, w=workload: bool(self.names.of(w, name)))  # type: ignore[misc]
             else:
                 self.learned.drop(workload)
+        self.asked.keep(self.names.rules)
         return self.configure(in_force)
 
     def configure(self, in_force: InForce | None) -> list[Effect]:
@@ -135,20 +142,52 @@ class Naming:
     def take(
         self, event: events.FromResolver, in_force: InForce | None, operation: Operation | None
     ) -> list[Effect]:
-        """Learn, and let the resolver answer; or refuse to."""
+        """Learn, and let the resolver answer; or refuse to.  Write down what it refused."""
         opened: list[Opened] = []
         good: list[int] = []
         bad: list[int] = []
+        told: list[int] = []
+        blocks: list[Block] = []
+        policy = in_force.policy if in_force else Policy()
         coming = self._coming(operation, in_force, event.now)
         for message in event.messages:
-            if isinstance(message, resolver_wire.Learn):
-                found = self._learn(message, in_force, coming, event.now)
-                (bad if found is None else good).append(message.id)
-                opened += found or ()
-        done: list[Effect] = [effects.Settle(tuple(bad), False)] if bad else []
+            match message:
+                case resolver_wire.Learn():
+                    found = self._learn(message, in_force, coming, event.now)
+                    (bad if found is None else good).append(message.id)
+                    opened += found or ()
+                case resolver_wire.Refused():
+                    told.append(message.id)
+                    blocks += self._refused(message, policy, event)
+                case resolver_wire.Observed():
+                    blocks += self._observed(message, policy, event.now)
+                case resolver_wire.Trouble():
+                    self._trouble(message)
+        done: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
+        done += [effects.Settle((*told, *bad), False)] if told or bad else []
         if good:
             done += [effects.Learn(tuple(good), tuple(opened)), effects.Settle(tuple(good), True)]
         return done
+
+    def _refused(self, message: resolver_wire.Refused, policy: Policy, event: events.FromResolver) -> list[Block]:
+        if message.workload not in policy.workloads:
+            return []
+        self.asked.refused(message.workload, message.name, message.reason, event.now.timestamp())
+        return self._lookups.add(Lookup.of(message), policy, event.now, event.askers.get(message.id))
+
+    def _observed(self, message: resolver_wire.Observed, policy: Policy, now: datetime) -> list[Block]:
+        if message.workload not in policy.workloads:
+            return []
+        found = [address.packed for address in message.addresses]
+        self.asked.observed(message.workload, message.name, found, now.timestamp())
+        return self._lookups.add(Lookup.of(message), policy, now)
+
+    def _trouble(self, message: resolver_wire.Trouble) -> None:
+        troubles = self._view.resolver.troubles
+        if message.code.startswith("ok:"):
+            troubles.pop((message.code.removeprefix("ok:"), message.workload), None)
+        elif len(troubles) < MAX_TROUBLES:
+            troubles[message.code, message.workload] = message.text
 
     def _coming(self, operation: Operation | None, in_force: InForce | None, now: datetime) -> Names | None:
         """The rules by name of the policy that is being brought into force, if it is another one."""
@@ -208,7 +247,14 @@ class Naming:
         """Forget what is over; save what the next daemon cannot read from the kernel."""
         self.learned.expire(now.timestamp())
         self._ticks += 1
-        return self.save() if self._ticks % SAVE_EVERY == 0 else []
+        blocks = self._lookups.flush(now.timestamp())
+        told: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
+        return [*told, *(self.save() if self._ticks % SAVE_EVERY == 0 else [])]
+
+    def stopping(self, now: datetime) -> list[Effect]:
+        """Give out what is left."""
+        blocks = self._lookups.close(now.timestamp())
+        return [*([effects.Record(tuple(blocks))] if blocks else []), *self.save()]
 
     def save(self) -> list[Effect]:
         """Save it, if it is not what was saved last."""

@@ -150,6 +150,8 @@ class Operations:
         if before is not None and event.elapsed:
             apart = (event.now - before).total_seconds() - (event.elapsed - event.slept)
             self._jumped |= abs(apart) > JUMP
+            if abs(apart) > JUMP:
+                self._naming.learned.jump(apart)
         if not self._jumped or self.in_force is None or self.current is not None:
             return []
         self._jumped = False

@@ -57,10 +57,18 @@ def build(
         },
         "kernel": {"backend": "nft", "agrees": view.agrees, "checked": time_text(view.checked)},
         "workloads": [_workload(workload, view, in_force, books, now, loose) for workload in workloads],
-        "implicit": list(IMPLICIT),
+        "implicit": [*IMPLICIT, *_resolver(in_force)],
         "grants": [],
         "findings": list(findings.all_of(view, in_force, now)),
     }
+
+
+def _resolver(in_force: InForce | None) -> list[str]:
+    """What the resolver is allowed."""
+    if in_force is None or not in_force.ruleset.by_name:
+        return []
+    servers = ", ".join(f"{server.address}:{server.port}" for server in in_force.upstreams or ()) or "no server"
+    return [f"look-ups of workloads with rules by name, to penstock's own resolver, and of that to {servers}"]
 
 
 def _pending(in_force: InForce | None, config: Files | None) -> int | None:
