@@ -283,7 +283,7 @@ def reason_codes() -> set[str]:
 
 
 TELLERS = {
-    **dict.fromkeys(("error", "warn", "_say", "_error", "_stop"), 1),
+    **dict.fromkeys(("error", "warn", "say", "_error", "_stop"), 1),
     **dict.fromkeys(("tell", "Problem", "BadPeer", "_Stop"), 2),
 }
 """Functions that take a code, and as which argument."""

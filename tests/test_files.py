@@ -54,6 +54,9 @@ def test_presets_of_the_host_win(tmp_path: Path) -> None:
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets/huggingface.yaml").write_text("mine")
     assert read_presets(tmp_path) == {**shipped, "huggingface.yaml": b"mine"}
+    assert find_file(tmp_path, "presets/huggingface.yaml") == tmp_path / "presets/huggingface.yaml"
+    assert find_file(tmp_path, "presets/ray.yaml").read_bytes() == shipped["ray.yaml"]
+    assert find_file(tmp_path, "presets/none.yaml") == tmp_path / "presets/none.yaml"
 
 
 # --- layers: the vendor's drop-ins below those of the host ---

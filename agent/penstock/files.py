@@ -72,7 +72,13 @@ def read_config(
 
 
 def find_file(directory: Path, name: str, vendor: Path | None = None) -> Path:
-    """The file that `read_config` reads for the relative `name`; the one in `directory` when there is none."""
+    """The file that `read_config` reads for the relative `name`; the one in `directory` when there is none.
+
+    `presets/FILE` is the one that `read_presets` reads.
+    """
+    if name.startswith("presets/") and not os.path.lexists(directory / name):
+        shipped = [place / name.removeprefix("presets/") for place in reversed(_PRESETS)]
+        return next((path for path in shipped if path.exists()), directory / name)
     path, vendor = directory / name, vendor or _vendor_of(directory)
     if vendor is None or name.partition("/")[0] not in DROP_INS or os.path.lexists(path):
         return path

@@ -78,3 +78,8 @@ def test_shared_suffixes() -> None:
     assert is_shared_suffix("com")
     assert is_shared_suffix("r2.cloudflarestorage.com")
     assert not is_shared_suffix("hf.co")
+    for name in ("s3.eu-west-1", "s3-eu-west-1", "s3.dualstack.us-gov-west-1", "eu-west-1.elb", "cn-north-1"):
+        assert is_shared_suffix(f"{name}.amazonaws.com"), name
+    assert is_shared_suffix("westeurope.cloudapp.azure.com")
+    assert not is_shared_suffix("github-cloud.s3.amazonaws.com")
+    assert not is_shared_suffix("docs.aws.amazon.com")

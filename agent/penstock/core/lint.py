@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from ipaddress import ip_address
 
-from penstock.core import names
+from penstock.core import lint_names
+from penstock.core.advice import each_rule, has_port, say
 from penstock.core.coverage import LOOPBACK, Cover, is_everything, networks_of_plane
 from penstock.core.language.reading import shown
 from penstock.core.language.rule_ids import peer_text
@@ -21,7 +21,6 @@ from penstock.core.policy import (
     Direction,
     HostPeer,
     MetadataPeer,
-    NamePeer,
     NetworkPeer,
     Peer,
     Plane,
@@ -33,27 +32,15 @@ from penstock.core.policy import (
     Workload,
     WorkloadPeer,
 )
-from penstock.core.problems import Problem, Severity, in_order
-
-_DOH_ADDRESSES = frozenset(
-    ip_address(text)
-    for text in (
-        "1.1.1.1", "1.0.0.1", "1.1.1.2", "1.1.1.3", "8.8.8.8", "8.8.4.4", "9.9.9.9", "9.9.9.10",
-        "149.112.112.112",
-        "208.67.222.222", "208.67.220.220", "94.140.14.14", "94.140.15.15", "2606:4700:4700::1111",
-        "2606:4700:4700::1001", "2001:4860:4860::8888", "2001:4860:4860::8844", "2620:fe::fe", "2620:fe::9",
-    )
-)  # fmt: skip
-_DOH_NAMES = (
-    "dns.google", "dns.google.com", "cloudflare-dns.com", "one.one.one.one", "dns.quad9.net",
-    "doh.opendns.com", "mozilla.cloudflare-dns.com", "chrome.cloudflare-dns.com", "dns.adguard-dns.com",
-    "dns.nextdns.io", "doh.cleanbrowsing.org",
-)  # fmt: skip
+from penstock.core.problems import Problem, in_order
 
 _ADMIN_PORTS = {
     8265: "Ray's dashboard runs any command",
     10001: "Ray's client port runs any code",
     6379: "Ray's control store and Redis take any command",
+    52365: "Ray's agent on each node runs any command",
+    44217: "Ray's metrics tell what runs in the cluster",
+    44227: "Ray's metrics tell what runs in the cluster",
     8888: "Jupyter runs any code",
     2375: "the Docker API is root on this host",
     2376: "the Docker API is root on this host",
@@ -77,24 +64,10 @@ def lint(policy: Policy, now: datetime | None = None) -> list[Problem]:
     return list(in_order(problems))
 
 
-def _say(rule: Rule, code: str, message: str, hint: str, severity: Severity = "warning") -> Problem:
-    return Problem(rule.place, severity, code, message, hint)
-
-
-def _rules(policy: Policy) -> Iterator[tuple[Workload, Rule]]:
-    for workload in policy.workloads.values():
-        for rule in workload.rules:
-            yield workload, rule
-
-
-def _has(ports: Ports, port: int, protocol: str = "tcp") -> bool:
-    return any(r.protocol == protocol and r.first <= port <= r.last for r in ports.ranges)
-
-
 def _ended(policy: Policy, now: datetime) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
+    for _, rule in each_rule(policy):
         if rule.expires is not None and rule.expires <= now:
-            yield _say(
+            yield say(
                 rule,
                 "expired",
                 "the rule has expired and opens nothing",
@@ -103,11 +76,11 @@ def _ended(policy: Policy, now: datetime) -> Iterator[Problem]:
 
 
 def _emptied(policy: Policy) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
+    for _, rule in each_rule(policy):
         if rule.excepted and rule.peers:
             gone = Cover(policy, rule.excepted)
             if all(gone.holds(peer) for peer in rule.peers):
-                yield _say(
+                yield say(
                     rule,
                     "empty-rule",
                     "`except` takes out everything, so the rule opens nothing",
@@ -134,7 +107,7 @@ def _shadowed_in(policy: Policy, rules: tuple[Rule, ...]) -> Iterator[Problem]:
                 cover = covers.setdefault(other.id, Cover(policy, other.peers))
                 if all(cover.holds(peer) for peer in rule.peers):
                     text = f"the rule takes no effect: the one in line {other.place.line} opens all of it"
-                    yield _say(rule, "no-effect", text, "remove one of them")
+                    yield say(rule, "no-effect", text, "remove one of them")
                     break
         by_ports.setdefault(rule.ports, []).append(rule)
 
@@ -153,14 +126,14 @@ def _inside(narrow: PortRange, wide: PortRange) -> bool:
 
 
 def _echo_inward(policy: Policy) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
+    for _, rule in each_rule(policy):
         if rule.direction is Direction.IN and rule.ports.icmp:
             text = "`icmp` has no effect in an ingress rule: the kernel answers echo requests, not the workload"
-            yield _say(rule, "no-effect", text, "leave it out")
+            yield say(rule, "no-effect", text, "leave it out")
 
 
 def _wide_open(policy: Policy) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
+    for _, rule in each_rule(policy):
         wide = next((peer for peer in rule.peers if is_everything(peer)), None)
         if wide is None:
             continue
@@ -171,52 +144,29 @@ def _wide_open(policy: Policy) -> Iterator[Problem]:
         else:
             text = f"`{what}` lets everybody in, from every network this host is in"
             hint = "name the networks of the clients"
-        yield _say(rule, "wide-open", text, hint)
+        yield say(rule, "wide-open", text, hint)
     for network in policy.networks.values():
         if any(cidr.prefixlen == 0 for cidr in network.cidrs):
             text = f"network `{network.name}` is every address"
             yield Problem(network.place, "warning", "wide-open", text, "name its prefixes")
 
 
-def _doh(policy: Policy) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
-        if rule.direction is Direction.IN or not (_has(rule.ports, 443) or _has(rule.ports, 853)):
-            continue
-        for peer in rule.peers:
-            by_address = isinstance(peer, AddressPeer) and peer.address in _DOH_ADDRESSES
-            by_name = isinstance(peer, NamePeer) and any(names.matches(peer.pattern, name) for name in _DOH_NAMES)
-            if by_address or by_name:
-                what = shown(peer_text(peer))
-                text = f"`{what}` is a public resolver: encrypted DNS carries any data out unseen"
-                yield _say(rule, "public-resolver", text, "use the host's own resolver, and leave this out")
-
-
-def _shared_suffix(policy: Policy) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
-        for peer in rule.peers:
-            if isinstance(peer, NamePeer) and peer.pattern.startswith("*."):
-                base = peer.pattern[2:]
-                if names.is_shared_suffix(base):
-                    text = f"anybody can get a name under `{shown(base)}`"
-                    yield _say(rule, "shared-suffix", text, "write the whole name of the service")
-
-
 def _metadata(policy: Policy) -> Iterator[Problem]:
-    for _, rule in _rules(policy):
+    for _, rule in each_rule(policy):
         opened = [
             p for p in rule.peers
             if isinstance(p, MetadataPeer) or (isinstance(p, AddressPeer) and p.address in METADATA)
         ]  # fmt: skip
         if opened:
             text = f"`{peer_text(opened[0])}` hands out the credentials of this machine"
-            yield _say(rule, "metadata", text, "give the workload credentials of its own, if you can")
+            yield say(rule, "metadata", text, "give the workload credentials of its own, if you can")
 
 
 def _admin_port(policy: Policy) -> Iterator[Problem]:
     trusted = Cover(policy, (*networks_of_plane(policy, Plane.ADMIN), *LOOPBACK))
     for workload in policy.workloads.values():
         for rule in workload.ingress:
-            found = next((port for port in _ADMIN_PORTS if _has(rule.ports, port)), None)
+            found = next((port for port in _ADMIN_PORTS if has_port(rule.ports, port)), None)
             why = _ADMIN_PORTS.get(found or 0, "it is one of the host's `admin_ports`")
             if found is None:
                 found = _first_shared(rule.ports, policy.admin_ports)
@@ -227,7 +177,7 @@ def _admin_port(policy: Policy) -> Iterator[Problem]:
                 who = shown(peer_text(stranger))
                 text = f"admin port {found} is opened to `{who}`, which is no admin network: {why}"
                 hint = "open it to a network with `plane: admin`, or take the port out of the rule"
-                yield _say(rule, "admin-port", text, hint, "error")
+                yield say(rule, "admin-port", text, hint, "error")
 
 
 def _first_shared(ports: Ports, others: Ports) -> int | None:
@@ -252,13 +202,13 @@ def _two_planes(policy: Policy) -> Iterator[Problem]:
         told = _known_server(workload)
         for rule in workload.ingress:
             planes = {plane for peer in rule.peers for plane in _planes(policy, peer)}
-            if told and Plane.INFERENCE in planes and _has(rule.ports, told[0]):
+            if told and Plane.INFERENCE in planes and has_port(rule.ports, told[0]):
                 text = f"port {told[0]} carries both planes: its clients also reach {told[1]}"
                 hint = "let them in through a gateway that knows paths, with `from: workload:GATEWAY`"
-                yield _say(rule, "two-planes", text, hint)
+                yield say(rule, "two-planes", text, hint)
             elif planes == set(Plane):
                 text = "one port for clients and for administrators"
-                yield _say(rule, "two-planes", text, "write a rule for each, if the service has a port for each")
+                yield say(rule, "two-planes", text, "write a rule for each, if the service has a port for each")
 
 
 def _known_server(workload: Workload) -> tuple[int, str] | None:
@@ -276,21 +226,21 @@ def _planes(policy: Policy, peer: Peer) -> tuple[Plane, ...]:
 
 
 def _one_sided(policy: Policy) -> Iterator[Problem]:
-    for workload, rule in _rules(policy):
+    for workload, rule in each_rule(policy):
         for peer in rule.peers:
             if not isinstance(peer, WorkloadPeer):
                 continue
             other = policy.workloads[peer.name]
             if other is workload:
-                yield _say(rule, "self", "a workload may always talk to itself", "leave it out")
+                yield say(rule, "self", "a workload may always talk to itself", "leave it out")
             elif rule.direction is Direction.OUT:
                 if not _names(other.ingress, WorkloadPeer(workload.name), AnyPeer()):
                     text = f"`{other.name}` does not let `{workload.name}` in"
                     hint = f"write `from: workload:{workload.name}` in its ingress too"
-                    yield _say(rule, "one-sided", text, hint)
+                    yield say(rule, "one-sided", text, hint)
             elif not _names(other.egress, WorkloadPeer(workload.name), AnyPeer()) and not _reaches_host(other):
                 text = f"`{other.name}` may not connect to `{workload.name}`"
-                yield _say(rule, "one-sided", text, f"write `to: workload:{workload.name}` in its egress too")
+                yield say(rule, "one-sided", text, f"write `to: workload:{workload.name}` in its egress too")
 
 
 def _names(rules: tuple[Rule, ...], *peers: Peer) -> bool:
@@ -316,7 +266,7 @@ def _proxy(policy: Policy) -> Iterator[Problem]:
             if found is not None:
                 kind = _PROXY_PORTS[found]
                 text = f"port {found} is that of a {kind} proxy: what it reaches, the workload reaches"
-                yield _say(rule, "proxy", text, "restrict the proxy for this host, or name the destinations here")
+                yield say(rule, "proxy", text, "restrict the proxy for this host, or name the destinations here")
 
 
 CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
@@ -324,8 +274,10 @@ CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
     _shadowed,
     _echo_inward,
     _wide_open,
-    _doh,
-    _shared_suffix,
+    lint_names.public_resolver,
+    lint_names.other_resolvers,
+    lint_names.shared_suffix,
+    lint_names.known_name,
     _metadata,
     _admin_port,
     _two_planes,

@@ -34,6 +34,12 @@ _SHARED_SUFFIXES = frozenset(
     """.split()  # noqa: SIM905 (a table is easier to read and to sort)
 )
 
+# The same of one region: `s3.eu-west-1.amazonaws.com`, `eu-west-1.elb.amazonaws.com`.
+_OF_A_REGION = re.compile(
+    r"(?:[a-z0-9-]+\.){0,2}(?:[a-z0-9]+-)?[a-z]{2}(?:-[a-z]+){1,2}-[0-9](?:\.[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?"
+    r"|[a-z0-9]+\.cloudapp\.azure\.com"
+)
+
 
 class BadName(ValueError):
     """Not a domain name: what is wrong, and what to write instead."""
@@ -85,7 +91,7 @@ def matches(pattern: str, name: str) -> bool:
 
 def is_shared_suffix(name: str) -> bool:
     """Whether strangers can get names under this one: a registry's or a cloud's suffix."""
-    return "." not in name or name in _SHARED_SUFFIXES
+    return "." not in name or name in _SHARED_SUFFIXES or bool(_OF_A_REGION.fullmatch(name))
 
 
 def _check_label(label: str) -> None:
