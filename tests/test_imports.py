@@ -1,4 +1,4 @@
-"""Who may import whom: errors <- core <- files, kernel <- daemon, enrol; cli -> core, files, enrol; demo -> all.
+"""Who may import whom: errors <- core <- files, kernel <- daemon, enrol; core <- resolver; cli -> core, files, enrol; demo -> all.
 
 Each edge that is forbidden has its reason here; each exception too.
 """
@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "agent"
 
-LAYERS = ("errors", "core", "files", "kernel", "enrol", "daemon", "cli", "demo")
+LAYERS = ("errors", "core", "files", "kernel", "resolver", "enrol", "daemon", "cli", "demo")
 
 FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.errors", "penstock"): "everything imports errors: it must import nothing of ours",
@@ -66,6 +66,15 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.enrol", "asyncio"): "a command asks one question and ends",
     ("penstock.enrol", "click"): "enrolment does and returns; the command line talks",
     ("penstock.enrol", "subprocess"): "programs are run through one door, enrol.systemctl",
+    **{
+        ("penstock.resolver", f"penstock.{layer}"): "it reads hostile packets: the less is in it, the better"
+        for layer in ("files", "kernel", "enrol", "daemon", "cli", "demo")
+    },
+    ("penstock.resolver", "subprocess"): "it may not even fork",
+    **{
+        (f"penstock.{layer}", "penstock.resolver"): "it is a program of its own, reached over its link"
+        for layer in ("core", "files", "kernel", "enrol", "daemon", "cli")
+    },
     ("penstock.cli", "subprocess"): "programs are run through one door, enrol.systemctl",
     ("penstock.cli", "penstock.kernel"): "the command line asks the daemon over its socket",
     ("penstock.cli", "penstock.daemon"): "the command line asks the daemon over its socket",

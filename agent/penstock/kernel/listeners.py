@@ -7,31 +7,43 @@ address is 127.0.0.1 and ::1, not the wildcard: the answer of a wildcard socket 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from penstock.errors import PenstockError
+from penstock.kernel import child
 
 ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 EACH = len(ADDRESSES) * len(KINDS)
 BACKLOG = 64
 BUFFER = 1 << 20
+"""Bytes that wait at a UDP socket: a burst of some thousand look-ups."""
+SO_RCVBUFFORCE = 33  # beyond what the host gives to everybody: we have CAP_NET_ADMIN
 TRIES = 32
-_ANSWER = struct.Struct("=H")
+"""The kernel chooses a port that is free for one of the four; somebody may have it for another."""
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+_ANSWER = struct.Struct("=Hi")  # the port, or 0 and an error
+Address = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Four sockets at one port: UDP and TCP of 127.0.0.1, then of ::1."""
+    """Sockets at one port: UDP and TCP of 127.0.0.1, then of ::1 unless the host has no IPv6 loopback."""
 
     port: int
     descriptors: tuple[int, ...]
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether there is anything at ::1."""
+        return len(self.descriptors) == EACH
 
     def close(self) -> None:
         for descriptor in self.descriptors:
@@ -41,60 +53,83 @@ class Listeners:
 def open_listeners(directory: Path, preferred: Mapping[str, int]) -> dict[str, Listeners]:
     """Open them for each name, at its preferred port if that is free (0: no matter which).
 
-    `directory` is the cgroup.  PenstockError when it cannot be entered, or there is no loopback interface.
+    `directory` is the cgroup.  PenstockError when it cannot be entered, or there is nowhere to listen; then
+    nothing is open.
     """
-    procs = os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        procs = os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as e:
+        raise PenstockError(f"cannot be entered: {e.strerror}", where=str(directory)) from e
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        _be_child(procs, theirs, list(preferred.values()))
+    ports = list(preferred.values())
+    pid = child.fork(lambda: _open_there(procs, theirs, ports))
     os.close(procs)
     theirs.close()
     found: dict[str, Listeners] = {}
     try:
         with ours:
             for name in preferred:
-                data, descriptors, _, _ = socket.recv_fds(ours, _ANSWER.size, EACH)
-                if len(data) != _ANSWER.size or len(descriptors) != EACH:
-                    raise PenstockError("cannot listen for look-ups", hint="bring up loopback: ip link set lo up")
-                found[name] = Listeners(_ANSWER.unpack(data)[0], tuple(descriptors))
-                for descriptor in descriptors:
-                    os.set_inheritable(descriptor, False)
+                found[name] = _received(ours)
     except BaseException:
         for listeners in found.values():
             listeners.close()
         raise
     finally:
-        os.waitpid(child, 0)
+        os.waitpid(pid, 0)
     return found
 
 
-def _be_child(procs: int, told: socket.socket, ports: list[int]) -> NoReturn:
-    """Only system calls between fork and exit."""
+def _received(ours: socket.socket) -> Listeners:
+    data, descriptors, _, _ = socket.recv_fds(ours, _ANSWER.size, EACH, socket.MSG_CMSG_CLOEXEC)
+    port, error = _ANSWER.unpack(data) if data else (0, errno.EPIPE)
+    if port and len(descriptors) in (EACH // 2, EACH):
+        return Listeners(port, tuple(descriptors))
+    for descriptor in descriptors:
+        os.close(descriptor)
+    hint = "bring up loopback: ip link set lo up" if error == errno.EADDRNOTAVAIL else ""
+    raise PenstockError(f"cannot listen for look-ups: {os.strerror(error or errno.EMFILE)}", hint=hint)
+
+
+def _open_there(procs: int, told: socket.socket, ports: Sequence[int]) -> None:
+    """The child: enter, and send each set of sockets, until one cannot be had."""
     try:
         os.write(procs, b"0")
+        addresses = [ADDRESSES[0], *filter(_is_there, ADDRESSES[1:])]
         for port in ports:
-            sockets = _four(port)
-            socket.send_fds(told, [_ANSWER.pack(sockets[0].getsockname()[1])], [s.fileno() for s in sockets])
-            for opened in sockets:
-                opened.close()
-    finally:
-        os._exit(0)
+            sockets = _at_any(port, addresses)
+            answer = _ANSWER.pack(sockets[0].getsockname()[1], 0)
+            socket.send_fds(told, [answer], [one.fileno() for one in sockets])
+            for one in sockets:
+                one.close()
+    except OSError as e:
+        told.send(_ANSWER.pack(0, e.errno or errno.EIO))
 
 
-def _four(port: int) -> list[socket.socket]:
+def _is_there(address: Address) -> bool:
+    """IPv6 may be switched off for the host, or for its loopback interface."""
+    family, host = address
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.bind((host, 0))
+    except OSError as e:
+        if e.errno in NO_IPV6:
+            return False
+        raise
+    return True
+
+
+def _at_any(port: int, addresses: Iterable[Address]) -> list[socket.socket]:
+    """At `port`, or else at one that is free."""
     for attempt in range(TRIES):
-        try:
-            return _at(port if attempt == 0 else 0)
-        except OSError:
-            continue
-    return _at(0)
+        with contextlib.suppress(OSError):
+            return _at(port if attempt == 0 else 0, addresses)
+    return _at(0, addresses)
 
 
-def _at(port: int) -> list[socket.socket]:
+def _at(port: int, addresses: Iterable[Address]) -> list[socket.socket]:
     opened: list[socket.socket] = []
     try:
-        for family, address in ADDRESSES:
+        for family, host in addresses:
             for kind in KINDS:
                 one = socket.socket(family, kind)
                 opened.append(one)
@@ -105,8 +140,8 @@ def _at(port: int) -> list[socket.socket]:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 else:
                     with contextlib.suppress(OSError):
-                        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-                one.bind((address, port))
+                        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+                one.bind((host, port))
                 port = port or one.getsockname()[1]
                 if kind == socket.SOCK_STREAM:
                     one.listen(BACKLOG)
