@@ -109,3 +109,15 @@ def test_the_mode_is_not_in_the_sets() -> None:
 
 def test_about_nothing() -> None:
     assert reply(policy(), NOW, "w", incoming("plane:admin", ["80"])) is None
+
+
+def test_a_name_that_leads_to_the_address_now_counts_and_is_in_no_set_of_addresses() -> None:
+    text = 'version: 1\nworkload: w\nmode: enforce\negress: [{to: "*.hf.co"}]\ningress: []\n'
+    named = parse({"rules.d/w.yaml": text.encode()}).policy
+    assert named
+    far = ip_address("198.51.100.11")
+    for learned, allow in (({far: ["cdn.hf.co"]}, True), ({far: ["other.example"]}, False), ({}, False)):
+        answer = reply(named, NOW, "w", outgoing([f"{far}:443"]), learned)
+        assert answer
+        assert answer.allow is allow
+        assert [held for _, held in answer.in_sets] == [False]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fake_host import START, TWO, Host
 
+from penstock.core.asked import Asked
 from penstock.core.commands import Commands
 from penstock.core.effects import Answer, CountHits, Refuse
 from penstock.core.events import Command, Hits
+from penstock.core.learned import Learned
 from penstock.core.view import View
 from penstock.core.wire import Message
 
 
-def ask(name: str, **arguments: object) -> Command:
-    return Command(START, 7, Message(name, arguments))
+def ask(command: str, **arguments: object) -> Command:
+    return Command(START, 7, Message(command, arguments))
 
 
 def test_without_a_policy() -> None:
@@ -35,3 +39,28 @@ def test_hits_that_nobody_asked_for_or_was_forgotten_are_nobodys() -> None:
     commands.forget(7)
     [refused] = commands.hits(Hits(START, 7, {}), in_force)
     assert isinstance(refused, Refuse)
+
+
+def test_what_names_lead_to_is_answered_at_once() -> None:
+    in_force = Host(TWO).start().engine.in_force
+    learned, asked = Learned(), Asked()
+    learned.learn("a", "x.example", [(b"\xc0\x00\x02\x01", 60)], START.timestamp())
+    asked.refused("a", "y.example", "name", START.timestamp())
+    commands = Commands(learned, asked)
+
+    def about(name: str) -> Any:
+        [answer] = commands.take(ask("names", workload="a", name=name), View(START), in_force)
+        assert isinstance(answer, Answer)
+        return answer.result
+
+    assert [found["address"] for found in about("x.example")["addresses"]] == ["192.0.2.1"]
+    assert [found["name"] for found in about("192.0.2.1")["names"]] == ["x.example"]
+    assert about("y.example")["asked"]["reason"] == "name"
+
+
+def test_a_question_about_names_that_makes_no_sense_is_refused() -> None:
+    in_force = Host(TWO).start().engine.in_force
+    senseless = (("a", "no name", in_force), ("c", "x.example", in_force), ("a", "x.example", None))
+    for workload, name, policy in senseless:
+        [refused] = Commands().take(ask("names", workload=workload, name=name), View(START), policy)
+        assert isinstance(refused, Refuse)

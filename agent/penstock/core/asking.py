@@ -6,7 +6,7 @@ question about a network is about every address in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,9 +14,11 @@ from penstock.core.connection import Connection
 from penstock.core.language.parse_peer import BadPeer, peer
 from penstock.core.language.parse_ports import BadPorts, port_range
 from penstock.core.language.reading import shown
-from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Peer, Policy, Sentence
+from penstock.core.policy import Address, AddressPeer, Direction, Mode, NamePeer, Peer, Policy, Sentence
 from penstock.core.sentences import connections
 from penstock.core.verdict import Live, Verdict, judge
+
+NOTHING: Mapping[Address, Collection[str]] = {}
 
 _OUT = "write 10.0.0.5:443, [2001:db8::5]:53/udp, registry.example.org:443 or 10.0.0.5 icmp"
 _IN = "write the port that the workload listens on: 8000 or 8000/udp"
@@ -35,7 +37,7 @@ class Answer:
     """`allow` is None when some of the connections asked about are allowed and others are not.
 
     `allowed` and `denied` are the first ones with their verdicts.  `in_sets`: for each connection, whether a rule
-    opens it, so that the kernel's sets must hold it; the mode does not matter there.
+    opens it by address, so that the kernel's sets must hold it; the mode does not matter there.
     """
 
     allow: bool | None
@@ -51,9 +53,18 @@ class Answer:
         return found[1]
 
 
-def reply(policy: Policy, now: datetime, name: str, sentence: Sentence) -> Answer | None:
-    """Judge what `sentence` is about; `name` and all names in it exist.  None when it is about no address."""
-    workload, live = policy.workloads[name], Live(now)
+def reply(
+    policy: Policy,
+    now: datetime,
+    name: str,
+    sentence: Sentence,
+    learned: Mapping[Address, Collection[str]] = NOTHING,
+) -> Answer | None:
+    """Judge what `sentence` is about; `name` and all names in it exist.  None when it is about no address.
+
+    `learned`: the names that lead the workload to addresses now, as far as that is known.
+    """
+    workload, live = policy.workloads[name], Live(now, {name: learned})
     asked = list(connections(policy, workload, sentence))
     judged = [(connection, judge(policy, live, connection)) for connection in asked]
     if not judged:
@@ -65,7 +76,7 @@ def reply(policy: Policy, now: datetime, name: str, sentence: Sentence) -> Answe
         None if allowed and denied else allowed is not None,
         allowed,
         denied,
-        tuple((connection, judge(open_policy, live, connection).allow) for connection in asked),
+        tuple((connection, judge(open_policy, Live(now), connection).allow) for connection in asked),
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands that only ask: may a process come in, what does a set hold, how often did each rule match?"""
+"""Commands that only ask: may a process come in, what does a set hold, what is known of a name, what was hit?"""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.core import questions, status
+from penstock.core.asked import Asked
 from penstock.core.effects import Answer, CountHits, Effect, Refuse
 from penstock.core.events import Command, Hits
+from penstock.core.learned import Learned
+from penstock.core.name_questions import names_answer
+from penstock.core.policy import Policy
 from penstock.core.view import InForce, View
 
 
 class Commands:
-    """Remembers which workload a request is about while the kernel is asked."""
+    """Remembers which workload a request is about while the kernel is asked.
 
-    def __init__(self) -> None:
+    `learned` and `asked` are what the workloads looked up.
+    """
+
+    def __init__(self, learned: Learned | None = None, asked: Asked | None = None) -> None:
+        self._names = learned or Learned(), asked or Asked()
         self._asked: dict[int, str] = {}
 
     def take(self, event: Command, view: View, in_force: InForce | None) -> list[Effect]:
-        """What to do about `ready`, `hits` and `holds`."""
+        """What to do about `ready`, `hits`, `names` and `holds`."""
         request, arguments = event.request, event.message.arguments
         match event.message.command:
             case "ready":
                 return [Answer(request, status.ready(view, in_force, arguments["workload"]))]
             case "hits":
                 return self._count_hits(request, arguments["workload"], in_force)
+            case "names":
+                return self._tell_names(event, in_force)
             case _:
                 return _ask_kernel(request, arguments, in_force)
 
@@ -33,6 +43,14 @@ class Commands:
             return [Refuse(request, "no such workload in the applied policy")]
         self._asked[request] = workload
         return [CountHits(request, tuple(questions.sets_of(workload)))]
+
+    def _tell_names(self, event: Command, in_force: InForce | None) -> list[Effect]:
+        policy = in_force.policy if in_force else Policy()
+        try:
+            answer = names_answer(policy, *self._names, event.message.arguments, event.now)
+        except ValueError as e:
+            return [Refuse(event.request, str(e))]
+        return [Answer(event.request, answer)]
 
     def hits(self, event: Hits, in_force: InForce | None) -> list[Effect]:
         """The answer to `hits`."""

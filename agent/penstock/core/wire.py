@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
     "rollback": {"to": str},  # the hash of a kept policy, or its beginning; "": the one before
     "ready": {"workload": str},  # may a process be put into it now?
     "hits": {"workload": str},
+    "names": {"workload": str, "name": str},  # a domain name or an address: what was learned of it?
     "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
 }
 """Each command with its arguments; all of them are required."""

@@ -1,0 +1,69 @@
+"""What the daemon knows of one name, or of the names of one address: the answer to the command `names`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+from penstock.core import names
+from penstock.core.asked import Asked
+from penstock.core.learned import Learned
+from penstock.core.name_rules import Index, name_rules, resolves
+from penstock.core.policy import Address, Policy, Workload
+from penstock.core.text import time_text
+from penstock.core.wire import Json
+
+MOST_NAMES = 100
+"""Names of an address that are told, those that end last."""
+
+
+def names_answer(policy: Policy, learned: Learned, asked: Asked, arguments: Json, now: datetime) -> Json:
+    """Answer `names {"workload", "name"}`; the name may be an address.  ValueError, with a sentence for the peer.
+
+    `resolving`: its look-ups go to our resolver.  `rules`: the patterns that stand for the name.  `addresses`:
+    where it is, and `names`: what led to the address, also what is over, with ends.  `asked`: when it was asked
+    last and no rule had it; `reason` is null where the answer was given all the same.
+    """
+    workload = policy.workloads.get(arguments["workload"])
+    if workload is None:
+        raise ValueError("no such workload in the applied policy")
+    nothing: Json = {"rules": [], "addresses": [], "names": [], "asked": None}
+    address = _address(arguments["name"])
+    if address is None:
+        told = _of_name(policy, workload, learned, asked, names.normalise(arguments["name"]), now)
+    else:
+        told = _of_address(workload, learned, asked, address)
+    return {"resolving": resolves(workload), "mode": workload.mode.value, **nothing, **told}
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _of_name(
+    policy: Policy, workload: Workload, learned: Learned, asked: Asked, name: str, now: datetime
+) -> Json:
+    rules = Index(name_rules(policy, workload, now)).of(name)
+    found = learned.addresses_of(workload.name, name, now.timestamp())
+    refused = asked.last_refused(workload.name, name)
+    return {
+        "rules": list(dict.fromkeys(rule.pattern for rule in rules)),
+        "addresses": [{"address": str(ip_address(a)), "until": _time(until)} for a, until in found],
+        "asked": refused and {"name": name, "when": _time(refused.when), "reason": refused.reason},
+    }
+
+
+def _of_address(workload: Workload, learned: Learned, asked: Asked, address: Address) -> Json:
+    entries = learned.names_of(workload.name, address.packed)[:MOST_NAMES]
+    observed = asked.about(workload.name, address.packed)
+    return {
+        "names": [{"name": entry.name, "until": _time(entry.until)} for entry in entries],
+        "asked": observed and {"name": observed.name, "when": _time(observed.when), "reason": None},
+    }
+
+
+def _time(seconds: float) -> str | None:
+    return time_text(datetime.fromtimestamp(seconds, UTC))
