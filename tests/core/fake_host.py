@@ -496,7 +496,8 @@ class Host:
         names = tuple(in_force.policy.workloads)
         sets = {s.name: frozenset(unexpired(s, START)) for s in in_force.ruleset.sets}
         found = self._ids(names, in_force.places)
-        wanted = bindings(names, found, in_force.places, DEPTH, in_force.levels)
+        by_name = in_force.ruleset.by_name
+        wanted = bindings(names, found, in_force.places, DEPTH, in_force.levels, by_name=by_name)
         return self.kernel.bindings == wanted and self.kernel.sets == sets
 
 

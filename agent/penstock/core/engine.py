@@ -50,7 +50,7 @@ class Engine:
         self._prover = Prover(self.view)
         self._naming = Naming(self.view, ~seed & 0xFFFFFFFF)
         self._operations = Operations(self.view, self._keeper, self._prover, self._naming)
-        self._commands = Commands()
+        self._commands = Commands(self._naming.learned, self._naming.asked)
         self._waiting: deque[events.Command] = deque()  # that change the policy, in the order in which they came
         self._reading: events.Command | None = None  # files are read for it
         self._ticks = 0

@@ -1,0 +1,328 @@
+"""What the resolver says, and what comes of it in the kernel: the engine on a host without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from fake_host import Host, always, once, rules
+
+from penstock.core import effects, events
+from penstock.core.blocks import Process
+from penstock.core.name_chains import FIRST_ZONE
+from penstock.core.name_elements import Opened
+from penstock.core.policy import Upstream
+from penstock.core.resolver_wire import Learn, Observed, Refused, Trouble
+
+HUB, CDN, DB = "hub.example", "cdn.hub.example", "db.example"
+NAMES = "[{to: [hub.example, '*.hub.example']}, {to: db.example, ports: [5432], private: true}]"
+FILES = {"rules.d/a.yaml": rules("a", NAMES), "rules.d/b.yaml": rules("b", "[{to: hub.example}]")}
+SERVER, OTHER = Upstream(ip_address("192.0.2.53")), Upstream(ip_address("2001:db8::53"))
+FOUR, SIX, NEAR = "203.0.113.5", "2001:db8:5::5", "10.0.0.7"
+Files = Mapping[str, bytes]
+
+
+def running(files: Files = FILES, servers: tuple[Upstream, ...] = (SERVER,)) -> Host:
+    host = Host(files)
+    host.feed(events.UpstreamsRead(host.now, servers, ("corp.example",)))
+    host.start()
+    assert host.quit is None
+    host.feed(events.ResolverChanged(host.now, True))
+    return host.settle()
+
+
+def say(host: Host, *messages: Any, askers: Mapping[int, Process] | None = None) -> Host:
+    host.feed(events.FromResolver(host.now, messages, askers or {}))
+    return host.settle()
+
+
+def learn(
+    host: Host, name: str, *addresses: str, workload: str = "a", ttl: int = 60, id: int = 1, generation: int = 0
+) -> bool:
+    """Whether the answer may be given."""
+    number = generation or (host.configured.generation if host.configured else 0)
+    found = tuple((ip_address(address), ttl) for address in addresses)
+    host.settled.pop(id, None)
+    say(host, Learn(id, number, workload, name, found))
+    return host.settled[id]
+
+
+def held(host: Host, workload: str = "a") -> set[tuple[str, str]]:
+    """(name, address) of all that the kernel lets the workload out to by name."""
+    return {
+        (name, str(ip_address(address)))
+        for set_name, elements in host.kernel.learned.items()
+        if set_name.startswith((f"names4_{workload}_", f"names6_{workload}_"))
+        for address, name in elements.items()
+    }
+
+
+def findings(host: Host) -> set[str]:
+    return {found["code"] for found in host.status()["findings"]}
+
+
+def test_learned_before_the_answer_and_for_nobody_else() -> None:
+    host = running()
+    assert learn(host, HUB, FOUR, SIX)
+    assert held(host) == {(HUB, FOUR), (HUB, SIX)}
+    assert held(host, "b") == set()
+    order = [type(e) for e in host.done if isinstance(e, effects.Learn | effects.Settle)]
+    assert order == [effects.Learn, effects.Settle]
+
+
+def test_timeouts() -> None:
+    host = running()
+    learn(host, HUB, FOUR, ttl=30)
+    learn(host, CDN, FOUR, ttl=3000)
+    opened = [e.opened[0] for e in host.done if isinstance(e, effects.Learn)]
+    assert [round(one.seconds) for one in opened] == [660, 3060]
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "workload", "why"),
+    [
+        ("stranger.example", FOUR, "a", "no rule has it"),
+        ("hub.example.evil.example", FOUR, "a", "no rule has it"),
+        (CDN, FOUR, "b", "no rule of this workload has it"),
+        (HUB, NEAR, "a", "private"),
+        (HUB, "127.0.0.1", "a", "loopback"),
+        (HUB, "169.254.169.254", "a", "metadata"),
+        (DB, "169.254.169.254", "a", "metadata, though the rule takes private ones"),
+        (DB, "fe80::1", "a", "link-local"),
+        (HUB, "64:ff9b::a00:1", "a", "private, behind a translator"),
+        (HUB, FOUR, "c", "there is no such workload"),
+    ],
+)
+def test_what_the_resolver_cannot_make_us_learn(name: str, address: str, workload: str, why: str) -> None:
+    host = running()
+    assert not learn(host, name, address, workload=workload), why
+    assert not any(host.kernel.learned.values())
+
+
+def test_one_bad_address_spoils_the_answer() -> None:
+    host = running()
+    assert not learn(host, HUB, FOUR, NEAR)
+    assert held(host) == set()
+
+
+def test_private_where_the_rule_says_so() -> None:
+    host = running()
+    assert learn(host, DB, NEAR)
+    assert held(host) == {(DB, NEAR)}
+
+
+def test_an_answer_for_a_policy_that_is_over() -> None:
+    host = running()
+    assert host.configured
+    before = host.configured.generation
+    host.apply({**FILES, "rules.d/b.yaml": rules("b", "[{to: other.example}]")})
+    assert not learn(host, HUB, FOUR, generation=before)
+    assert learn(host, HUB, FOUR)
+
+
+def test_the_kernel_does_not_take_it() -> None:
+    host = running()
+    host.failing = always("Learn", error="no room")
+    assert not learn(host, HUB, FOUR)
+    assert ("error", "no room") in host.journal
+
+
+def test_a_rule_that_goes_takes_its_addresses_and_no_others() -> None:
+    host = running()
+    for name, address in ((HUB, FOUR), (CDN, SIX), (DB, NEAR)):
+        assert learn(host, name, address)
+    learn(host, HUB, FOUR, workload="b")
+    host.apply({**FILES, "rules.d/a.yaml": rules("a", "[{to: hub.example}, {to: db.example, ports: [5432]}]")})
+    # db.example lost `private`, and with it the address; *.hub.example went.
+    assert held(host) == {(HUB, FOUR)}
+    assert held(host, "b") == {(HUB, FOUR)}
+    host.apply({"rules.d/a.yaml": rules("a")})
+    assert not any(host.kernel.learned.values())
+
+
+def test_an_address_of_two_names_stays_while_one_of_them_has_a_rule() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    learn(host, CDN, FOUR)
+    host.apply({"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")})
+    assert [address for _, address in held(host)] == [FOUR]
+
+
+def test_other_ports_open_to_what_was_learned() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    host.apply({"rules.d/a.yaml": rules("a", "[{to: hub.example, ports: [443, 8443]}]")})
+    assert held(host) == {(HUB, FOUR)}
+
+
+def test_a_name_is_learned_only_if_the_policy_that_comes_has_it_too() -> None:
+    host = running()
+    assert host.configured
+    generation = host.configured.generation
+    host.files = {"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")}
+    host.command("apply")
+    while not any(isinstance(e, effects.Load) and e.operation > 1 for e in host.done):
+        assert host.step()
+    say(host, Learn(8, generation, "a", HUB, ((ip_address(FOUR), 60),)))
+    assert host.settled[8] is False
+    assert held(host) == set()
+
+
+def test_a_foreign_flush_brings_back_what_was_learned() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    host.kernel.flush()
+    host.settle()
+    assert host.holds_policy()
+    assert held(host) == {(HUB, FOUR)}
+
+
+def test_an_element_of_somebody_else_goes() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    (name,) = [name for name, elements in host.kernel.learned.items() if elements]
+    host.kernel.learned[name][ip_address("198.51.100.34").packed] = ""
+    host.kernel.learned[name].pop(ip_address(FOUR).packed)
+    host.kernel.commit(touched=True, pid=77, comm="nft")
+    host.settle()
+    assert held(host) == {(HUB, FOUR)}
+
+
+def test_the_next_daemon_reads_it_back() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    opened = tuple(
+        Opened(set_name, address, name, 300.0)
+        for set_name, elements in host.kernel.learned.items()
+        for address, name in elements.items()
+    )
+    host.feed(events.Stopping(host.now))
+    host.settle()
+    again = Host(FILES, saved=host.state)
+    again.kernel = host.kernel
+    again.now = host.now + timedelta(seconds=5)
+    snapshot = again.kernel.snapshot(again.now)
+    again.feed(events.UpstreamsRead(again.now, (SERVER,), ()))
+    again.feed(events.Started(again.now, snapshot, again.state, 1, names=host.saved_names, opened=opened))
+    again.settle()
+    assert held(again) == {(HUB, FOUR)}
+    again.apply({"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")})
+    assert held(again) == set()
+
+
+def test_saved_names_that_are_damaged_are_no_reason_not_to_start() -> None:
+    host = Host(FILES)
+    host.feed(events.Started(host.now, host.kernel.snapshot(host.now), None, 1, names=b"rubbish"))
+    host.settle()
+    assert host.holds_policy()
+
+
+def test_the_resolver_is_told_what_is_in_force_and_when_it_is_new() -> None:
+    host = running()
+    assert host.configured
+    assert [names.workload for names in host.configured.workloads] == ["a", "b"]
+    assert host.configured.upstreams == ((SERVER.address, 53),)
+    assert host.configured.search == ("corp.example",)
+    before = host.configured
+    host.apply({**FILES, "rules.d/c.yaml": rules("c")})
+    assert host.configured == before  # nothing changed for it
+    host.feed(events.ResolverChanged(host.now, False, "the resolver ended"))
+    host.settle()
+    assert "resolver-down" in findings(host)
+    host.feed(events.ResolverChanged(host.now, True))
+    host.settle()
+    assert host.configured != before  # what it settles is counted anew
+    assert "resolver-down" not in findings(host)
+
+
+def test_other_servers() -> None:
+    host = running()
+    host.feed(events.UpstreamsRead(host.now, (OTHER,), ()))
+    host.settle()
+    assert host.configured
+    assert host.configured.upstreams == ((OTHER.address, 53),)
+    assert {element.low for element in host.kernel.sets["upstream6"]} == {int(OTHER.address)}
+    host.feed(events.UpstreamsRead(host.now, (), ()))
+    host.settle()
+    assert "no-upstream" in findings(host)
+
+
+def test_nobody_can_listen() -> None:
+    host = Host(FILES)
+    host.deaf = "no loopback"
+    host.start()
+    assert host.holds_policy()
+    assert "resolver-down" in findings(host)
+    assert host.kernel.ruleset
+    assert not any(chain.name == "dns_a" and chain.rules for chain in host.kernel.ruleset.chains)
+
+
+def test_a_host_without_rules_by_name_pays_nothing_for_names() -> None:
+    host = Host({"rules.d/a.yaml": rules("a", "[{to: 203.0.113.5, ports: [443]}]")})
+    host.start()
+    assert not any(isinstance(e, effects.Listen | effects.Configure | effects.SaveNames) for e in host.done)
+    assert host.kernel.ruleset
+    assert not host.kernel.ruleset.name_sets
+    assert {chain.hook for chain in host.kernel.ruleset.chains if chain.hook} == {"output", "input"}
+    assert not any(str(FIRST_ZONE)[:3] in repr(chain) for chain in host.kernel.ruleset.chains)
+
+
+def refused(name: str = "stranger.example", id: int = 3, reason: str = "name", workload: str = "a") -> Refused:
+    return Refused(id, workload, name, "A", reason, "udp", (ip_address("127.0.0.1"), 4711))
+
+
+def test_a_refused_look_up_is_written_down_with_who_asked() -> None:
+    host = running()
+    say(host, refused(), askers={3: Process(12, "curl")})
+    assert host.settled[3] is False
+    (block,) = host.blocks
+    assert (block.name, block.port, block.reason, block.verdict) == ("stranger.example", 53, "name", "deny")
+    assert block.process == Process(12, "curl")
+    assert "stranger.example" in (block.allow or "")
+    host.ask("status")  # the books know nothing of it
+    assert all(workload["denied"] == 0 for workload in host.status()["workloads"])
+
+
+def test_what_is_refused_of_nobody_is_not_written_down() -> None:
+    host = running()
+    say(host, refused(workload="nobody"), refused("hub.example.corp.example", 4, "search"))
+    assert host.blocks == []
+    assert host.settled == {3: False, 4: False}
+
+
+def test_answered_while_observed() -> None:
+    host = running({"rules.d/a.yaml": rules("a", NAMES, mode="observe")})
+    say(host, Observed("a", "stranger.example", (ip_address(FOUR),)))
+    (block,) = host.blocks
+    assert (block.verdict, block.name) == ("would-deny", "stranger.example")
+    assert held(host) == set()
+
+
+def test_troubles_of_the_resolver() -> None:
+    host = running()
+    say(host, Trouble("upstream", "", "nobody answers"), *(Trouble(f"t{n}", "a", "x") for n in range(1000)))
+    told = [found for found in host.status()["findings"] if found["code"] == "lookups"]
+    assert len(told) == 64
+    say(host, Trouble("ok:upstream", "", ""))
+    assert not any("nobody answers" in found["text"] for found in host.status()["findings"])
+
+
+def test_a_locked_workload_learns_nothing() -> None:
+    host = running({"rules.d/a.yaml": rules("a", NAMES, mode="lock"), "rules.d/b.yaml": FILES["rules.d/b.yaml"]})
+    assert not learn(host, HUB, FOUR)
+    assert learn(host, HUB, FOUR, workload="b")
+
+
+def test_a_load_that_fails_once_leaves_what_was_learned() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    host.failing = once("Load", "busy")
+    host.command("apply")
+    host.files = {**FILES, "rules.d/c.yaml": rules("c")}
+    host.settle()
+    host.tick()
+    assert host.holds_policy()
+    assert held(host) == {(HUB, FOUR)}
