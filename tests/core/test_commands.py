@@ -20,7 +20,7 @@ def ask(command: str, **arguments: object) -> Command:
 
 
 def test_without_a_policy() -> None:
-    commands, view = Commands(), View(START)
+    commands, view = Commands(Learned(), Asked()), View(START)
     holds = {"workload": "a", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 1}
     assert commands.take(ask("holds", **holds), view, None) == [Answer(7, {"holds": None})]
     [refused] = commands.take(ask("hits", workload="a"), view, None)
@@ -32,7 +32,7 @@ def test_without_a_policy() -> None:
 
 def test_hits_that_nobody_asked_for_or_was_forgotten_are_nobodys() -> None:
     in_force = Host(TWO).start().engine.in_force
-    commands = Commands()
+    commands = Commands(Learned(), Asked())
     [counting] = commands.take(ask("hits", workload="a"), View(START), in_force)
     assert isinstance(counting, CountHits)
     assert {name for name, _ in counting.sets} == {"out4_a", "out6_a", "in4_a", "in6_a"}
@@ -62,5 +62,6 @@ def test_a_question_about_names_that_makes_no_sense_is_refused() -> None:
     in_force = Host(TWO).start().engine.in_force
     senseless = (("a", "no name", in_force), ("c", "x.example", in_force), ("a", "x.example", None))
     for workload, name, policy in senseless:
-        [refused] = Commands().take(ask("names", workload=workload, name=name), View(START), policy)
+        question = ask("names", workload=workload, name=name)
+        [refused] = Commands(Learned(), Asked()).take(question, View(START), policy)
         assert isinstance(refused, Refuse)

@@ -21,8 +21,8 @@ class Commands:
     `learned` and `asked` are what the workloads looked up.
     """
 
-    def __init__(self, learned: Learned | None = None, asked: Asked | None = None) -> None:
-        self._names = learned or Learned(), asked or Asked()
+    def __init__(self, learned: Learned, asked: Asked) -> None:
+        self._names = learned, asked
         self._asked: dict[int, str] = {}
 
     def take(self, event: Command, view: View, in_force: InForce | None) -> list[Effect]:
