@@ -1,4 +1,6 @@
-"""Who may import whom: errors <- core <- files, kernel <- daemon, enrol; core <- resolver; cli -> core, files, enrol; demo -> all.
+"""Who may import whom: errors <- core <- files, kernel <- daemon, enrol; cli -> core, files, enrol; demo -> all.
+
+Beside them the resolver, which imports core and errors, and is imported by nobody.
 
 Each edge that is forbidden has its reason here; each exception too.
 """
