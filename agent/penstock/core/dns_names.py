@@ -96,7 +96,7 @@ def wire_of(name: str) -> bytes:
     """The wire form of a plain name as `text_of` returns it; "" is the root.  ValueError for anything else."""
     if not name:
         return b"\0"
-    raw = name.encode("ascii")  # UnicodeEncodeError is a ValueError
+    raw = name.encode("ascii", "replace")  # by `?`, which is not plain
     labels = raw.split(b".")
     if not _PLAIN.match(raw) or not all(0 < len(label) < 64 for label in labels):
         raise ValueError(f"not a plain name: {name!r}")

@@ -16,8 +16,9 @@ from penstock.core.dns_names import Malformed, name_end, read_name
 Reader = Callable[[bytes, int, int], bytes]
 """(message, first byte, byte after the last) -> the record's data without compression; Malformed, IndexError."""
 
-_DIGEST_SIZES = {1: 20, 2: 32, 4: 48}  # of DS records, by kind of digest
-_MANDATORY, _ALPN, _NO_DEFAULT_ALPN, _PORT, _HINT4, _ECH, _HINT6 = range(7)  # parameters of SVCB
+_DIGEST_SIZES = {1: 20, 2: 32, 3: 32, 4: 48}  # of DS records, by kind of digest
+_MANDATORY, _ALPN, _NO_DEFAULT_ALPN, _PORT, _HINT4, _ECH, _HINT6 = range(7)  # parameters of SVCB, RFC 9460
+_OHTTP = 8
 _HINTS = frozenset({_HINT4, _HINT6})
 
 
@@ -167,8 +168,9 @@ _PARAMETERS: Mapping[int, Callable[[bytes], bool]] = {
     _NO_DEFAULT_ALPN: lambda value: not value,
     _PORT: lambda value: len(value) == 2,
     _HINT4: lambda value: bool(value) and len(value) % 4 == 0,
-    _ECH: bool,
+    _ECH: lambda value: len(value) >= 6 and int.from_bytes(value[:2], "big") == len(value) - 2,
     _HINT6: lambda value: bool(value) and len(value) % 16 == 0,
+    _OHTTP: lambda value: not value,
 }
 
 _one_name = partial(_with_names, 0, 1, 0)

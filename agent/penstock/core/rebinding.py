@@ -112,10 +112,10 @@ def carried(address: Address) -> tuple[IPv4Address, ...]:
 
 def _local(number: int) -> Iterable[int]:
     """RFC 6052: the address begins where the prefix ends, leaves bits 64 to 71 out, and zeros follow it."""
+    yield number & 0xFFFFFFFF  # behind a prefix of 96 bits
     if number >> 56 & 0xFF:
         return
     joined = number >> 64 << 56 | number & (1 << 56) - 1  # 120 bits, without those eight
-    yield number & 0xFFFFFFFF  # behind a prefix of 96 bits
     for prefix in (48, 56, 64):
         behind = 120 - prefix - 32
         inner = joined >> behind & 0xFFFFFFFF
