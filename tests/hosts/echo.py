@@ -24,6 +24,8 @@ def main() -> None:
         listener = socket.create_server((address, int(tcp)), family=family, backlog=BACKLOG)
         datagrams = socket.socket(family, socket.SOCK_DGRAM)
         datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        if family == socket.AF_INET6:  # the wildcard of one family must not take the other's port
+            datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         datagrams.bind((address, int(udp)))
         for sock, work in ((listener, _accept), (datagrams, _answer)):
             sock.setblocking(False)

@@ -38,6 +38,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "registry.ollama.ai": REGISTRY,
 }
 """What the name server knows; everything else does not exist."""
+WILD = "any.example"
+"""But for the names below this one, which are all the registry's."""
 
 
 class Outside:
@@ -94,6 +96,7 @@ class Outside:
         argv = [program, "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--no-resolv"]
         argv += ["--no-hosts"]
         argv += ["--bind-interfaces", *(f"--listen-address={a}" for a in DNS), f"--addn-hosts={self._hosts}"]
+        argv += [f"--address=/{WILD}/{address}" for address in REGISTRY]
         argv += ["--local=/#/", "--log-queries", f"--log-facility={self._queries}", "--pid-file="]
         return self._lab.host.popen(argv, stdin=subprocess.DEVNULL)
 

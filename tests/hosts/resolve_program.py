@@ -8,6 +8,7 @@ Prints a JSON list, an answer for each order, in turn:
     go NAME SERVER...             asks these servers and reads no resolv.conf: a query each for A and AAAA, at
                                   once, from sockets of their own; 5 s each, two rounds; over TCP when cut short
     lasting SERVER NAME...        one connected socket for all, in the order they come back, as c-ares
+    varlink NAME                  systemd-resolved's, over its socket file: no packet
     raw udp|tcp SERVER PORT NAME TYPE [SECONDS]
     first PORT NAME...            look up and connect at once, to the first address of each family
 
@@ -175,6 +176,23 @@ def lasting(server: str, *names: str) -> list[str]:
     return found
 
 
+def varlink(name: str) -> list[str]:
+    """By systemd-resolved."""
+    wanted = {"method": "io.systemd.Resolve.ResolveHostname", "parameters": {"name": name}}
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        try:
+            sock.connect("/run/systemd/resolve/io.systemd.Resolve")
+        except OSError as error:
+            raise Failed(type(error).__name__) from None
+        sock.sendall(json.dumps(wanted).encode() + b"\0")
+        answer = json.loads(sock.recv(65536).rstrip(b"\0"))
+    if "error" in answer:
+        raise Failed(answer["error"])
+    found = answer["parameters"]["addresses"]
+    return [socket.inet_ntop(entry["family"], bytes(entry["address"])) for entry in found]
+
+
 def raw(protocol: str, server: str, port: int, name: str, kind: str, timeout: float = 2) -> dict[str, Any]:
     """One question; what came back."""
     try:
@@ -209,6 +227,7 @@ ORDERS: dict[str, Callable[..., Any]] = {
     "getaddrinfo": getaddrinfo,
     "go": go,
     "lasting": lasting,
+    "varlink": varlink,
     "raw": raw,
     "first": first,
 }
