@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "why": "Say whether a connection is allowed, and by which rule.",
     "run": "Start a program inside a workload.",
     "adopt": "Move a running process into a workload.",
+    "presets": "Show what is known of model hubs, registries and servers.",
     "demo": "Show an attack and the block in a throw-away lab.",
     "manual": "Show the manual.",
     "daemon": "Run the daemon in the foreground.",

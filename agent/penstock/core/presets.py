@@ -112,16 +112,22 @@ def known_to(used: Iterable[Preset], every: Mapping[str, Preset]) -> tuple[Known
 
 
 def _known_to(preset: Preset, every: Mapping[str, Preset]) -> Iterator[Known]:
-    others = [other for _, other in sorted(every.items()) if other is not preset] if preset.knows_all else []
-    for one in (preset, *others):
-        yield from (entry.known for entry in one.known)
-    for known in EVERYWHERE:
-        yield Known(known.pattern, known.kind, known.text, preset.name)
-    for one in others:
-        for rule in one.rules:
+    everywhere = [Known(known.pattern, known.kind, known.text, preset.name) for known in EVERYWHERE]
+    if not preset.knows_all:
+        yield from (entry.known for entry in preset.known)
+        yield from everywhere
+        return
+    # The sharpest first: a call home, then whose downloads it is, then what some product does with it besides.
+    others = [other for _, other in sorted(every.items())]
+    known = [entry.known for other in others for entry in other.known]
+    yield from (one for one in known if one.kind != Kind.OTHER)
+    yield from everywhere
+    for other in others:
+        for rule in other.rules:
             for peer in rule.peers:
                 if isinstance(peer, NamePeer):
-                    yield Known(peer.pattern, Kind.OTHER, one.title, one.name)
+                    yield Known(peer.pattern, Kind.OTHER, other.title, other.name)
+    yield from (one for one in known if one.kind == Kind.OTHER)
 
 
 def overlap(pattern: str, other: str) -> bool:
