@@ -98,6 +98,12 @@ def by_the_rules(message: Message) -> Json:
     return {"holds": asked["protocol"] == "tcp" and (out or client)}
 
 
+def names(**changes: Any) -> dict[str, Any]:
+    """What is known of a name of litellm, or of an address: nothing."""
+    nothing: dict[str, Any] = {"rules": [], "addresses": [], "names": [], "asked": None}
+    return {"resolving": True, "mode": "enforce"} | nothing | changes
+
+
 def in_force() -> dict[str, Reply]:
     """The answers when the policy in `FILES` is in force; tests/contract holds them against the real daemon's."""
     return {
@@ -120,6 +126,7 @@ def in_force() -> dict[str, Reply]:
         "rollback": ("no policy before this one is kept", "penstock rollback --list"),
         "ready": lambda message: _ready(message.arguments["workload"]),
         "holds": by_the_rules,
+        "names": lambda message: _names(message.arguments["name"]),
         "hits": {"rules": {"db": 0, "egress-11111111": 0, "ingress-22222222": 0}},
     }
 
@@ -133,6 +140,11 @@ _PROBLEM = {
     "message": "m",
     "hint": "h",
 }
+
+
+def _names(name: str) -> Json:
+    known = name == "registry.example.org"
+    return names(rules=["registry.example.org"] if known else [])
 
 
 def _ready(workload: str) -> Json:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.conftest import Call
-from cli.fake_daemon import FILES, FakeDaemon, by_the_rules
+from cli.fake_daemon import FILES, FakeDaemon, by_the_rules, names
 from penstock.cli import why as module
+from penstock.cli.format import rfc3339
+
+
+def after(seconds: float) -> str:
+    """The time in so many seconds, as the daemon says it."""
+    return rfc3339(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    daemon.replies["holds"] = by_the_rules
+    daemon.replies.update(holds=by_the_rules, names=names())
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,7 @@ def test_an_answer_for_people(daemon: FakeDaemon, call: Call) -> None:
 DENIED  litellm -> 10.30.1.9:5432
   not in its rules; nearest is rule db (10.30.1.5:5432): other destination
   rule db: {daemon.home}/config/rules.d/litellm.yaml:5
+  literal address: nobody has looked it up
   kernel: agrees
 """
     assert daemon.requests[-1].arguments == {
@@ -88,6 +97,10 @@ def test_an_answer_for_programs(daemon: FakeDaemon, call: Call) -> None:
         "kernel": "agrees",
         "policy": said_hash(call),
         "notes": [],
+        "resolving": True,
+        "addresses": [],
+        "names": [],
+        "asked": None,
     }
 
 
@@ -148,12 +161,91 @@ def test_a_locked_workload_keeps_its_rules_in_the_kernel(daemon: FakeDaemon, cal
     assert (done.exit_code, said["reason"], said["kernel"]) == (1, "locked", "agrees")
 
 
-def test_a_name_is_not_yet_enforced(daemon: FakeDaemon, call: Call) -> None:
+def test_a_name_that_was_not_looked_up(daemon: FakeDaemon, call: Call) -> None:
     done = call("why", "litellm", "Registry.example.org:443")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0] == "ALLOWED  litellm -> Registry.example.org:443"
+    assert "  not looked up lately: the next look-up opens its addresses" in done.stdout.splitlines()
+    assert "  kernel: unknown" in done.stdout.splitlines()
+    asked = [m.arguments for m in daemon.requests if m.command == "names"]
+    assert asked == [{"workload": "litellm", "name": "registry.example.org"}]
+
+
+def test_a_name_that_was_learned(daemon: FakeDaemon, call: Call) -> None:
+    found = [{"address": f"192.0.2.{n}", "until": after(540)} for n in range(6)]
+    daemon.replies["names"] = names(rules=["registry.example.org"], addresses=found)
+    text = " ".join(call("why", "litellm", "registry.example.org:443").stdout.split())
+    assert re.search(r" learned now: 192\.0\.2\.0 for another 5[34]\d s, 192\.0\.2\.1 for", text)
+    assert " s and 2 more kernel: " in text
+    said = json.loads(call("why", "litellm", "registry.example.org:443", "--json").stdout)
+    assert (said["resolving"], said["addresses"], said["asked"]) == (True, found, None)
+
+
+def test_a_name_that_was_refused(daemon: FakeDaemon, call: Call) -> None:
+    asked = {"name": "other.example", "when": after(-185), "reason": "name"}
+    daemon.replies["names"] = names(asked=asked)
+    done = call("why", "litellm", "other.example:443")
     assert done.exit_code == 1
-    assert "of a kind not yet enforced" in done.stdout
-    assert "note: rules by name are not yet enforced" in done.stdout
-    assert "kernel: unknown" in done.stdout
+    assert "  refused other.example 3 min ago, not in its rules" in done.stdout.splitlines()
+    assert json.loads(call("why", "litellm", "other.example:443", "--json").stdout)["asked"] == asked
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "[2001:db8::7]"])
+def test_an_address_that_a_name_leads_to(daemon: FakeDaemon, call: Call, address: str) -> None:
+    known = [{"name": "registry.example.org", "until": after(500)}, {"name": "old.example", "until": after(-5)}]
+    daemon.replies["names"] = names(names=known)
+    done = call("why", "litellm", f"{address}:443")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert re.match(r"  learned for registry\.example\.org for another (500|49\d) s$", lines[-2])
+    assert lines[-1] == "  kernel: unknown"  # it is in a set that holds addresses of names
+    done = call("why", "litellm", f"{address}:80")
+    assert done.exit_code == 1
+    assert "other port" in done.stdout
+
+
+def test_an_address_whose_answer_is_over(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["names"] = names(names=[{"name": "registry.example.org", "until": after(-185)}])
+    done = call("why", "litellm", "203.0.113.7:443")
+    assert done.exit_code == 1
+    text = "  learned for registry.example.org, expired 3 min ago; a look-up opens it again"
+    assert text in done.stdout.splitlines()
+
+
+def test_an_address_that_observe_mode_let_be_looked_up(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["names"] = names(asked={"name": "x\x1b.example", "when": after(-3), "reason": None})
+    text = call("why", "litellm", "203.0.113.7:443").stdout
+    assert re.search(r"  asked x\\x1b\.example [34] s ago, without a rule", text)
+    assert "nobody has looked it up" not in text
+
+
+def test_nothing_is_said_of_names_where_they_have_no_part(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["names"] = names(resolving=False, mode="observe")
+    assert "look" not in call("why", "ollama", "203.0.113.7:443").stdout
+    daemon.replies["names"] = names()
+    assert "look" not in call("why", "litellm", "10.30.1.5:5432").stdout
+    daemon.requests.clear()
+    call("why", "litellm", "--from", "10.30.7.7", "8000")
+    assert "names" not in [m.command for m in daemon.requests]
+
+
+def test_without_a_daemon_what_was_looked_up_is_not_known(daemon: FakeDaemon, call: Call) -> None:
+    daemon.close()
+    done = call("why", "litellm", "registry.example.org:443")
+    assert done.exit_code == 0
+    assert "note: its addresses are open once they are looked up" in done.stdout
+    said = json.loads(call("why", "litellm", "registry.example.org:443", "--json").stdout)
+    assert [said[key] for key in ("resolving", "addresses", "names", "asked")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"resolving": True, "addresses": [5, {"address": 5}], "names": 7, "asked": "x"}, {"resolving": True}],
+)
+def test_an_answer_of_another_version_does_no_harm(daemon: FakeDaemon, call: Call, answer: dict[str, Any]) -> None:
+    daemon.replies["names"] = answer
+    for question in ("registry.example.org:443", "203.0.113.7:443"):
+        assert call("why", "litellm", question).exit_code in (0, 1)
 
 
 def test_loopback(call: Call) -> None:

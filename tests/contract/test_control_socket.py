@@ -64,6 +64,16 @@ def test_hits(asked: Ask) -> None:
         ("db", 0), ("egress", 0), ("ingress", 0)]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [("registry.example.org", ["registry.example.org"]), ("other.example.org", []), ("10.30.1.5", [])],
+)
+def test_names(asked: Ask, name: str, rules: list[str]) -> None:
+    nothing: dict[str, Any] = {"addresses": [], "names": [], "asked": None}
+    expected = {"resolving": True, "mode": "enforce", "rules": rules, **nothing}
+    assert asked("names", workload="litellm", name=name) == expected
+
+
 def test_apply_of_what_is_applied(asked: Ask) -> None:
     answer = asked("apply", confirm=0)
     assert shape(answer) == shape(in_force()["apply"])

@@ -12,6 +12,7 @@ import click
 from penstock.cli.applied import applied_policy, complete_workload, no_such
 from penstock.cli.client import ask
 from penstock.cli.context import CannotTell, Context, place_of
+from penstock.cli.why_names import known
 from penstock.cli.why_text import Kernel, Shown, as_json, lines
 from penstock.core.asking import Answer, BadQuery, incoming, outgoing, reply
 from penstock.core.connection import as_sent
@@ -53,6 +54,7 @@ def why(
     penstock why litellm 10.30.1.9:5432
     penstock why litellm [2001:db8::5]:53/udp
     penstock why litellm 10.30.1.9 icmp
+    penstock why litellm registry.example.org:443
     penstock why litellm --from clients 8000
 
     Exit status: 0 allowed, 1 denied, 2 cannot tell.  It follows the policy, unless the kernel disagrees.
@@ -61,12 +63,14 @@ def why(
     policy = applied_policy(run) if directory is None else _policy_in(directory)
     sentence = _question(what, source)
     _check_names(policy, workload, sentence)
-    answer = reply(policy, datetime.now(UTC), workload, sentence)
+    now = datetime.now(UTC)
+    names = known(run, workload, sentence, now) if directory is None else None
+    answer = reply(policy, now, workload, sentence, names.learned if names else {})
     if answer is None:
         raise CannotTell(f"`{shown(sentence.text)}` names no address")
     kernel = Kernel.UNKNOWN if directory is not None else _kernel(run, workload, answer)
     config = directory or place_of(run, "config")
-    found = Shown(policy, policy.workloads[workload], sentence, answer, kernel, config)
+    found = Shown(policy, policy.workloads[workload], sentence, answer, kernel, config, names)
     click.echo(json.dumps(as_json(found), indent=2) if as_json_ else "\n".join(lines(found)))
     ctx.exit(_status(answer, kernel))
 
@@ -107,7 +111,12 @@ def _check_names(policy: Policy, workload: str, sentence: Sentence) -> None:
 
 
 def _kernel(run: Path, workload: str, answer: Answer) -> Kernel:
-    """Whether the kernel's sets hold what the rules open, and nothing else of what was asked about."""
+    """Whether the kernel's sets hold what the rules open, and nothing else of what was asked about.
+
+    Unknown for what a name opens: that is in other sets.
+    """
+    if answer.allow and not any(held for _, held in answer.in_sets):
+        return Kernel.UNKNOWN
     for connection, held in answer.in_sets[:ASKED]:
         remote = as_sent(connection).remote
         if remote is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.cli.applied import path_of
 from penstock.cli.format import paint, wrapped
+from penstock.cli.why_names import KEYS, Known
 from penstock.core.asking import Answer
 from penstock.core.nearest import describe
 from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Policy, Sentence, Workload
@@ -26,7 +27,10 @@ class Kernel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A question and everything that was found out; `config` is where the rule files are."""
+    """A question and everything that was found out; `config` is where the rule files are.
+
+    `names`: what the daemon knows of the name or address, None when it was not asked or did not answer.
+    """
 
     policy: Policy
     workload: Workload
@@ -34,6 +38,7 @@ class Shown:
     answer: Answer
     kernel: Kernel
     config: Path | None
+    names: Known | None = None
 
     @property
     def effect(self) -> str:
@@ -69,6 +74,8 @@ def lines(found: Shown) -> list[str]:
     rule = _place(found, "rule") or _place(found, "nearest")
     if rule is not None:
         result.append(f"  rule {rule['id']}: {rule['file']}:{rule['line']}")
+    by_name = found.names.lines(allowed=found.answer.allow is True) if found.names else ()
+    result += [line for text in by_name for line in wrapped(text, 2)]
     result.append(f"  kernel: {paint(word, kernel_colour)}")
     result += [line for note in notes(found) for line in wrapped(note, 8, "  note: ")]
     return result
@@ -96,14 +103,15 @@ def as_json(found: Shown) -> dict[str, Any]:
         "kernel": found.kernel.value,
         "policy": found.policy.hash,
         "notes": list(notes(found)),
+        **(found.names.as_json() if found.names else dict.fromkeys(KEYS)),
     }
 
 
 def notes(found: Shown) -> Iterator[str]:
     """What else one should know."""
     peer, name = found.sentence.peer, found.workload.name
-    if isinstance(peer, NamePeer):
-        yield "rules by name are not yet enforced, so a name is denied; ask about its address too: `why` takes it"
+    if isinstance(peer, NamePeer) and found.answer.allow and found.names is None:
+        yield "its addresses are open once they are looked up; whether they were is known to the daemon alone"
     elif isinstance(peer, AddressPeer) and peer.address.is_loopback and found.workload.mode is not Mode.LOCK:
         own = f"{name} always reaches its own listeners here" if _goes_out(found) else f"{name} itself always may"
         yield f"{own}; this is about every other {'listener' if _goes_out(found) else 'process'}"
