@@ -9,7 +9,7 @@ Prints a JSON list, an answer for each order, in turn:
                                   once, from sockets of their own; 5 s each, two rounds; over TCP when cut short
     lasting SERVER NAME...        one connected socket for all, in the order they come back, as c-ares
     varlink NAME                  systemd-resolved's, over its socket file: no packet
-    raw udp|tcp SERVER PORT NAME TYPE [SECONDS]
+    raw udp|tcp SERVER PORT NAME TYPE [SECONDS [OWN-PORT]]
     first PORT NAME...            look up and connect at once, to the first address of each family
 
 A look-up's answer is {"addresses", "error", "ms"} ("" when something was found), raw's {"rcode", "answers",
@@ -86,11 +86,13 @@ def read(message: bytes) -> dict[str, Any]:
     }
 
 
-def connected(kind: int, server: str, port: int, timeout: float) -> socket.socket:
-    """A socket that is connected to it."""
+def connected(kind: int, server: str, port: int, timeout: float, own: int = 0) -> socket.socket:
+    """A socket that is connected to it, from that port of this host."""
     sock = socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, kind)
     sock.settimeout(timeout)
     try:
+        if own:
+            sock.bind(("", own))
         sock.connect((server, port))
     except OSError:
         sock.close()
@@ -98,17 +100,19 @@ def connected(kind: int, server: str, port: int, timeout: float) -> socket.socke
     return sock
 
 
-def exchange(protocol: str, server: str, port: int, name: str, kind: str, timeout: float) -> dict[str, Any]:
+def exchange(
+    protocol: str, server: str, port: int, name: str, kind: str, timeout: float, own: int = 0
+) -> dict[str, Any]:
     """One question, one answer; OSError when there is none."""
     asked = query(name, kind)
     if protocol == "tcp":
-        with connected(socket.SOCK_STREAM, server, port, timeout) as sock, sock.makefile("rb") as stream:
+        with connected(socket.SOCK_STREAM, server, port, timeout, own) as sock, sock.makefile("rb") as stream:
             sock.sendall(struct.pack("!H", len(asked)) + asked)
             head = stream.read(2)
             if len(head) < 2:
                 raise ConnectionResetError(errno.ECONNRESET, "no answer")
             return read(stream.read(struct.unpack("!H", head)[0]))
-    with connected(socket.SOCK_DGRAM, server, port, timeout) as sock:
+    with connected(socket.SOCK_DGRAM, server, port, timeout, own) as sock:
         sock.send(asked)
         until = time.monotonic() + timeout
         while True:
@@ -193,10 +197,12 @@ def varlink(name: str) -> list[str]:
     return [socket.inet_ntop(entry["family"], bytes(entry["address"])) for entry in found]
 
 
-def raw(protocol: str, server: str, port: int, name: str, kind: str, timeout: float = 2) -> dict[str, Any]:
+def raw(
+    protocol: str, server: str, port: int, name: str, kind: str, timeout: float = 2, own: int = 0
+) -> dict[str, Any]:
     """One question; what came back."""
     try:
-        return {**exchange(protocol, server, port, name, kind, timeout), "error": ""}
+        return {**exchange(protocol, server, port, name, kind, timeout, own), "error": ""}
     except OSError as error:
         said = "timeout" if isinstance(error, TimeoutError) else errno.errorcode.get(error.errno or 0, str(error))
         return {"rcode": "", "addresses": [], "answers": 0, "extended": [], "error": said}

@@ -88,7 +88,7 @@ def test_the_server_reaches_its_names_and_nothing_else(site: Named, family: int)
     mark = site.world.outside.mark()
     elsewhere = [ALLOWED, *(f"[{a}]" if index else a for a in (REGISTRY[index], STRANGER[index]))]
     for place in elsewhere:
-        for port in (443, 53, 853):
+        for port in (443, 853):
             start = time.monotonic()
             done = site.host.run([*curl, f"http://{place}:{port}/"], cgroup=cgroup, check=False)
             assert done.returncode in (6, 7), (place, port, done)
@@ -149,6 +149,33 @@ def test_what_one_looked_up_opens_nothing_for_another(site: Named) -> None:
     for there in SHARED:
         assert site.probes["asker"].tcp(there, PORT).outcome == "ok"
         assert site.probes["asker"].tcp(there, 5000).outcome == "ECONNREFUSED"
+
+
+@pytest.mark.parametrize("server", DNS)
+def test_a_port_that_another_had_before_asks_whom_it_says(site: Named, server: str) -> None:
+    """The kernel remembers a redirected flow by its ports and addresses, and not by who sent it."""
+    for own in range(41000, 41006):
+        order = ("raw", "udp", server, 53, REFUSED, "A", 1, own)
+        assert site.resolve("asker", order)[0]["rcode"] == "NXDOMAIN"
+        assert site.beside(order)[0]["addresses"] == [STRANGER[0]]
+        assert site.resolve("asker", order)[0]["rcode"] == "NXDOMAIN"
+        assert site.resolve("other", order)[0]["rcode"] == "NXDOMAIN"
+
+
+def test_nobody_asks_a_listener_that_is_not_his(site: Named) -> None:
+    """Not by its own address either: only what was redirected gets there."""
+    text = site.host.sh("ss -Hlnu 'src 127.0.0.1 or src [::1]'; ss -Hlnt 'src 127.0.0.1 or src [::1]'")
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in text.splitlines()}
+    listeners = [port for port in ports if port not in (8080, *range(7100, 7103))]
+    assert len(listeners) >= 4, text
+    orders = [
+        ("raw", protocol, here, port, ALLOWED, "A", 0.3)
+        for port in listeners
+        for here in ("127.0.0.1", "::1")
+        for protocol in ("udp", "tcp")
+    ]
+    for answers in (site.beside(*orders), site.resolve("asker", *orders), site.resolve("other", *orders)):
+        assert {answer["rcode"] for answer in answers} == {""}, answers
 
 
 # --- names that carry something out ---
@@ -264,7 +291,7 @@ def test_a_killed_resolver_is_there_again(site: Named) -> None:
     status = site.host.read(f"/proc/{pid}/status")
     said = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert said["Uid"].split() == said["Gid"].split() == ["61100"] * 4
-    assert {said[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
+    assert {said[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
     assert (said["NoNewPrivs"], said["Groups"].strip()) == ("1", "")
     connection = held(site, ALLOWED, REGISTRY[0])
     site.host.run(["kill", "-KILL", str(pid)])
