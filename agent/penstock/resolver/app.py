@@ -1,0 +1,83 @@
+"""The resolver: everything put together, and what the daemon says given to who it is for."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from functools import partial
+
+from penstock.core import resolver_wire as wire
+from penstock.core.resolver_wire import ToResolver
+from penstock.resolver.clients import Connections, Listeners
+from penstock.resolver.link import EACH, Link
+from penstock.resolver.loop import Deadlines, Loop
+from penstock.resolver.service import Service
+from penstock.resolver.troubles import Troubles
+from penstock.resolver.upstream import Upstreams
+
+SECOND = 1.0
+COUNTED_EVERY = 10
+"""Seconds between two of those messages."""
+
+
+class App:
+    """`link` is the socket to the daemon."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._loop = Loop(self._failed)
+        self._link = Link(self._loop, link, self._take)
+        self._troubles = Troubles(self._link.say)
+        upstreams = Upstreams(self._loop, self._troubles)
+        self._service = Service(self._loop, self._link, upstreams, self._troubles)
+        self._connections = Connections(self._loop, self._full)
+        self._ticks: Deadlines[int] = self._loop.deadlines(SECOND, self._tick)
+        self._counted = self._service.counted()
+
+    def run(self) -> None:
+        """Until the daemon ends.  PenstockError when it says what makes no sense."""
+        self._ticks.add(1, self._loop.now)
+        self._loop.run()
+
+    def _take(self, message: ToResolver, descriptors: list[int]) -> None:
+        match message:
+            case wire.Settled(ids, ok):
+                self._service.settled(ids, ok)
+            case wire.Configure():
+                self._service.configure(message)
+            case wire.Listen(workload):
+                self._listen(workload, descriptors)
+            case wire.Unlisten(workload):
+                served = self._service.served.pop(workload, None)
+                if served is not None:
+                    served.unlisten()
+                    self._troubles.forget(workload)
+
+    def _listen(self, workload: str, descriptors: list[int]) -> None:
+        if len(descriptors) != EACH:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            text = "its sockets did not arrive: there are too many descriptors"
+            self._troubles.happened(self._loop.now, "listen", workload, text)
+            return
+        served = self._service.of(workload)
+        take = partial(self._service.take, served)
+        served.listen(lambda: Listeners(self._connections, workload, descriptors, take))
+
+    def _full(self, workload: str, text: str) -> None:
+        self._troubles.happened(self._loop.now, "connections", workload, text)
+
+    def _failed(self, error: Exception) -> None:
+        """Where it was, and not what: that may hold what somebody sent."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"a fault of the resolver: {type(error).__name__} in {place.name}, line {place.lineno}"
+        self._troubles.happened(self._loop.now, "fault", "", text)
+
+    def _tick(self, number: int) -> None:
+        self._ticks.add(number + 1, self._loop.now)
+        self._service.tick()
+        self._troubles.check(self._loop.now)
+        counted = self._service.counted()
+        if number % COUNTED_EVERY == 0 and counted != self._counted:
+            self._counted = counted
+            self._link.say(counted)
