@@ -123,3 +123,18 @@ def test_one_file_is_checked_with_the_drop_ins_around_it(home: Path, vendor: Pat
     (home / "penstock.d").mkdir()
     (home / "penstock.d/fleet.yaml").write_text(FLEET)
     assert run(vendor / "rules.d/v.yaml")[0] == 0
+
+
+def test_one_preset(home: Path) -> None:
+    (home / "presets").mkdir()
+    path = home / "presets/hub.yaml"
+    text = "version: 1\npreset: hub\ntitle: t\nsource: s\ndate: 2026-11-01\negress: [{to: '*.co.uk', for: x}]\n"
+    path.write_text(text)
+    status, out, err = run(path)
+    assert (status, err) == (1, "1 file, 1 error, 1 warning\n")
+    assert f"{path}:6:31: error: `for` is `x`; write pull or serve\n" in out
+    assert f"{path}:6:10: warning: anybody can get a name under `co.uk`" in out
+    (home / "rules.d/w.yaml").write_text(GOOD.replace("{to: 10.0.0.1, ports: [443]}", "{use: hub}"))
+    status, out, _ = run(home)
+    assert status == 1
+    assert f"{path}:6:31: error: `for` is `x`; write pull or serve\n" in out

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from fake_host import BROKEN, ONE, START
 
-from penstock.core.checking import examine
-from penstock.core.parse import parse
+from penstock.core.checking import examine, examine_preset
+from penstock.core.parse import parse, parse_file
+from penstock.core.presets import Preset
 
 
 def checked(more: bytes = b"", egress: bytes = b"[]") -> tuple[bool, list[str]]:
@@ -37,3 +38,13 @@ def test_files_with_mistakes_are_not_looked_at_further() -> None:
 )
 def test_what_counts(more: bytes, egress: bytes, fit: bool, severities: list[str]) -> None:
     assert checked(more, egress) == (fit, severities)
+
+
+def test_a_preset_alone() -> None:
+    text = b"version: 1\npreset: p\ntitle: t\nsource: s\ndate: 2026-11-01\n"
+    text += b"egress: [{to: stats.org}, {to: '*.com'}]\nknown: [{name: stats.org, kind: telemetry, text: t}]\n"
+    part = parse_file("p.yaml", text).part
+    assert isinstance(part, Preset)
+    found = [(problem.code, str(problem.place)) for problem in examine_preset(part, START)]
+    assert ("known-name", "p.yaml:6:10") in found
+    assert ("shared-suffix", "p.yaml:6:27") in found

@@ -96,6 +96,14 @@ def test_a_preset_that_cannot_be_read_is_told() -> None:
     assert "presets/x.yaml:1:1: error: the file is empty; write `version: 1`, or remove the file" in lines
 
 
+def test_two_files_that_say_the_same_name() -> None:
+    twice = {**PRESETS, "mine.yaml": HUB}
+    (problem,) = parsed("hub", presets=twice).problems
+    assert str(problem.place) == "presets/mine.yaml:2:9"
+    assert problem.message == "the preset `hub` is also in hub.yaml"
+    assert parsed("server", presets=twice).policy is not None
+
+
 def test_a_preset_twice() -> None:
     assert [problem.line() for problem in parsed("server", "server").problems] == [
         "rules.d/w.yaml:6:5: error: the preset `server` is there twice; keep one of them"

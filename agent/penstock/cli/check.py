@@ -12,10 +12,11 @@ from pathlib import Path
 import click
 
 from penstock.cli.context import Context, place_of
-from penstock.core.checking import examine
+from penstock.core.checking import examine, examine_preset
 from penstock.core.language.parse_workload import WorkloadPart
 from penstock.core.parse import parse, parse_file
 from penstock.core.policy import Place
+from penstock.core.presets import Preset
 from penstock.core.problems import Problem, any_error, in_order
 from penstock.core.text import printable
 from penstock.errors import PenstockError
@@ -74,13 +75,16 @@ def check_files(files: Mapping[str, bytes], presets: Mapping[str, bytes], now: d
 def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
     """One file alone, with what `penstock.yaml` and `penstock.d` say of the host it is for, if they are there.
 
-    Workloads that it names are taken to exist: whether they do is no mistake of this file.
+    Workloads that it names are taken to exist: whether they do is no mistake of this file.  A preset is looked at
+    as if a workload used it.
     """
     own = str(path)
     data = read_file(path)
     home = home_of(path)
     files = {own: data, **(_around(path, home) if home else {})}
     result = parse_file(own, data)
+    if isinstance(result.part, Preset):
+        return in_order((*result.problems, *examine_preset(result.part, now)))
     defined = result.part.name if isinstance(result.part, WorkloadPart) else ""
     for reference in result.references:
         if reference.kind == "workload" and reference.name != defined:

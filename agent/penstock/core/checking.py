@@ -6,7 +6,9 @@ from datetime import datetime
 
 from penstock.core.lint import lint
 from penstock.core.parse import Parsed
-from penstock.core.problems import any_error, in_order
+from penstock.core.policy import Mode, Policy, Workload
+from penstock.core.presets import Preset, known_to
+from penstock.core.problems import Problem, any_error, in_order
 from penstock.core.sentences import failures
 from penstock.core.unenforced import unenforced
 
@@ -21,3 +23,10 @@ def examine(parsed: Parsed, now: datetime) -> Parsed:
         return parsed
     problems = in_order((*parsed.problems, *lint(policy, now), *unenforced(policy), *failures(policy, now)))
     return Parsed(None if any_error(problems) else policy, problems)
+
+
+def examine_preset(preset: Preset, now: datetime) -> list[Problem]:
+    """What lint says of a workload that uses only this preset, at the places of the preset's rules."""
+    known = known_to([preset], {preset.name: preset})
+    alone = Workload(preset.name, Mode.ENFORCE, preset.rules, (), known=known, place=preset.place)
+    return lint(Policy(workloads={preset.name: alone}), now)

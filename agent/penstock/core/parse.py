@@ -9,14 +9,14 @@ rest is about the host.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.core.language.assemble import Assembly
 from penstock.core.language.parse_host import HostPart, read_host
 from penstock.core.language.parse_preset import read_preset
 from penstock.core.language.parse_workload import WorkloadPart, read_workload
-from penstock.core.language.reading import Reader, Reference
+from penstock.core.language.reading import Reader, Reference, shown
 from penstock.core.language.yaml_nodes import Node, Pairs, read
 from penstock.core.policy import Place, Policy
 from penstock.core.presets import Preset
@@ -87,6 +87,7 @@ def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -
         assembly.add(result.part, result.path)
     known = {part.name: result for result in presets.values() if isinstance(part := result.part, Preset)}
     used, missing = assembly.expand({name: r.part for name, r in known.items() if isinstance(r.part, Preset)})
+    assembly.problems.extend(_same_name(used, presets.values()))
     read = [known[name] for name in used]
     read += [presets[path] for name in missing if (path := f"{name}.yaml") in presets]
     if any(isinstance(result.part, Preset) and result.part.knows_all for result in read):
@@ -103,12 +104,29 @@ def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -
 
 def preset_problems(result: FileResult) -> Iterator[Problem]:
     """What is wrong with a file of the presets, at places below the configuration directory."""
-    path = result.path if result.path.startswith(PRESETS) else PRESETS + result.path
+    path = _below_presets(result.path)
     if not isinstance(result.part, Preset) and not any_error(result.problems):
         text = "the file is no preset"
         yield Problem(Place(path, 1, 1), "error", "preset", text, "write `preset: NAME` and what it opens")
     for problem in result.problems:
         yield replace(problem, place=Place(path, problem.place.line, problem.place.column))
+
+
+def _same_name(used: Collection[str], results: Iterable[FileResult]) -> Iterator[Problem]:
+    """Of two files that say the same name, which one is meant?"""
+    first: dict[str, str] = {}
+    for result in results:
+        if isinstance(result.part, Preset) and result.part.name in used:
+            before = first.setdefault(result.part.name, result.path)
+            if before != result.path:
+                text = f"the preset `{result.part.name}` is also in {shown(before)}"
+                place = Place(_below_presets(result.path), result.part.place.line, result.part.place.column)
+                hint = f"call this one {shown(before)} to replace it, or give it another name"
+                yield Problem(place, "error", "preset", text, hint)
+
+
+def _below_presets(path: str) -> str:
+    return path if path.startswith(PRESETS) else PRESETS + path
 
 
 def _hash(contents: list[tuple[str, str]]) -> str:
