@@ -20,9 +20,10 @@ from cli import fake_daemon
 from penstock.cli.check import check_path
 from penstock.cli.main import COMMANDS, penstock
 from penstock.cli.manual import pages, title
+from penstock.core import explain_names, lookups
 from penstock.core.blocks import Block
 from penstock.core.findings import TROUBLES
-from penstock.core.language import assemble, parse_host, parse_ports, parse_rule, yaml_nodes
+from penstock.core.language import assemble, parse_host, parse_ports, parse_preset, parse_rule, yaml_nodes
 from penstock.core.parse import parse
 from penstock.core.policy import METADATA
 from penstock.core.problems import Problem
@@ -31,6 +32,7 @@ from penstock.core.unenforced import unenforced
 from penstock.core.verdict import Reason
 from penstock.daemon import places
 from penstock.enrol import dropin
+from penstock.files import read_presets
 from test_examples import EXAMPLES, NOW
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +161,7 @@ def test_what_is_enforced_now_is_said(side: str) -> None:
         ("networks", parse_host.MAX_NETWORKS),
         ("rules in one list", parse_rule.MAX_RULES),
         ("ranges in `ports`", parse_ports.MAX_RANGES),
+        ("names in `known`", parse_preset.MAX_KNOWN),
         ("one file", yaml_nodes.MAX_NODES),
         ("one file", yaml_nodes.MAX_PROBLEMS),
         ("one file", yaml_nodes.MAX_DEPTH),
@@ -169,6 +172,18 @@ def test_limits(what: str, limit: int) -> None:
     assert f"{limit:,}" in row[1]
 
 
+def test_each_preset_is_in_the_table() -> None:
+    said = [span for cells in rows("rules", "## Presets") for span in spans(cells[0])]
+    assert said == list(dict.fromkeys(said))
+    assert set(said) == {name.removesuffix(".yaml") for name in read_presets()}
+
+
+def test_each_key_of_a_preset_is_said() -> None:
+    table = rows("rules", "Your own go into `presets/`")
+    said = {word for cells in table for span in spans(cells[0]) for word in span.split(": ")[:1]}
+    assert set(parse_preset.PRESET_KEYS) - {"version"} <= said
+
+
 def test_metadata_addresses() -> None:
     assert [str(address) for address in METADATA if str(address) not in TEXTS["rules"]] == []
 
@@ -177,8 +192,10 @@ def test_metadata_addresses() -> None:
 
 
 def options(command: click.Command) -> set[str]:
-    """All flags of a command."""
-    return {flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")}
+    """All flags of a command, and of the commands below it."""
+    below = command.commands.values() if isinstance(command, click.Group) and command is not penstock else ()
+    flags = {flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")}
+    return flags.union(*(options(one) for one in below))
 
 
 TREE = {name: penstock.get_command(click.Context(penstock), name) for name in COMMANDS}
@@ -279,7 +296,8 @@ def finding_codes() -> set[str]:
 
 def reason_codes() -> set[str]:
     explained = set().union(*(constants(path, {"Explanation": 0}) for path in CORE.glob("*.py")))
-    return explained | set(Reason)
+    by_name = {explain_names.EXPIRED_NAME, explain_names.LITERAL, *lookups.Reason}
+    return explained | set(Reason) | by_name
 
 
 TELLERS = {

@@ -90,9 +90,48 @@ def test_a_row_as_people_read_it(tmp_path: Path) -> None:
     ]
 
 
+LOOKUP: dict[str, Any] = {
+    "name": "registry.example",
+    "address": None,
+    "family": None,
+    "port": 53,
+    "protocol": "udp",
+    "reason": "name",
+    "text": "not in its rules",
+    "process": Process(),
+}
+
+
+def test_a_refused_look_up_as_people_read_it(tmp_path: Path) -> None:
+    again = {**LOOKUP, "protocol": "tcp"}
+    named = {"name": "cdn.example.org", "text": "learned for cdn.example.org, expired 3 min ago"}
+    packets = [block(3, **named, allow=None), block(4, **named, address="10.30.1.10", allow=None)]
+    BlockLog(tmp_path).append([block(1, **LOOKUP, count=2), block(2, **again), *packets])
+    text = run("--log", str(tmp_path)).stdout
+    assert [line.rstrip() for line in text.splitlines()] == [
+        "2025-11-25 02:00:02  DENY  litellm  asked registry.example                    x3     not in its rules",
+        "          allow until morning:  penstock grant litellm 10.30.1.9:5432 --for 8h",
+        "2025-11-25 02:00:04  DENY  litellm  -> cdn.example.org:5432/tcp (10.30.1.10)  x2     learned for"
+        " cdn.example.org, expired 3 min ago; by python3[7]",
+    ]
+    text = run("--log", str(tmp_path), "--by", "destination").stdout
+    assert re.search(r"x3 +litellm +asked registry\.example ", text)
+
+
+def test_a_look_up_is_no_connection_to_the_same_name(tmp_path: Path) -> None:
+    connection = {**LOOKUP, "address": "192.0.2.53", "family": 4}
+    BlockLog(tmp_path).append([block(1, **LOOKUP), block(2, **connection)])
+    text = run("--log", str(tmp_path)).stdout
+    assert "asked registry.example " in text
+    assert "-> registry.example:53/udp (192.0.2.53) " in text
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        (LOOKUP, "asked registry.example"),
+        ({**LOOKUP, "name": "a\x1b[2J.example"}, "asked a\\x1b[2J.example"),
+        ({**LOOKUP, "name": None}, "asked (not kept apart)"),
         ({}, "10.30.1.9:5432/tcp"),
         ({"name": "db.example.org"}, "db.example.org:5432/tcp (10.30.1.9)"),
         ({"name": "db.example.org", "address": None, "port": None, "protocol": "udp"}, "db.example.org/udp"),

@@ -15,6 +15,7 @@ from penstock.core.text import printable
 
 _VERDICTS = {"deny": ("DENY", "red"), "would-deny": ("WOULD-DENY", "yellow"), None: ("DENY?", "yellow")}
 _ARROWS = {"out": "->", "in": "<-"}
+NOT_APART = "(not kept apart)"
 _INDENT = " " * 10
 MAX_GROUPS = 100_000
 """Of `--by`; the rest is summed up under no key."""
@@ -65,9 +66,11 @@ class Group:
 
 
 def endpoint(block: Block) -> str:
-    """The remote end, and for direction in the port that was asked for here."""
+    """The remote end, and for direction in the port that was asked for here; of a look-up what was asked."""
+    if block.is_lookup:
+        return f"asked {printable(block.name or NOT_APART)}"
     if block.address is None and block.name is None:
-        return "(not kept apart)"
+        return NOT_APART
     host = printable(block.name or block.address or "")
     protocol = printable(block.protocol or "?")
     after = f" ({printable(block.address)})" if block.name and block.address else ""
@@ -92,7 +95,9 @@ def rows(newest_first: Iterable[Block]) -> list[Row]:
 def destination(block: Block) -> tuple[object, ...]:
     """What makes two blocks the same to a reader."""
     where = block.name or block.address or block.reason
-    return block.workload, block.direction, block.verdict, where, block.port, block.protocol
+    asked = block.is_lookup  # over UDP or TCP, that is the same to whoever asks
+    protocol = None if asked else block.protocol
+    return block.workload, block.direction, block.verdict, where, block.port, protocol, asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +106,14 @@ class Widths:
 
     verdict: int = 4
     workload: int = 8
-    endpoint: int = 20
+    far: int = 23
 
     def with_room_for(self, block: Block) -> Widths:
         """These, or as much wider as the block needs; a very long end may stick out."""
         return Widths(
             max(self.verdict, len(_VERDICTS[block.verdict][0])),
             max(self.workload, len(printable(block.workload))),
-            max(self.endpoint, min(44, len(endpoint(block)))),
+            max(self.far, min(47, len(_far(block)))),
         )
 
 
@@ -118,10 +123,9 @@ def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
     word, colour = _VERDICTS[block.verdict]
     word = word.ljust(widths.verdict)
     verdict = click.style(word, fg=colour, bold=True) if look.colour else word
-    arrow = _ARROWS[block.direction]
     name = printable(block.workload).ljust(widths.workload)
-    end = endpoint(block).ljust(widths.endpoint)
-    head = f"{_clock(block.last, look.today)}  {verdict}  {name} {arrow} {end}  {f'x{row.packets}':<5}"
+    far = _far(block).ljust(widths.far)
+    head = f"{_clock(block.last, look.today)}  {verdict}  {name} {far}  {f'x{row.packets}':<5}"
     text = printable(block.text, 512)
     if block.process.comm is not None:
         text += f"; by {printable(block.process.comm, 32)}[{block.process.pid}]"
@@ -132,6 +136,10 @@ def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
     if hint and block.allow:
         told.append(f"{_INDENT}{_allow_label(block.allow)}  {printable(block.allow, 512)}")
     return told
+
+
+def _far(block: Block) -> str:
+    return endpoint(block) if block.is_lookup else f"{_ARROWS[block.direction]} {endpoint(block)}"
 
 
 def _allow_label(command: str) -> str:
@@ -156,7 +164,7 @@ def _key(block: Block, by: str) -> str | None:
         return block.workload
     if by == "process":
         return block.process.comm
-    return endpoint(block) if block.address or block.name else None
+    return endpoint(block) if block.address or block.name or block.is_lookup else None
 
 
 def group_line(group: Group, by: str, today: str) -> str:

@@ -18,6 +18,7 @@ LOG_KEPT = 5
 """Rotated files beside the log: `blocks.jsonl.1` (the newest) to `blocks.jsonl.5`."""
 
 VERSION = 1
+DNS_PORT = 53
 MAX_LINE = 64 << 10
 """Bytes of a record; we write less than 2 KiB."""
 
@@ -49,6 +50,9 @@ class Block:
 
     `address` is the remote end; it, `port`, `protocol` and `family` are None where several packets are
     summed up that were not kept apart, or that the kernel counted without logging them.
+
+    A refused look-up is a block with a `name` and the port 53, without an address.  It is no packet that the
+    kernel denied: the resolver refused it.
     """
 
     id: str
@@ -72,6 +76,11 @@ class Block:
     process: Process
     policy: str | None
     allow: str | None
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether it is about names that were asked, and not about packets."""
+        return self.address is None and self.port == DNS_PORT
 
     def as_json(self) -> str:
         """One JSON object without a newline, ASCII only."""

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from penstock.core import names
-from penstock.core.blocks import Block, Explanation, Process
+from penstock.core.blocks import DNS_PORT, Block, Explanation, Process
 from penstock.core.folds import Folds, Key, Owner
 from penstock.core.nearest import NearestNames, describe, is_over
 from penstock.core.policy import Direction, Known, Mode, NamePeer, Policy, Rule, Workload
@@ -19,7 +19,6 @@ from penstock.core.remedies import to_name
 from penstock.core.resolver_wire import Observed, Refused
 from penstock.core.text import printable
 
-PORT = 53
 SEARCH = "search"
 """What the resolver says of a name that only a list of suffixes can have made: nobody meant it."""
 
@@ -207,7 +206,7 @@ def _block(
         protocol=lookup.protocol,
         family=None,
         address=None,
-        port=PORT,
+        port=DNS_PORT,
         name=printable(lookup.name) or None,
         count=lookup.count,
         unlogged=0,
