@@ -224,4 +224,4 @@ def test_diff_that_fails(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_diff_without_a_list(run: Path, asked: list[str]) -> None:
     done = call(run, "diff", "ray")
     assert (done.exit_code, asked) == (2, [])
-    assert done.stderr.startswith("penstock: the upstream of `ray` publishes no list that is known; with --against ")
+    assert done.stderr.startswith("penstock: the upstream of `ray` publishes no list that is known; with")
