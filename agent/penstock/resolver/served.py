@@ -33,6 +33,7 @@ class Served:
         self.observed: set[tuple[str, int]] = set()  # of this second: name and type
         self.pending: dict[Question, Lookup] = {}
         self._listeners: Listeners | None = None
+        self._make: Callable[[], Listeners] | None = None
         self._names: tuple[Names, Sequence[str]] | None = None
 
     def configure(self, names: Names, search: Sequence[str]) -> None:
@@ -40,14 +41,24 @@ class Served:
         if self._names != (names, search):
             self._names = names, search
             self.questions = Questions(names, search, self.habits)
+        self._begin()
 
     def listen(self, make: Callable[[], Listeners]) -> None:
-        """At these sockets, instead of others."""
+        """At these sockets, instead of others.  Until it is known what may be asked, look-ups wait."""
         self.unlisten()
-        self._listeners = make()
+        self._make = make
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._make is not None and self.questions is not None:
+            make, self._make = self._make, None
+            self._listeners = make()
 
     def unlisten(self) -> None:
         """Nowhere."""
+        if self._make is not None:
+            make, self._make = self._make, None
+            make().close()
         if self._listeners is not None:
             self._listeners.close()
             self._listeners = None
