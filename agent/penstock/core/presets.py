@@ -83,7 +83,7 @@ class Preset:
 _CREDENTIALS = "the metadata service of {}, which hands out credentials"
 
 EVERYWHERE: tuple[Known, ...] = (
-    # The first was measured 2026-11 with a Ray head.  The others are in lists of such names, and were not measured.
+    # The first was measured 2026-11 with a Ray head.  The others are in lists of such names, not measured.
     Known("metadata.google.internal", Kind.METADATA, _CREDENTIALS.format("Google Cloud"), ""),
     Known("metadata.goog", Kind.METADATA, _CREDENTIALS.format("Google Cloud"), ""),
     Known("instance-data.ec2.internal", Kind.METADATA, _CREDENTIALS.format("AWS"), ""),
