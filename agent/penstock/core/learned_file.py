@@ -30,14 +30,18 @@ def encode(answers: Iterable[Saved], limit: int) -> bytes:
     rows: list[str] = []
     left = limit - _FRAME
     for workload, address, name, until in answers:
-        left -= sum(len(text) + 3 for text in (workload, name) if text not in texts)
-        numbers = [texts.setdefault(text, len(texts)) for text in (workload, name)]
-        row = f'[{numbers[0]},"{address.hex()}",{numbers[1]},{int(until)}]'
+        whose = texts.get(workload, len(texts))
+        where = whose if name == workload else texts.get(name, len(texts) + (whose == len(texts)))
+        row = f'[{whose},"{address.hex()}",{where},{int(until)}]'
         left -= len(row) + 1
+        if where >= len(texts) or whose >= len(texts):
+            left -= len(workload) + len(name) + 6
         if left < 0 or len(rows) == MOST:
             break
+        texts.setdefault(workload, whose)
+        texts.setdefault(name, where)
         rows.append(row)
-    head = f'{{"penstock-names":{VERSION},"texts":{json.dumps(list(texts))}'
+    head = f'{{"penstock-names":{VERSION},"texts":{json.dumps(list(texts), separators=(",", ":"))}'
     return f'{head},"answers":[{",".join(rows)}]}}'.encode()
 
 
