@@ -194,6 +194,10 @@ def _learn(opened: Sequence[Opened]) -> None:
     name_sets.learn(_firewall(), opened)
 
 
+def _learned(set_names: Sequence[str]) -> list[Opened]:
+    return list(name_sets.learned(_firewall(), set_names))
+
+
 def _retract(gone: Sequence[Retract]) -> None:
     name_sets.retract(_firewall(), gone)
 
@@ -241,6 +245,23 @@ class Governed:
             for group in name_rules.groups(rules)
         ]
         self.agent(_learn, opened)
+
+    def run_out(self, workload: str, name: str, *addresses: str) -> None:
+        """As when no answer has these addresses for long: they are gone, what they let in is not."""
+        self.learn(workload, name, *addresses, seconds=0.001)
+        eventually(lambda: not set(addresses) & set(self.held(workload)))
+
+    def held(self, workload: str, *, flows: bool = False) -> dict[str, float]:
+        """Seconds that each learned address of a workload still counts, or flows to it are remembered.
+
+        Of those with the same address the one that lasts longest.
+        """
+        rules = name_rules.name_rules(self.policy, self.policy.workloads[workload], datetime.now(UTC))
+        name = name_chains.flow_set if flows else name_chains.learned_set
+        sets = [name(workload, group.id, family) for group in name_rules.groups(rules) for family in (4, 6)]
+        found: list[Opened] = self.agent(_learned, sets)
+        ends = sorted((o.seconds, str(ip_address(name_sets.called(o.address)))) for o in found)
+        return {address: seconds for seconds, address in ends}
 
     def retract(self, workload: str, *addresses: str) -> None:
         """As after a rule went: take these addresses, and the flows to them, out of all its rules."""

@@ -51,8 +51,14 @@ ON_LOOPBACK_OUT, ON_LOOPBACK_IN = Loopback(Hook.OUTPUT), Loopback(Hook.INPUT)
 _rule = Rule.of
 
 
-def shared(labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int]) -> list[Chain]:
-    """What the base chains call.  `labels`: each workload, and its bit in connection labels."""
+def shared(
+    labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int], lookups: Sequence[Rule] = ()
+) -> list[Chain]:
+    """What the base chains call.  `labels`: each workload, and its bit in connection labels.
+
+    `lookups` are for look-ups that no full socket takes.
+    """
+
     def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
         prefix = format_prefix(direction, "deny", "enforce", "unbound", "-")
         return (
@@ -70,6 +76,7 @@ def shared(labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int])
         _rule(Dispatch(OWN, depth + 1)),
         *_dispatches(2, levels),
         _rule(FullSocket(), Goto("not_own")),
+        *lookups,
         # What has no full socket here and is not new is the end of a handshake, or of a connection.
         _rule(Tracked.NEW, Goto("not_own")),
     )

@@ -117,7 +117,9 @@ def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tupl
         *_refusals(),
         *workload_chains,
         *(name_chains.shared() if names else ()),
-        *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels),
+        *base_chains.shared(
+            [(plan.name, plan.label) for plan in plans], depth, levels, name_chains.unanswered() if names else ()
+        ),
         *base_chains.base(depth, levels, names=names),
         *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
     )

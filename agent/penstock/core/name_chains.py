@@ -257,9 +257,18 @@ def _pass(workload: str, group: Group, family: int) -> Chain:
     return Chain(f"pass{family}_{workload}_{group.id}", (*rules, _rule(Final.ACCEPT)))
 
 
+def _asked() -> list[tuple[Condition, ...]]:
+    return [(Protocol(protocol), Redirected(), AskedAt(PORT)) for protocol in ("udp", "tcp")]
+
+
+def unanswered() -> list[Rule]:
+    """For look-ups that no full socket takes: nobody listens, or one of the resolver's is in TIME_WAIT."""
+    return [_rule(*lookup, Final.RETURN) for lookup in _asked()]
+
+
 def shared() -> list[Chain]:
     """The chains of the resolver: it answers whom it was redirected to, asks its servers, and nothing else."""
-    asked = [(Protocol(protocol), Redirected(), AskedAt(PORT)) for protocol in ("udp", "tcp")]
+    asked = _asked()
     to_servers = [_rule(InSet(UPSTREAM[f], f, End.DESTINATION, End.DESTINATION), Final.ACCEPT) for f in FAMILIES]
     from_servers = [_rule(Reply(), InSet(UPSTREAM[f], f, End.SOURCE, End.SOURCE), Final.ACCEPT) for f in FAMILIES]
     denied = [_rule(Count(RESOLVER_OUT)), _rule(Goto("refuse_out"))]
