@@ -254,3 +254,37 @@ def test_warnings(systemd: FakeSystemd, ask: Ask) -> None:
     assert "runs as root" in third
     systemd.add("b.service", ExecStart="/x", DynamicUser="yes")
     assert ask("b").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("properties", "rooted"),
+    [
+        ({"RootDirectory": "/opt/a"}, True),
+        ({"RootImage": "/a.raw"}, True),
+        ({"RootDirectory": "/"}, False),
+        ({}, False),
+    ],
+)
+def test_the_drop_in_is_for_the_root_that_the_unit_has(
+    systemd: FakeSystemd, ask: Ask, properties: dict[str, str], rooted: bool
+) -> None:
+    systemd.add("a.service", ExecStart="/x", **properties)
+    protect.perform(ask("a"))
+    written = dropin.pending_path("a.service").read_text()
+    assert written == dropin.text("a.service", "a", rooted=rooted)
+    assert ask("a").stale == frozenset()
+
+
+def test_a_drop_in_of_another_version_is_written_anew(systemd: FakeSystemd, ask: Ask) -> None:
+    systemd.add("v@.service", ExecStart="/x")
+    systemd.add("v@1.service", ExecStart="/x")
+    protect.perform(ask("v@.service"))
+    path = dropin.pending_path("v@.service")
+    wanted = path.read_text()
+    for unit in ("v@.service", "v@1.service"):  # an instance has its template's
+        path.write_text(wanted.splitlines(keepends=True)[0])
+        again = ask(unit)
+        assert again.stale == {unit}
+        assert protect.perform(again).written == (path,)
+        assert path.read_text() == wanted
+        assert protect.perform(ask(unit)).written == ()

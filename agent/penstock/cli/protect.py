@@ -110,7 +110,12 @@ def _files(plan: Plan, done: Done | None) -> Iterator[str]:
                 yield from wrapped(text, 4 + len("left out "), "    left out ")
     waits = "" if plan.in_force else f"; it waits until {plan.workload} is in force"
     for name, one in plan.drop_ins.items():
-        yield f"{verb} the drop-in of {name}{waits}" if one is None else f"kept {one.path}"
+        if one is None:
+            yield f"{verb} the drop-in of {name}{waits}"
+        elif name in plan.stale:
+            yield f"{verb} {one.path} anew: it was of another version"
+        else:
+            yield f"kept {one.path}"
 
 
 def _when(plan: Plan, done: Done | None, restarted: list[str]) -> Iterator[str]:

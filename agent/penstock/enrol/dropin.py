@@ -22,6 +22,23 @@ from penstock.files import put, read_file, replace
 
 UNITS = Path("/etc/systemd/system")
 PENDING = f"{DROPIN}.pending"
+LOOK_UP = ("systemd-resolved.service", "nscd.service", "avahi-daemon.service")
+"""What is not there yet when a unit starts cannot be hidden from it.  The system bus comes before all services."""
+
+# Directories, because a mount over a socket goes when its owner makes the socket anew, as each restart of
+# systemd-resolved does.  Its directory also holds what /etc/resolv.conf leads to.
+_HIDDEN = """\
+InaccessiblePaths=-/run/dbus -/run/nscd -/run/avahi-daemon
+TemporaryFileSystem=/run/systemd/resolve:ro
+BindReadOnlyPaths=-/run/systemd/resolve/resolv.conf -/run/systemd/resolve/stub-resolv.conf
+"""
+
+# With `+` paths count from the unit's own root, which has the sockets only if the unit binds them there.  A mount
+# point that is missing would be made there, and the unit fail where that is not possible; hence a socket here.
+_HIDDEN_ROOTED = """\
+InaccessiblePaths=-+/run/dbus -+/run/nscd -+/run/avahi-daemon -+/run/systemd/resolve/io.systemd.Resolve
+"""
+
 _OURS = re.compile(r"# Written by `penstock protect`: (\S{1,255}) belongs to the workload ([a-z0-9-]{1,48})\.\n")
 
 
@@ -35,21 +52,22 @@ class DropIn:
     armed: bool
 
 
-def text(unit: str, workload: str) -> str:
-    """The content of the file."""
+def text(unit: str, workload: str, *, rooted: bool = False) -> str:
+    """The content of the file.  `rooted`: the unit has a root directory or image of its own."""
     return f"""\
 # Written by `penstock protect`: {unit} belongs to the workload {workload}.
 # The unit needs the floor, the last good rules, and only wants the daemon: an upgrade never stops a model server.
 [Unit]
 Requires=penstock-floor.service
-After=penstock-floor.service
+After=penstock-floor.service {" ".join(LOOK_UP)}
 Wants=penstock.service
 
 [Service]
 Slice={slice_unit(workload)}
 # With these it could send packets past the rules, change them, or leave its slice.
 CapabilityBoundingSet=~CAP_NET_RAW CAP_NET_ADMIN CAP_SYS_ADMIN
-"""
+# Here others look names up for whoever asks, past the rules: the system bus, nscd, avahi, systemd-resolved.
+{_HIDDEN_ROOTED if rooted else _HIDDEN}"""
 
 
 def armed_path(unit: str) -> Path:
@@ -73,7 +91,7 @@ def of_unit(unit: str) -> DropIn | None:
     return None
 
 
-def write_pending(unit: str, workload: str) -> bool:
+def write_pending(unit: str, workload: str, *, rooted: bool = False) -> bool:
     """Have the drop-in wait, unless it is there already; whether a file was written.
 
     PenstockError when the place is somebody else's, or the unit another workload's; OSError when it cannot be
@@ -83,11 +101,23 @@ def write_pending(unit: str, workload: str) -> bool:
     if found is None:
         path = pending_path(unit)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        replace(path, text(unit, workload).encode(), 0o644)
+        replace(path, text(unit, workload, rooted=rooted).encode(), 0o644)
         return True
     if found.workload != workload:
         raise PenstockError(f"puts {unit} into the workload {found.workload}", where=str(found.path))
     return False
+
+
+def is_stale(one: DropIn, *, rooted: bool = False) -> bool:
+    """Whether an earlier penstock wrote it, or somebody changed it below its first line."""
+    return read_file(one.path).decode("utf-8", "replace") != text(one.unit, one.workload, rooted=rooted)
+
+
+def renew(one: DropIn, *, rooted: bool = False) -> None:
+    """Write it anew where it is; it counts for the unit's next start.  OSError when it cannot be written."""
+    replace(one.path, text(one.unit, one.workload, rooted=rooted).encode(), 0o644)
+    if one.armed:
+        systemctl.daemon_reload()
 
 
 def arm(workloads: Collection[str]) -> list[tuple[str, str]]:

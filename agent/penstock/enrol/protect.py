@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -62,6 +62,7 @@ class Plan:
     rules_path: Path
     rules: Draft | None
     drop_ins: Mapping[str, DropIn | None]  # by unit; None where it is to be written
+    stale: frozenset[str]  # units whose drop-in is to be written anew
     in_force: bool  # the workload is in the applied policy
     warnings: tuple[str, ...]
 
@@ -111,6 +112,7 @@ def plan(request: Request) -> Plan:
         rules_path=path,
         rules=rules,
         drop_ins=found,
+        stale=frozenset(facts.name for facts in units if _is_stale(facts, found[facts.name])),
         in_force=workload in request.in_force,
         warnings=tuple(warning for facts in units for warning in _warnings(facts)),
     )
@@ -120,15 +122,17 @@ def perform(wanted: Plan) -> Done:
     """Write what the plan says.  PenstockError, and then nothing of it is left, when one file cannot be put."""
     written: list[Path] = []
     made: list[Path] = []
+    rooted = {facts.name: facts.rooted for facts in wanted.units}
     try:
         for name in (name for name, one in wanted.drop_ins.items() if one is None):
             made += _make(dropin.pending_path(name).parent)
-            dropin.write_pending(name, wanted.workload)
+            dropin.write_pending(name, wanted.workload, rooted=rooted[name])
             written.append(dropin.pending_path(name))
         if wanted.rules is not None:
             made += _make(wanted.rules_path.parent)
             written.append(wanted.rules_path)
             put_file(wanted.rules_path, wanted.rules.text.encode(), 0o644)
+        renewed = tuple(_renewed(wanted, rooted))
     except (OSError, PenstockError) as e:
         for path in written:
             with contextlib.suppress(OSError):
@@ -143,7 +147,22 @@ def perform(wanted: Plan) -> Done:
     if armed:
         now = {dropin.pending_path(name): dropin.armed_path(name) for name, _ in armed}
         written = [now.get(path, path) for path in written]
-    return Done(tuple(written), tuple(name for name, _ in armed))
+    return Done((*written, *renewed), tuple(name for name, _ in armed))
+
+
+def _is_stale(facts: Facts, one: DropIn | None) -> bool:
+    return one is not None and dropin.is_stale(one, rooted=facts.rooted)
+
+
+def _renewed(wanted: Plan, rooted: Mapping[str, bool]) -> Iterator[Path]:
+    """Last, because what they were is not kept: each counts as it is, written anew or not."""
+    done: set[Path] = set()
+    for name in sorted(wanted.stale):
+        one = wanted.drop_ins[name]
+        if one is not None and one.path not in done:  # instances share their template's
+            dropin.renew(one, rooted=rooted[name])
+            done.add(one.path)
+            yield one.path
 
 
 def _policy(request: Request, glob: str, files: dict[str, bytes], presets: dict[str, bytes]) -> Policy:

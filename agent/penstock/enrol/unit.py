@@ -30,7 +30,7 @@ CONTAINER_CLIENTS = frozenset(
 PROPERTIES = (
     "Id", "LoadState", "LoadError", "FragmentPath", "DropInPaths", "ExecStart", "User", "Slice", "ControlGroup",
     "MainPID", "Delegate", "Transient", "DefaultDependencies", "PrivateNetwork", "NetworkNamespacePath",
-    "DynamicUser",
+    "DynamicUser", "RootDirectory", "RootImage",
 )  # fmt: skip
 GLOB = re.compile(r"[*?\[]")
 MAX_UNITS = 200
@@ -55,6 +55,7 @@ class Facts:
     slice: str
     own_slice: bool  # somebody chose that slice
     delegate: bool
+    rooted: bool  # it has a root directory or image of its own
     processes: tuple[Process, ...]
     listeners: tuple[Listener, ...]
     server: Server | None
@@ -148,6 +149,7 @@ def _facts(name: str) -> Facts:
         slice=printable(said["Slice"], 256),
         own_slice=said["Slice"] not in usual and not said["Slice"].startswith("penstock-"),
         delegate=said["Delegate"] == "yes",
+        rooted=bool(said["RootDirectory"].strip("/") or said["RootImage"]),
         processes=processes,
         listeners=running.listeners({process.pid for process in processes}),
         server=next((server for server in seen if server is not None), None),
