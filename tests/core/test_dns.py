@@ -90,6 +90,7 @@ def test_names(wire: bytes, name: str, plain: bool) -> None:
         (query(rest=OPT + b"x"), code.FORMERR),
         (query(rest=OPT + OPT, ar=2), code.FORMERR),
         (query(rest=b"\1a" + OPT), code.FORMERR),  # EDNS belongs to the root
+        (query(rest=b"\5" + OPT[1:]), code.FORMERR),
         (query(rest=b"\0\0\xfa\0\xff\0\0\0\0\0\0"), code.FORMERR),  # TSIG
         (query(rest=b"\0\0\x29\4\xd0\0\0\0\0\0\4\0\x0a\0\1"), code.FORMERR),  # an option too long
         (query(rest=b"\0\0\x29\4\xd0\0\0\0\0\0\3\0\x0a\0"), code.FORMERR),  # half an option
@@ -107,7 +108,7 @@ def test_what_is_told_no(data: bytes, rcode: int) -> None:
         parse_query(data)
     assert caught.value.rcode == rcode
     reply = dns.message.from_wire(build_reply(caught.value.query, rcode))
-    assert (reply.id, reply.rcode()) == (0x1234, rcode)
+    assert (reply.id, reply.rcode(), reply.opcode()) == (0x1234, rcode, data[2] >> 3 & 15)
 
 
 def test_a_name_of_255_bytes_is_taken() -> None:

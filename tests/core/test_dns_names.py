@@ -67,6 +67,19 @@ def test_pointers_that_lead_nowhere(pointer: bytes) -> None:
         read_name(bytes(12) + b"\1a\1b\0" + pointer, 17)
 
 
+@pytest.mark.parametrize("data", [b"\1\xc0\x0c", b"\1a\2\xc0\x0c\0", b"\3a\xc0\x0c\xc0\x0c\0"])
+def test_names_that_run_into_themselves(data: bytes) -> None:
+    """What a pointer leads to ends before the pointer, or the pointer would be read as letters too."""
+    with pytest.raises(Malformed):
+        read_name(bytes(12) + data + bytes(20), 12 + data.index(b"\xc0"))
+
+
+def test_a_pointer_whose_second_byte_is_the_pointing_name() -> None:
+    data = bytes(12) + b"\0" + b"\1a\xc0" + b"\x0c" + b"b" * 12 + b"\xc0\x0d"
+    with pytest.raises(Malformed):
+        read_name(data, 16)
+
+
 @pytest.mark.parametrize(("last", "fits"), [(61, True), (62, False)])
 def test_pointers_that_make_a_name_too_long(last: int, fits: bool) -> None:
     label = b"\x3f" + b"a" * 63

@@ -84,13 +84,15 @@ def test_what_is_too_long_or_too_short(kind: int, text: str, behind: bytes) -> N
         (code.TXT, b""),
         (code.DS, wire(code.DS, "1 8 2 " + "ab" * 32)[:3]),
         (code.DS, b"\0\1\x08\0ab"),
+        (code.DS, b"\0\1\x08\xc8"),  # an unknown digest, and empty
         (code.DNSKEY, b"\1\1\3\x08"),
         (code.RRSIG, wire(code.RRSIG, SIGNATURE)[:-3]),  # no signature
         (code.RRSIG, bytes(18) + b"\xc0\x0c" + b"sign"),  # a signer is never compressed
         (code.NSEC, b"\xc0\x0c\0\1\1"),
         (code.NSEC, b"\1a\0" + b"\0\0"),  # an empty window
         (code.NSEC, b"\1a\0" + b"\1\1\1\0\1\1"),  # windows that fall
-        (code.NSEC, b"\1a\0" + b"\0\x21" + bytes(33)),
+        (code.NSEC, b"\1a\0" + b"\0\x21" + b"\1" * 33),
+        (code.NSEC, b"\1a\0" + b"\0\2\1\0"),  # a zero at the end
         (code.NSEC3, b"\1\1\0\1\xff"),
         (code.NSEC3, b"\1\1\0\1\0\0"),
         (code.SVCB, b"\0\1\xc0\x0c"),
@@ -143,7 +145,7 @@ def test_hints_are_taken_out(text: str, left: str) -> None:
 
 
 def test_an_alias_loses_all_parameters() -> None:
-    assert without_hints(b"\0\0\1a\0\0\4\0\4abcd") == b"\0\0\1a\0"
+    assert without_hints(b"\0\0\1a\0\0\3\0\2ab\0\4\0\4abcd") == b"\0\0\1a\0"
 
 
 def test_texts() -> None:

@@ -179,6 +179,13 @@ def test_whether_it_was_validated_is_said_to_who_asks() -> None:
     assert not reply_to(asks, CHAIN, flags=0x8180).flags & dns.flags.AD
 
 
+def test_what_was_cut_is_not_called_validated() -> None:
+    many = "\n".join(f"a.example. 5 IN A 192.0.2.{i}" for i in range(65))
+    read = reply_to(ask(dnssec=True), f"{many}\na.example. 5 IN RRSIG A {RRSIG}")
+    assert [(int(r.rdtype), len(r)) for r in read.answer] == [(code.A, 64)]
+    assert not read.flags & dns.flags.AD
+
+
 def test_a_renamed_zone_comes_with_its_proof() -> None:
     answer = f"""example. 5 IN DNAME b.example.
                  example. 5 IN RRSIG DNAME {RRSIG}

@@ -14,7 +14,7 @@ from penstock.core.dns_codes import HEADER_SIZE
 LONGEST = 255
 """Bytes of a name in wire form, RFC 1035."""
 
-MAX_POINTERS = 32
+MAX_POINTERS = 16
 """Compression pointers in one name.  Each goes back, but a message of them alone could hold 32,000."""
 
 _PLAIN = re.compile(rb"[a-z0-9_.-]+\Z")
@@ -44,16 +44,16 @@ def name_end(data: bytes, at: int) -> int:
 def read_name(data: bytes, at: int) -> tuple[bytes, int]:
     """The name that begins at `at` in wire form, letters as written, and where its own bytes end.
 
-    Pointers go back before the part that holds them and never into the header, so this ends.
+    What a pointer leads to lies wholly before the part that holds it, and behind the header: so this ends.
     Raises Malformed, and IndexError where the message ends inside the name.
     """
-    name, end, pointers, start = b"", 0, 0, at
+    name, end, pointers, start, bound = b"", 0, 0, at, len(data)
     while True:
         length = data[at]
         if length == 0:
             name += data[start : at + 1]
-            if len(name) > LONGEST:
-                raise Malformed("a name is longer than 255 bytes")
+            if len(name) > LONGEST or at >= bound:
+                raise Malformed("a name is longer than 255 bytes, or runs into itself")
             return name, end or at + 1
         if length < 64:
             at += length + 1
@@ -62,11 +62,11 @@ def read_name(data: bytes, at: int) -> tuple[bytes, int]:
             continue
         target = (length & 63) << 8 | data[at + 1]
         pointers += 1
-        if length < 192 or not HEADER_SIZE <= target < start or pointers > MAX_POINTERS:
+        if length < 192 or not HEADER_SIZE <= target < start or at + 2 > bound or pointers > MAX_POINTERS:
             raise Malformed("a compression pointer that leads nowhere")
         name += data[start:at]
         end = end or at + 2
-        at = start = target
+        at, start, bound = target, target, start
 
 
 @lru_cache(_CACHED)

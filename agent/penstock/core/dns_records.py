@@ -100,14 +100,14 @@ def _next_hash(data: bytes, start: int, end: int) -> bytes:
 
 
 def _check_types(data: bytes, at: int, end: int) -> None:
-    """A set of types as bits, in windows that rise."""
+    """A set of types as bits, in windows that rise and do not end with a zero (RFC 4034, 4.1.2)."""
     last = -1
     while at < end:
         window, length = data[at], data[at + 1]
-        if window <= last or not 1 <= length <= 32:
+        at += 2 + length
+        if window <= last or not 1 <= length <= 32 or not data[at - 1]:
             raise Malformed("a set of types that is none")
         last = window
-        at += 2 + length
     if at != end:
         raise Malformed("a set of types of a wrong length")
 
@@ -133,8 +133,8 @@ def _parameters(data: bytes, at: int, end: int) -> dict[int, bytes]:
     while at < end:
         key, length = struct.unpack_from(">HH", data, at)
         at += 4 + length
-        if key <= last or at > end:
-            raise Malformed("parameters of a service that do not rise or do not fit")
+        if key <= last:
+            raise Malformed("parameters of a service that do not rise")
         last = key
         found[key] = data[at - length : at]
     if at != end:
