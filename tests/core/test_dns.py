@@ -111,6 +111,13 @@ def test_what_is_told_no(data: bytes, rcode: int) -> None:
     assert (reply.id, reply.rcode(), reply.opcode()) == (0x1234, rcode, data[2] >> 3 & 15)
 
 
+def test_number_of_options() -> None:
+    head = b"\0\0\x29\x04\xd0\0\0\0\0\0"
+    assert parse_query(query(rest=head + b"\x80" + b"\0\x0c\0\0" * 32)).edns
+    with pytest.raises(NotTaken):
+        parse_query(query(rest=head + b"\x84" + b"\0\x0c\0\0" * 33))
+
+
 def test_a_name_of_255_bytes_is_taken() -> None:
     longest = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
     assert len(longest) == 255

@@ -13,6 +13,9 @@ from penstock.core import dns_codes as code
 from penstock.core.dns_codes import HEADER_SIZE
 from penstock.core.dns_names import Malformed, name_end, text_of, wire_of
 
+MAX_OPTIONS = 32
+"""EDNS options of one message.  Over TCP there is room for 16,000, and each costs a step."""
+
 
 class Query(NamedTuple):
     """One question of a client."""
@@ -111,11 +114,13 @@ def _with_edns(query: Query, data: bytes, at: int, additional: int) -> Query:
 
 
 def check_options(data: bytes, at: int, end: int) -> None:
-    """Raises Malformed, or struct.error, where the options of an OPT record do not fill it exactly."""
-    while at < end:
+    """Raises Malformed, or struct.error, where the options of an OPT record do not fill it, or are very many."""
+    for _ in range(MAX_OPTIONS):
+        if at >= end:
+            break
         at += 4 + code.OPTION.unpack_from(data, at)[1]
     if at != end:
-        raise Malformed("an EDNS option is longer than its record")
+        raise Malformed("EDNS options that do not fill their record, or too many")
 
 
 def build_query(
