@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock.core import effects, events, state
+from penstock.core.blocks import Process
 from penstock.core.engine import Engine
 from penstock.core.events import Event
 from penstock.core.name_elements import Opened
 from penstock.core.packets import Denied, parse_nflog
 from penstock.core.resolv_conf import ResolvConf
+from penstock.core.resolver_wire import Refused
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import Snapshot
 from penstock.daemon import places, upstreams
@@ -34,6 +36,7 @@ from penstock.daemon.options import Options
 from penstock.daemon.resolver_link import ResolverLink
 from penstock.errors import PenstockError
 from penstock.kernel import cgroup, process, systemd
+from penstock.kernel.asker import Asker
 from penstock.kernel.nflog import NflogReader
 from penstock.kernel.nft_monitor import NftMonitor
 from penstock.kernel.slice_watch import SliceWatch
@@ -89,6 +92,7 @@ class Daemon:
         self._depth = cgroup.depth_of(path)
         self._status = 0
         self._upstreams: ResolvConf | None = None
+        self._askers = Asker(tree)
         self._unwatched = False  # some slices cannot be watched
         self._end, self._soon, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         saved = places.read(options.state / places.BOOKS)
@@ -159,7 +163,11 @@ class Daemon:
             return asyncio.get_running_loop().run_in_executor(kernel_thread, work)
 
         ports = self._options.run / places.PORTS
-        return ResolverLink(tasks, self._tree, ports, in_kernel, self._feed, lambda refused: None)
+        return ResolverLink(tasks, self._tree, ports, in_kernel, self._feed, self._asker)
+
+    def _asker(self, refused: Refused) -> Process | None:
+        (address, port), homes = refused.client, self._homes(refused.workload)
+        return self._askers.find(homes, refused.protocol, address, port)
 
     def _follow_upstreams(self) -> None:
         """Whom the host asks may change at any time: with a lease, a link, a VPN."""
@@ -234,10 +242,13 @@ class Daemon:
 
     def _processes(self, workload: str) -> tuple[events.Seen, ...]:
         """Those in the workload's cgroups, if they are few: among many nobody could be named anyway."""
-        bound = self._engine.in_force.places if self._engine.in_force else {}
-        homes = [slice_of(workload), *(path for path, name in bound.items() if name == workload)]
-        pids = [pid for path in homes for pid in cgroup.processes(self._tree / path)]
+        pids = [pid for path in self._homes(workload) for pid in cgroup.processes(self._tree / path)]
         return tuple(p for p in map(process.seen, pids) if p) if len(pids) <= FEW else ()
+
+    def _homes(self, workload: str) -> list[str]:
+        """The cgroups that are bound to it."""
+        bound = self._engine.in_force.places if self._engine.in_force else {}
+        return [slice_of(workload), *(path for path, name in bound.items() if name == workload)]
 
     def _read_monitor(self, monitor: NftMonitor) -> None:
         commits, lost = monitor.read()

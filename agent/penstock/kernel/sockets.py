@@ -26,14 +26,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.kernel import nfnetlink as nl
+from penstock.kernel.diagnosis import CLOSED, Diagnosis
 
-NETLINK_SOCK_DIAG = 4
-BY_FAMILY, DESTROY = 20, 21
-REQUEST = "=BBBxI48s"  # struct inet_diag_req_v2
-MESSAGE = "=BBBB48s16xI"  # struct inet_diag_msg: family, state, timer, retransmits, identity, ..., inode
-CLOSED = 7  # TCP_CLOSE: bound or not, no connection and no listener
-EVERY_STATE = 0xFFFFFFFF
 FAMILIES = {int(socket.AF_INET): "IPv4", int(socket.AF_INET6): "IPv6"}
 DESTROYABLE = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE)
 KNOWN = {
@@ -65,24 +59,13 @@ class Outcome:
     left: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """A socket as the kernel lists it: `identity` is struct inet_diag_sockid.  One of MPTCP has several."""
-
-    inode: int
-    family: int
-    protocol: int
-    state: int
-    identity: bytes
-
-
 def kill(pids: Collection[int]) -> Outcome:
     """Make every network socket that these processes hold useless.  OSError when the kernel cannot be asked."""
     held = {pid: _descriptors(pid) for pid in pids}
     places = {inode: (pid, fd) for pid, found in held.items() for fd, inode in found.items()}
     left = [text for pid in pids for text in (*_of_threads(pid, places), *_of_rings(pid))]
-    with _Diagnosis() as diagnosis:
-        for one in diagnosis.listed():
+    with Diagnosis() as diagnosis:
+        for one in diagnosis.listed(DESTROYABLE):
             if one.inode in places:
                 diagnosis.destroy(one)
         dead = 0
@@ -91,7 +74,7 @@ def kill(pids: Collection[int]) -> Outcome:
             dead += said == ""
             if said:
                 left.append(f"process {pid}, descriptor {fd}: {said}")
-        for one in diagnosis.listed():
+        for one in diagnosis.listed(DESTROYABLE):
             if one.inode in places and one.protocol == socket.IPPROTO_TCP and one.state != CLOSED:
                 pid, fd = places[one.inode]
                 left.append(f"process {pid}, descriptor {fd}: a TCP connection that the kernel does not destroy")
@@ -202,55 +185,3 @@ def _is_ours(copy: socket.socket) -> bool:
     except OSError:
         return True
     return mine == its
-
-
-class _Diagnosis:
-    """Lists and destroys the TCP and UDP sockets of this thread's network namespace."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-        self._socket.settimeout(10)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self._sequence = 0
-
-    def __enter__(self) -> _Diagnosis:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def listed(self) -> list[_Live]:
-        """All that have an inode.  Those that are neither bound nor connected are in no list."""
-        found = []
-        for family in FAMILIES:
-            for protocol in DESTROYABLE:
-                body = struct.pack(REQUEST, family, protocol, 0, EVERY_STATE, bytes(48))
-                try:
-                    for data in self._ask(BY_FAMILY, nl.F_REQUEST | nl.F_DUMP, body):
-                        its, state, _, _, identity, inode = struct.unpack_from(MESSAGE, data)
-                        found += [_Live(inode, its, protocol, state, identity)] if inode else []
-                except OSError as e:
-                    if e.errno not in (errno.ENOENT, errno.EOPNOTSUPP):  # a protocol that this kernel lacks
-                        raise
-        return found
-
-    def destroy(self, one: _Live) -> None:
-        """Best effort: what it leaves is found by looking again."""
-        body = struct.pack(REQUEST, one.family, one.protocol, 0, EVERY_STATE, one.identity)
-        with contextlib.suppress(OSError):
-            for _ in self._ask(DESTROY, nl.F_REQUEST | nl.F_ACK, body):
-                pass
-
-    def _ask(self, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
-        self._sequence += 1
-        self._socket.send(struct.pack("=IHHII", 16 + len(body), kind, flags, self._sequence, 0) + body)
-        while True:
-            for got, _, number, _, payload in nl.messages(self._socket.recv(nl.RECEIVE)):
-                if number != self._sequence:
-                    continue
-                if got in (nl.NLMSG_ERROR, nl.NLMSG_DONE):
-                    code = -struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
-                    if code:
-                        raise OSError(code, os.strerror(code))
-                    return
-                yield payload
