@@ -51,22 +51,22 @@ def test_the_families_of_a_name_end_apart() -> None:
     known = Learned()
     known.learn("w", "a.example", [(A4, 0)], T)
     known.learn("w", "a.example", [(A6, 3600)], T + 1)
-    assert current(known, T + SHORT) == {(A6, "a.example", T + 3661)}
+    assert current(known, T + SHORT) == {(A6, "a.example", T + 3601 + SLACK)}
 
 
 def test_an_answer_again_moves_the_end_later_and_never_earlier() -> None:
     known = Learned()
     known.learn("w", "a.example", [(A4, 3600)], T)
     known.learn("w", "a.example", [(A4, 0)], T + 10)
-    assert known.addresses_of("w", "a.example", T) == [(A4, T + 3660)]
+    assert known.addresses_of("w", "a.example", T) == [(A4, T + 3600 + SLACK)]
     known.learn("w", "a.example", [(A4, 3600)], T + 10)
-    assert known.addresses_of("w", "a.example", T) == [(A4, T + 3670)]
+    assert known.addresses_of("w", "a.example", T) == [(A4, T + 3610 + SLACK)]
 
 
 def test_of_an_address_that_is_twice_in_an_answer_the_longer_counts() -> None:
     known = Learned()
     known.learn("w", "a.example", [(A4, 900), (A4, 700)], T)
-    assert known.addresses_of("w", "a.example", T) == [(A4, T + 960)]
+    assert known.addresses_of("w", "a.example", T) == [(A4, T + 900 + SLACK)]
 
 
 # --- whose ---
@@ -89,7 +89,7 @@ def test_an_address_keeps_each_name_that_gave_it() -> None:
     known.learn("w", "c.example", [(A4, 900)], T)
     assert [entry.name for entry in known.names_of("w", A4)] == ["b.example", "c.example", "a.example"]
     known.forget("w", lambda name: name != "b.example")
-    assert known.names_of("w", A4) == (Entry("c.example", T + 960), Entry("a.example", T + SHORT))
+    assert known.names_of("w", A4) == (Entry("c.example", T + 900 + SLACK), Entry("a.example", T + SHORT))
     known.forget("w", lambda name: name == "a.example")
     assert known.names_of("w", A4) == (Entry("a.example", T + SHORT),)
 
@@ -306,3 +306,14 @@ def test_it_is_a_table_of_ends(steps: list[tuple[str, list[tuple[bytes, int]], i
         for address in (A4, B4, A6):
             told = {entry.name: entry.until for entry in known.names_of("w", address)}
             assert told == {n: end for (a, n), end in plain.items() if a == address}
+
+
+def test_what_the_kernel_cannot_hold_is_new() -> None:
+    known = Learned()
+    assert known.is_new("w", A4, T)
+    known.learn("w", "a.example", [(A4, 0)], T)
+    assert not known.is_new("w", A4, T)
+    assert known.is_new("v", A4, T)
+    assert not known.is_new("w", A4, T + SHORT + learned.CLOSE - 1)
+    expire(known, T + SHORT + 60)
+    assert known.is_new("w", A4, T + SHORT + 60)

@@ -78,7 +78,7 @@ def test_timeouts() -> None:
     learn(host, HUB, FOUR, ttl=30)
     learn(host, CDN, FOUR, ttl=3000)
     opened = [e.opened[0] for e in host.done if isinstance(e, effects.Learn)]
-    assert [round(one.seconds) for one in opened] == [660, 3060]
+    assert [round(one.seconds) for one in opened] == [720, 3120]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,11 @@ from penstock.core.past import Past
 FLOOR = 600
 """Seconds that an answer counts at least: programs keep addresses longer than its TTL says."""
 
-SLACK = 60
-"""Seconds more, for those who connect in the last second of a TTL."""
+SLACK = 120
+"""Seconds more: so long an answer that comes again needs not be learned again."""
+
+CLOSE = 5
+"""Seconds by which the kernel's timeouts may be behind ours."""
 
 LONGEST = 7 * 86_400
 """Seconds that it counts at most, whatever its TTL."""
@@ -182,6 +185,13 @@ class Learned:
         owner, now = self._workloads.get(workload), now - self._shift
         held = owner.names.get(name) if owner else None
         return [(a, end + self._shift) for a, end in held.ends.items() if end > now] if held else []
+
+    def is_new(self, workload: str, address: bytes, now: float) -> bool:
+        """Whether the kernel cannot hold it."""
+        owner, now = self._workloads.get(workload), now - self._shift
+        if owner is not None and address in owner.at:
+            return False
+        return all(end < now - CLOSE for end in dict(self._past.of(workload, address)).values())
 
     # --- forgetting ---
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
@@ -11,7 +11,7 @@ from penstock.core import rebinding
 from penstock.core.learned import Learned
 from penstock.core.name_chains import FAMILIES, flow_set, learned_set
 from penstock.core.name_rules import Index, NameRule, groups, name_rules, resolves
-from penstock.core.policy import Policy
+from penstock.core.policy import Address, Policy
 
 NOTHING = Policy()
 
@@ -24,6 +24,7 @@ class Opened:
     address: bytes  # network order, 4 or 16
     name: str
     seconds: float
+    new: bool = False  # it is not in the set
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +54,39 @@ class Names:
 
     def admitting(self, workload: str, name: str, address: bytes) -> list[NameRule]:
         """Those of them that let the name be at this address."""
-        there = ip_address(address)
-        return [r for r in self.of(workload, name) if rebinding.admits(there, r.group.private, r.excepted)]
+        return admitting(self.of(workload, name), ip_address(address))
+
+
+def admitting(rules: Iterable[NameRule], address: Address) -> list[NameRule]:
+    """Those of these rules that let their names be at this address."""
+    return [rule for rule in rules if rebinding.admits(address, rule.group.private, rule.excepted)]
 
 
 def opened(
-    names: Names, workload: str, name: str, ends: Iterable[tuple[bytes, float]], now: datetime
+    rules: Sequence[NameRule],
+    workload: str,
+    name: str,
+    address: bytes,
+    end: float,
+    now: float,
+    *,
+    new: bool = False,
 ) -> Iterator[Opened]:
-    """The elements for addresses of a name; `ends` are seconds since the epoch.  None for what no rule admits."""
-    moment = now.timestamp()
-    for address, end in ends:
-        family = 4 if len(address) == 4 else 6
-        for group in groups(names.admitting(workload, name, address)):
-            last = min(end, group.expires.timestamp()) if group.expires is not None else end
-            if last > moment:
-                yield Opened(learned_set(workload, group.id, family), address, name, last - moment)
+    """The elements for an address of a name that these rules admit.  Times are seconds since the epoch."""
+    family = 4 if len(address) == 4 else 6
+    for group in groups(rules):
+        last = min(end, group.expires.timestamp()) if group.expires is not None else end
+        if last > now:
+            yield Opened(learned_set(workload, group.id, family), address, name, last - now, new)
 
 
 def all_opened(names: Names, workloads: Iterable[str], learned: Learned, now: datetime) -> Iterator[Opened]:
     """The elements for all that is learned for these workloads."""
+    moment = now.timestamp()
     for workload in workloads:
-        for address, name, end in learned.current(workload, now.timestamp()):
-            yield from opened(names, workload, name, [(address, end)], now)
+        for address, name, end in learned.current(workload, moment):
+            rules = names.admitting(workload, name, address)
+            yield from opened(rules, workload, name, address, end, moment)
 
 
 def changed(before: Names, after: Names) -> tuple[str, ...]:

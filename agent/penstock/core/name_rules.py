@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from penstock.core.policy import Cidr, CidrPeer, NamePeer, NetworkPeer, Policy, Ports, Rule, Workload
@@ -20,12 +20,12 @@ class Group:
     ports: Ports
     private: bool = False
     expires: datetime | None = None
+    id: str = field(init=False, compare=False, repr=False, default="")  # eight hexadecimal digits of what it says
 
-    @property
-    def id(self) -> str:
-        """Eight hexadecimal digits of what the group says."""
+    def __post_init__(self) -> None:
         said = [*sorted(map(str, self.ports.ranges)), str(self.ports.icmp), str(self.private), str(self.expires)]
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+        # Each address that is learned needs it.
+        object.__setattr__(self, "id", hashlib.sha256("\n".join(said).encode()).hexdigest()[:8])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ def _excepted(policy: Policy, rule: Rule) -> tuple[Cidr, ...] | None:
 
 def groups(rules: Sequence[NameRule]) -> tuple[Group, ...]:
     """The groups in use, each once, by id."""
+    if len(rules) == 1:
+        return (rules[0].group,)
     return tuple(sorted({rule.group for rule in rules}, key=lambda group: group.id))
 
 

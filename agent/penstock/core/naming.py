@@ -19,7 +19,7 @@ from penstock.core.effects import Effect
 from penstock.core.learned import Learned
 from penstock.core.lookups import Lookup, Lookups
 from penstock.core.name_elements import Names, Opened, Retract
-from penstock.core.name_rules import resolves
+from penstock.core.name_rules import NameRule, resolves
 from penstock.core.policy import Mode, Policy
 from penstock.core.view import InForce, Operation, View
 
@@ -209,23 +209,26 @@ class Naming:
             return None
         if coming is not None and not coming.of(workload, name):
             return None
-        admitted = [
-            (address.packed, ttl)
-            for address, ttl in message.addresses
-            if self.names.admitting(workload, name, address.packed)
-            and (coming is None or coming.admitting(workload, name, address.packed))
-        ]
-        if len(admitted) != len(message.addresses) or not admitted:
-            return None
-        if not self.learned.learn(workload, name, admitted, now.timestamp()):
+        rules, moment = self.names.of(workload, name), now.timestamp()
+        found: list[tuple[bytes, int, list[NameRule]]] = []
+        for address, ttl in message.addresses:
+            admitted = name_elements.admitting(rules, address)
+            if not admitted or not (coming is None or coming.admitting(workload, name, address.packed)):
+                return None
+            found.append((address.packed, ttl, admitted))
+        new = {address for address, _, _ in found if self.learned.is_new(workload, address, moment)}
+        if not found or not self.learned.learn(workload, name, [(a, ttl) for a, ttl, _ in found], moment):
             self._view.troubles[f"{FULL} {workload}"] = f"{workload} has looked up more than is remembered"
             return None
         self._view.troubles.pop(f"{FULL} {workload}", None)
-        ends = self.learned.addresses_of(workload, name, now.timestamp())
-        wanted = {address for address, _ in admitted}
-        return list(
-            name_elements.opened(self.names, workload, name, [(a, end) for a, end in ends if a in wanted], now)
-        )
+        ends = dict(self.learned.addresses_of(workload, name, moment))
+        return [
+            element
+            for address, _, admitted in found
+            for element in name_elements.opened(
+                admitted, workload, name, address, ends[address], moment, new=address in new
+            )
+        ]
 
     def resolver_changed(self, event: events.ResolverChanged, in_force: InForce | None) -> list[Effect]:
         """It ended: until it is back nobody gets an answer.  Or it is new, and knows nothing."""

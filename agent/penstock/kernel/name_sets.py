@@ -37,8 +37,9 @@ def _learning(addresses: Iterable[Opened]) -> Iterator[Part]:
         timeout = nl.attribute(TIMEOUT, struct.pack(">Q", max(1, int(a.seconds * 1000))))
         add = _message(a.set, key + timeout + _comment(a.name))
         yield _NEW, nl.F_CREATE, INET, add
-        yield _DEL, 0, INET, _message(a.set, key)
-        yield _NEW, nl.F_CREATE, INET, add
+        if not a.new:
+            yield _DEL, 0, INET, _message(a.set, key)
+            yield _NEW, nl.F_CREATE, INET, add
 
 
 _NEW, _DEL = (nl.SUBSYS_NFTABLES << 8 | kind for kind in (NEW_ELEMENT, DEL_ELEMENT))

@@ -69,6 +69,8 @@ class NftMonitor:
 
     def _take(self, kind: int, port: int, payload: bytes, commits: list[Commit]) -> None:
         if kind != NEW_GENERATION:
+            if port != 0 and port == self._own_port:  # thousands of learned addresses, perhaps
+                return
             # In every other message the first attribute is the table's name.
             first = next(nl.attributes(payload, 4), None)
             if first and payload[0] == FAMILY_INET and nl.string(payload[first[1] : first[2]]) == TABLE:

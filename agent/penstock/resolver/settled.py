@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from penstock.core.policy import Address
 
-HOLDS = 60.0
+HOLDS = 100.0
 """Seconds.  In the kernel an address stays that much longer than its TTL says, or `FLOOR`."""
 
 FLOOR = 600
