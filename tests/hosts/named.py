@@ -17,7 +17,7 @@ from hosts.llama import UNIT as LLAMA
 from hosts.llama import install_llama, wait_serving
 from hosts.outside import DNS, REGISTRY
 from hosts.probe import Probe, install_probe
-from hosts.resolvers import PROGRAM, install_resolvers, resolve
+from hosts.resolvers import install_resolvers, resolve
 from hosts.wire import Packet
 from hosts.world import World
 
@@ -125,12 +125,8 @@ class Named:
 
     def resolve(self, name: str, *orders: Sequence[Any], timeout: float = 60) -> list[dict[str, Any]]:
         """Orders of `resolve_program`, in the unit of that workload, in its mount namespace."""
-        argv = ["nsenter", "-t", self.installed.show(f"{name}.service", "MainPID")[0], "-m", "--"]
-        done = self.host.run(
-            [*argv, "python3", "-I", PROGRAM, json.dumps(orders)], cgroup=self.cgroup(name), timeout=timeout
-        )
-        answers: list[dict[str, Any]] = json.loads(done.stdout)
-        return answers
+        within = ["nsenter", "-t", self.installed.show(f"{name}.service", "MainPID")[0], "-m", "--"]
+        return resolve(self.host, self.cgroup(name), *orders, timeout=timeout, within=within)
 
     def beside(self, *orders: Sequence[Any]) -> list[dict[str, Any]]:
         """The same, as nobody's."""

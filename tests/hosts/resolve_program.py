@@ -1,6 +1,6 @@
 """Looks names up in the ways that programs do, and connects to what was found.  Standard library only.
 
-    python3 -I resolve_program.py '[["ORDER", ARGUMENT...], ...]'
+    echo '[["ORDER", ARGUMENT...], ...]' | python3 -I resolve_program.py
 
 Prints a JSON list, an answer for each order, in turn:
 
@@ -252,4 +252,4 @@ def obey(order: list[Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump([obey(order) for order in json.loads(sys.argv[1])], sys.stdout)
+    json.dump([obey(order) for order in json.load(sys.stdin)], sys.stdout)

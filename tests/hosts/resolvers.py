@@ -57,10 +57,13 @@ def install_resolvers(host: Host) -> None:
         host.copy_in(musl, MUSL)
 
 
-def resolve(host: Host, cgroup: str, *orders: Sequence[Any], timeout: float = 60) -> list[dict[str, Any]]:
-    """Have `resolve_program` carry these out; an answer each."""
-    argv = ["python3", "-I", PROGRAM, json.dumps(orders)]
-    answers: list[dict[str, Any]] = json.loads(host.run(argv, cgroup=cgroup, timeout=timeout).stdout)
+def resolve(
+    host: Host, cgroup: str, *orders: Sequence[Any], timeout: float = 60, within: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Have `resolve_program` carry these out, started by the program `within`; an answer each."""
+    argv = [*within, "python3", "-I", PROGRAM]
+    done = host.run(argv, cgroup=cgroup, timeout=timeout, input=json.dumps(orders))
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers
 
 

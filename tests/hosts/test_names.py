@@ -260,9 +260,7 @@ def test_programs_that_answer_over_a_socket_file_are_hidden(site: Named) -> None
 
 def test_blocks_tell_of_the_name(site: Named) -> None:
     name = f"{secrets.token_hex(4)}.telling.example"
-    site.resolve("asker", ("getaddrinfo", name))
     site.probes["asker"].tcp(STRANGER[0], 5432)
-
     asked: list[dict[str, Any]] = []
     literal: list[dict[str, Any]] = []
 
