@@ -104,6 +104,10 @@ ACTIONS = [
     (Log("p "), 'limit rate 50/second burst 100 packets log prefix "p " group 28787 snaplen 128'),
     (SetLabel(9), "ct label set 9"),
     (Remember("s", 4, 9), "update @s { ip saddr . th sport . ip daddr . th dport . meta l4proto timeout 9s }"),
+    (
+        Remember("s", 6, 9, anew=False),
+        "add @s { ip6 saddr . th sport . ip6 daddr . th dport . meta l4proto timeout 9s }",
+    ),
     (Redirect("tcp", 5353), "meta l4proto tcp redirect to :5353"),
     (SetZone(7), "ct original zone set 7"),
     (Dispatch("m", 3), "socket cgroupv2 level 3 vmap @m"),

@@ -248,8 +248,8 @@ def _pass(workload: str, group: Group, family: int) -> Chain:
     held = flow_set(workload, group.id, family)
     rules: list[Rule] = []
     if _has(group, "tcp"):
-        # Not yet with its SYN: who gets no answer would fill the set.
-        rules.append(_rule(TcpData(), Remember(held, family, LONG), Final.ACCEPT))
+        # Not yet with its SYN: who gets no answer would fill the set.  Nor anew: the last ACK comes after FIN.
+        rules.append(_rule(TcpData(), Remember(held, family, LONG, anew=False), Final.ACCEPT))
         rules.append(_rule(TcpEnd(), FlowIn(held, family), Remember(held, family, ENDED), Final.ACCEPT))
     if _has(group, "udp"):
         rules.append(_rule(UDP, Remember(held, family, DATAGRAMS), Final.ACCEPT))

@@ -168,8 +168,8 @@ def _action(action: Action) -> str:
 
 def _name_action(action: Action) -> str:
     match action:
-        case Remember(name, family, seconds):
-            return f"update @{name} {{ {_flow(family)} timeout {seconds}s }}"
+        case Remember(name, family, seconds, anew):
+            return f"{'update' if anew else 'add'} @{name} {{ {_flow(family)} timeout {seconds}s }}"
         case Redirect(protocol, port):
             return f"meta l4proto {protocol} redirect to :{port}"
         case SetZone(zone):

@@ -298,11 +298,12 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Remember the packet's flow for so many seconds from now; no matter when there is no room."""
+    """Remember the packet's flow for so many seconds, anew or unless it is; no matter when there is no room."""
 
     set: str
     family: int
     seconds: int
+    anew: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,8 +384,7 @@ class NameSet:
 class Ruleset:
     """The whole table.
 
-    `maps` and `name_sets` are declared empty: cgroups are bound and unbound, and addresses learned, while it is in
-    force.
+    `maps` and `name_sets` are declared empty: they are filled while it is in force.
     """
 
     counters: tuple[str, ...]
