@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from penstock.core.names import BadName, normalise
 from penstock.core.policy import Upstream
@@ -23,21 +23,20 @@ class ResolvConf:
 def parse(text: str) -> ResolvConf:
     """Whatever makes no sense is left out, as the C library does it.
 
-    A server with a scope (`fe80::1%eth0`) is left out too: a rule cannot name it.
+    A server with a scope (`fe80::1%eth0`) is left out too: the rules that let the resolver ask cannot name it.
     """
     servers: list[Upstream] = []
     search: tuple[str, ...] = ()
-    for line in text.splitlines():
-        if line.startswith(("#", ";")):
-            continue
-        words = line.split()
-        match words:
+    for line in text.split("\n"):
+        match line.split():
             case ["nameserver", address, *_]:
                 server = _server(address)
                 if server is not None and server not in servers:
                     servers.append(server)
-            case ["search" | "domain", *suffixes]:  # the last of them counts
-                search = tuple(filter(None, map(_suffix, suffixes)))
+            case ["domain", suffix, *_]:  # of these and of `search` the last counts
+                search = _suffixes([suffix])
+            case ["search", *suffixes]:
+                search = _suffixes(suffixes)
     return ResolvConf(tuple(servers[:MAX_SERVERS]), search[:MAX_SEARCH])
 
 
@@ -46,13 +45,20 @@ def _server(text: str) -> Upstream | None:
         address = ip_address(text)
     except ValueError:
         return None
-    return None if getattr(address, "scope_id", None) or address.is_unspecified else Upstream(address)
+    if isinstance(address, IPv6Address):
+        if address.scope_id:
+            return None
+        address = address.ipv4_mapped or address
+    return None if address.is_unspecified else Upstream(address)
+
+
+def _suffixes(words: list[str]) -> tuple[str, ...]:
+    return tuple(filter(None, map(_suffix, words)))
 
 
 def _suffix(text: str) -> str:
-    if "." not in text.strip("."):
-        return text.strip(".").lower() if text.strip(".").isalnum() else ""
+    """In the form that names have here, or nothing.  One label is a suffix too: `lan`."""
     try:
-        return normalise(text)
+        return normalise(f"x.{text}").removeprefix("x.")
     except BadName:
         return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from penstock.core.resolv_conf import ResolvConf, parse
@@ -25,8 +27,15 @@ def read(conf: Path = CONF, resolved: Path = RESOLVED) -> ResolvConf:
 
 
 def _text(path: Path) -> str:
+    """What a regular file says: anything else may keep us waiting, and who runs resolved is not root."""
     try:
-        with path.open("rb") as file:
-            return file.read(MOST).decode("utf-8", "replace")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return ""
+    try:
+        data = os.read(descriptor, MOST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    return data.decode("utf-8", "replace")
