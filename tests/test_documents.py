@@ -42,7 +42,7 @@ UNITS = ROOT / "systemd"
 MANUAL = pages()
 DOCUMENTS = {"README": ROOT / "README.md", **MANUAL}
 TEXTS = {name: path.read_text() for name, path in DOCUMENTS.items()}
-PAGES = ("how-it-works", "lifecycle", "operating", "rules", "threat-model")
+PAGES = ("how-it-works", "lifecycle", "names", "operating", "rules", "threat-model")
 SCRIPTS = {name: (ROOT / name).read_text() for name in ("agent/try", "tests/run", "systemd/install.sh")}
 
 
