@@ -6,6 +6,7 @@ acknowledgement, one batch.  Netlink is host byte order; nf_tables' own numbers 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -22,6 +23,9 @@ F_DUMP_INTR = 0x10
 ATTRIBUTE_TYPE = 0x3FFF  # without the flags NLA_F_NESTED and NLA_F_NET_BYTEORDER
 NESTED = 0x8000
 RECEIVE = 1 << 20
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+BUFFER = 4 << 20
+"""Bytes that a batch, or its acknowledgements, may fill: for the asking hosts give some 200 KiB."""
 
 Attribute = tuple[int, bytes]
 
@@ -97,7 +101,10 @@ class Channel:
                 "this kernel has no nfnetlink", hint="load it with: modprobe nfnetlink"
             ) from e
         self._socket.settimeout(timeout)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        for option, forced in ((socket.SO_SNDBUF, SO_SNDBUFFORCE), (socket.SO_RCVBUF, SO_RCVBUFFORCE)):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+            with contextlib.suppress(PermissionError):  # the host's limit stands
+                self._socket.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
         self._socket.bind((0, 0))
         self._sequence = 0
 

@@ -1,0 +1,303 @@
+"""Learned addresses in a real kernel: written with names, moved on, read back, taken out with their flows."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from governed import eventually
+from penstock.core.name_elements import Opened, Retract
+from penstock.demo.lab import Lab
+from penstock.errors import PenstockError
+from penstock.kernel import name_sets
+from penstock.kernel.name_sets import LONGEST_COMMENT, called, learn, learned, renew, retract
+from penstock.kernel.nft import Nft
+
+pytestmark = pytest.mark.root
+
+NAMES4, NAMES6, FLOWS4, FLOWS6 = (f"{kind}{family}_w_0" for kind in ("names", "flows") for family in (4, 6))
+SETS = (NAMES4, NAMES6, FLOWS4, FLOWS6)
+REMOVE = "add table inet penstock\ndelete table inet penstock\n"
+Body = Callable[[Nft], None]
+
+
+def declared() -> str:
+    lines = [REMOVE, "add table inet penstock\n"]
+    for family, names, flows in ((4, NAMES4, FLOWS4), (6, NAMES6, FLOWS6)):
+        address = f"ipv{family}_addr"
+        ends = f"{address} . inet_service . {address} . inet_service . inet_proto"
+        lines.append(f"add set inet penstock {names} {{ type {address} ; flags timeout ; size 1048576 ; }}\n")
+        lines.append(f"add set inet penstock {flows} {{ type {ends} ; flags dynamic, timeout ; size 9999 ; }}\n")
+    return "".join(lines)
+
+
+def inside(body: Body) -> Callable[[Lab], None]:
+    """Make a test of `body`, which runs in the lab, beside the empty sets of a workload."""
+
+    def run() -> None:
+        nft = Nft()
+        try:
+            nft.load(declared())
+            body(nft)
+        finally:
+            nft.load(REMOVE)
+            nft.close()
+
+    def test(lab: Lab) -> None:
+        lab.host.call(run)
+
+    test.__name__, test.__doc__ = body.__name__, body.__doc__
+    return test
+
+
+def opened(address: str, name: str = "hub.example", seconds: float = 600) -> Opened:
+    ip = ip_address(address)
+    return Opened(NAMES4 if ip.version == 4 else NAMES6, ip.packed, name, seconds)
+
+
+def held(nft: Nft, *sets: str) -> dict[str, tuple[str, float]]:
+    """Address -> its name and how many seconds it still counts."""
+    return {str(ip_address(o.address)): (o.name, o.seconds) for o in learned(nft, sets or (NAMES4, NAMES6))}
+
+
+def remembered(nft: Nft) -> set[str]:
+    """Who is called in the flows."""
+    return {str(ip_address(called(o.address))) for o in learned(nft, (FLOWS4, FLOWS6))}
+
+
+FLOWS = {
+    "203.0.113.1": "192.0.2.10 . 5000 . 203.0.113.1 . 443 . tcp",
+    "203.0.113.2": "192.0.2.10 . 443 . 203.0.113.2 . 443 . udp",
+    "2001:db8::1": "2001:db8:2::10 . 5000 . 2001:db8::1 . 443 . tcp",
+    "2001:db8::2": "2001:db8:2::10 . 443 . 2001:db8::2 . 443 . udp",
+}
+
+
+def remember(nft: Nft, seconds: int = 100) -> None:
+    for address, flow in FLOWS.items():
+        name = FLOWS6 if ":" in address else FLOWS4
+        nft.load(f"add element inet penstock {name} {{ {flow} timeout {seconds}s }}\n")
+
+
+def elements(*addresses: str) -> frozenset[bytes]:
+    return frozenset(ip_address(a).packed for a in addresses)
+
+
+@inside
+def test_what_is_learned_is_read_back(nft: Nft) -> None:
+    learn(nft, [opened("203.0.113.1", "a.example", 600.4), opened("2001:db8::1", "b.example", 86_400 * 30)])
+    found = held(nft)
+    assert {address: name for address, (name, _) in found.items()} == {
+        "203.0.113.1": "a.example",
+        "2001:db8::1": "b.example",
+    }
+    assert 598 < found["203.0.113.1"][1] <= 600.4
+    assert 86_400 * 30 - 2 < found["2001:db8::1"][1] <= 86_400 * 30
+    assert [o.set for o in learned(nft, [NAMES6])] == [NAMES6]
+    listed = nft._library.run("list set inet penstock " + NAMES4)
+    assert 'comment "a.example"' in listed, "for people too"
+
+
+@inside
+def test_a_set_that_is_not_there_holds_nothing(nft: Nft) -> None:
+    assert list(learned(nft, ["names4_gone_0"])) == []
+    retract(nft, [Retract("names4_gone_0", elements("203.0.113.1"))])
+    with pytest.raises(PenstockError, match="the kernel refused a learned address"):
+        learn(nft, [Opened("names4_gone_0", ip_address("203.0.113.1").packed, "x.example", 600)])
+
+
+@inside
+def test_one_that_cannot_be_taken_takes_the_others_with_it(nft: Nft) -> None:
+    """The answer is withheld when not all is there: half of it would be worse than nothing."""
+    wrong = Opened(NAMES4, b"\1" * 16, "x.example", 600)
+    with pytest.raises(PenstockError):
+        learn(nft, [opened("203.0.113.1"), wrong])
+    assert held(nft) == {}
+    learn(nft, [opened("203.0.113.1")])
+    assert set(held(nft)) == {"203.0.113.1"}, "and the next batch is not confused by the failed one"
+
+
+@inside
+def test_to_learn_again_moves_the_end_and_the_name(nft: Nft) -> None:
+    for address in ("203.0.113.1", "2001:db8::1"):
+        for seconds, name in ((600, "a.example"), (1200, "b.example"), (60, "c.example"), (0.2, "d.example")):
+            learn(nft, [opened(address, name, seconds)])
+            (found,) = [held(nft)[address]]
+            assert found[0] == name
+            assert seconds - 1 < found[1] <= seconds
+        eventually(partial(is_gone, nft, address))
+        learn(nft, [opened(address)])
+        assert address in held(nft), "also one that ran out, and is not swept yet"
+
+
+@inside
+def test_what_is_said_to_be_new_is_only_added(nft: Nft) -> None:
+    for _ in range(2):
+        learn(nft, [replace(opened("203.0.113.1"), new=True)])
+        assert set(held(nft)) == {"203.0.113.1"}
+
+
+@inside
+def test_one_address_twice_in_a_batch(nft: Nft) -> None:
+    learn(nft, [opened("203.0.113.1", "a.example", 600), opened("203.0.113.1", "b.example", 700)])
+    assert held(nft)["203.0.113.1"][0] == "b.example"
+    assert held(nft)["203.0.113.1"][1] > 690
+
+
+@inside
+def test_the_shortest_time_is_a_time(nft: Nft) -> None:
+    """Zero would be for good."""
+    for seconds in (0, -5, 0.0001):
+        learn(nft, [opened("203.0.113.1", seconds=seconds)])
+        eventually(lambda: held(nft) == {})
+
+
+def is_gone(nft: Nft, address: str) -> bool:
+    return address not in held(nft)
+
+
+def name_of(length: int) -> str:
+    return ("a" * 63 + ".") * (length // 64) + "b" * (length % 64)
+
+
+@inside
+def test_a_name_too_long_to_be_listed_is_not_written(nft: Nft) -> None:
+    """nft does not load a longer comment, so somebody's saved ruleset would not either."""
+    longest, longer = name_of(LONGEST_COMMENT - 1), name_of(LONGEST_COMMENT)
+    names = {"203.0.113.1": longest, "203.0.113.2": longer, "203.0.113.3": name_of(253)}
+    learn(nft, [opened(address, name) for address, name in names.items()])
+    found = held(nft)
+    assert {address: name for address, (name, _) in found.items()} == {
+        "203.0.113.1": longest,
+        "203.0.113.2": "",
+        "203.0.113.3": "",
+    }
+    listed = nft._library.run("list ruleset")
+    nft.load("flush ruleset\n" + listed)
+    assert set(held(nft)) == set(found)
+
+
+@inside
+def test_elements_of_others_are_read_without_a_name(nft: Nft) -> None:
+    nft.load(f'add element inet penstock {NAMES4} {{ 203.0.113.1 timeout 1h comment "ü \\n" }}\n')
+    nft.load(f"add element inet penstock {NAMES4} {{ 203.0.113.2 timeout 1h }}\n")
+    assert held(nft)["203.0.113.2"][0] == ""
+    assert held(nft)["203.0.113.1"][0].isprintable()
+
+
+@inside
+def test_a_retraction_takes_out_names_and_flows_of_its_addresses(nft: Nft) -> None:
+    learn(nft, [opened(address) for address in FLOWS])
+    remember(nft)
+    assert remembered(nft) == set(FLOWS)
+    gone = [Retract(name, elements("203.0.113.1")) for name in (NAMES4, FLOWS4)]
+    gone += [Retract(name, elements("2001:db8::2", "2001:db8::9")) for name in (NAMES6, FLOWS6)]
+    retract(nft, gone)
+    left = set(FLOWS) - {"203.0.113.1", "2001:db8::2"}
+    assert (set(held(nft)), remembered(nft)) == (left, left)
+    retract(nft, gone)
+    assert (set(held(nft)), remembered(nft)) == (left, left)
+    retract(nft, [Retract(FLOWS4, frozenset())])
+    assert remembered(nft) == left
+
+
+@inside
+def test_a_retraction_of_all_others(nft: Nft) -> None:
+    learn(nft, [opened(address) for address in FLOWS])
+    remember(nft)
+    retract(nft, [Retract(name, elements("203.0.113.1", "203.0.113.9"), others=True) for name in (NAMES4, FLOWS4)])
+    retract(nft, [Retract(name, frozenset(), others=True) for name in (NAMES6, FLOWS6)])
+    assert set(held(nft)) == remembered(nft) == {"203.0.113.1"}
+
+
+def test_one_that_runs_out_meanwhile(lab: Lab) -> None:
+    """Between the look and the deletion; the batch fails as a whole, and is tried again."""
+    read = Nft.elements
+
+    def slowly(nft: Nft, name: str) -> Any:
+        found = list(read(nft, name))
+        if len(found) == 3:
+            eventually(lambda: len(list(read(nft, name))) == 2)
+        return iter(found)
+
+    @inside
+    def body(nft: Nft) -> None:
+        learn(nft, [opened("203.0.113.1"), opened("203.0.113.2"), opened("203.0.113.3", seconds=0.3)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Nft, "elements", slowly)
+            retract(nft, [Retract(NAMES4, elements("203.0.113.1", "203.0.113.3"))])
+        assert set(held(nft)) == {"203.0.113.2"}
+
+    body(lab)
+
+
+def test_a_set_that_never_rests(lab: Lab) -> None:
+    """Each time that it is read something has gone before it is deleted."""
+    read = Nft.elements
+
+    def always(nft: Nft, name: str) -> Any:
+        found = list(read(nft, name))
+        nft.load(f"flush set inet penstock {name}\n")
+        learn(nft, [opened(f"203.0.113.{os.urandom(1)[0] | 1}")])
+        return iter(found)
+
+    @inside
+    def body(nft: Nft) -> None:
+        learn(nft, [opened("203.0.113.0")])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Nft, "elements", always)
+            with pytest.raises(PenstockError, match="changes faster"):
+                retract(nft, [Retract(NAMES4, frozenset(), others=True)])
+
+    body(lab)
+
+
+@inside
+def test_renewing_writes_what_is_missing_and_leaves_the_rest(nft: Nft) -> None:
+    learn(nft, [opened("203.0.113.1", seconds=100)])
+    renew(nft, [opened("203.0.113.1", seconds=900), opened("203.0.113.2", seconds=900), opened("2001:db8::1")])
+    found = held(nft)
+    assert set(found) == {"203.0.113.1", "203.0.113.2", "2001:db8::1"}
+    assert found["203.0.113.1"][1] <= 100 < found["203.0.113.2"][1]
+
+
+@inside
+def test_twenty_thousand(nft: Nft) -> None:
+    """With names as long as they come: a batch fits into one buffer, its acknowledgements into another."""
+    name = name_of(LONGEST_COMMENT - 1)
+    many = [
+        *(Opened(NAMES4, struct.pack(">I", 0x0A000000 + n), name, 600) for n in range(10_000)),
+        *(Opened(NAMES6, struct.pack(">QQ", 0x20010DB8 << 32, n), name, 600) for n in range(10_000)),
+    ]
+    start = time.monotonic()
+    learn(nft, many)
+    print(f"20,000 learned in {time.monotonic() - start:.2f} s")
+    learn(nft, many)
+    assert len(held(nft)) == 20_000
+    assert {name for name, _ in held(nft).values()} == {name}
+    start = time.monotonic()
+    retract(nft, [Retract(set_name, frozenset(), others=True) for set_name in (NAMES4, NAMES6)])
+    print(f"and taken out in {time.monotonic() - start:.2f} s")
+    assert held(nft) == {}
+
+
+def test_who_is_called() -> None:
+    v4, v6 = ip_address("203.0.113.1").packed, ip_address("2001:db8::1").packed
+    assert called(v4) == v4
+    assert called(v6) == v6
+    assert called(bytes(4) + bytes(4) + v4 + bytes(8)) == v4
+    assert called(bytes(16) + bytes(4) + v6 + bytes(8)) == v6
+
+
+def test_names_of_any_bytes_do_no_harm() -> None:
+    for data in (b"", b"\0", b"\0\5abc\0", b"\1\4abc\0", b"\0\4ab\xff\0", os.urandom(50)):
+        assert isinstance(name_sets._name(data), str)
+    assert name_sets._name(b"\0\4abc\0") == "abc"
