@@ -158,6 +158,8 @@ class Upstream:
         with contextlib.suppress(OSError):
             while True:
                 data, who = self.udp.recvfrom(65535)
+                if not data:  # it was shut down
+                    return
                 for reply in self._take(data, who, self.answer):
                     self.udp.sendto(reply, who)
 
@@ -283,7 +285,7 @@ class Resolver:
         options.setdefault("use_edns", 0)
         question = dns.message.make_query(name, kind, **options)
         ask = dns.query.tcp if tcp else dns.query.udp
-        return ask(question, address, timeout, self.ports[workload])  # type: ignore[operator, no-any-return]
+        return ask(question, address, timeout, self.ports[workload])
 
     def __enter__(self) -> Resolver:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import signal
 import socket
 import sys
 
@@ -19,11 +19,10 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError):
         print("penstock.resolver is started by the daemon: penstock daemon", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the daemon, which then ends us
     try:
         give_up()
-        app = App(link)
-        gc.freeze()  # what is there now stays; collections need not look at it
-        app.run()
+        App(link).run()
     except PenstockError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

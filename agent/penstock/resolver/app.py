@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import traceback
@@ -45,6 +46,7 @@ class App:
                 self._service.settled(ids, ok)
             case wire.Configure():
                 self._service.configure(message)
+                gc.freeze()  # it stays for long, and going through thousands of rules takes milliseconds
             case wire.Listen(workload):
                 self._listen(workload, descriptors)
             case wire.Unlisten(workload):

@@ -217,7 +217,8 @@ class Exchange:
         """Whether it begins as the answer would: who can do that could have sent a good one."""
         end = len(self._out) - (len(code.NO_OPTIONS[False]) if self._edns else 0)
         asked = self._out[code.HEADER_SIZE : end]
-        return data[:2] == self._out[:2] and data[code.HEADER_SIZE : end].lower() == asked.lower()
+        begins = data[:2] == self._out[:2] and data[2:3] >= b"\x80"
+        return begins and data[code.HEADER_SIZE : end].lower() == asked.lower()
 
     def _take(self, answer: Answer) -> None:
         if answer.truncated and self._sock is not None and self._sock.type == socket.SOCK_DGRAM:

@@ -1,0 +1,387 @@
+"""Upstreams: honest, slow, silent, broken, and others who only say that they are one."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import pytest
+
+from conftest import cannot_run
+from penstock.core import resolver_wire as wire
+from penstock.core.policy import Address
+from penstock.resolver.upstream import MAX_STRANGE, TRIES, TRY
+
+from .running import (
+    Answers,
+    Resolver,
+    Upstream,
+    addresses,
+    answering,
+    ede,
+    eventually,
+    four,
+    rcode,
+    records,
+    upstream,
+)
+
+HUB = answering(hub="192.0.2.1 2001:db8::1")
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+@contextmanager
+def asking(*upstreams: Upstream, rules: tuple[str, ...] = ("hub.example", "*.cdn.example")) -> Iterator[Resolver]:
+    with Resolver() as resolver:
+        resolver.configure(*rules, upstreams=upstreams)
+        yield resolver
+
+
+def failing(code: str) -> Answers:
+    def answer(question: dns.message.Message, *_: Any) -> bytes:
+        reply = records(question)
+        reply.set_rcode(dns.rcode.from_text(code))
+        return reply.to_wire()
+
+    return answer
+
+
+def silent(question: dns.message.Message, *_: Any) -> None:
+    return None
+
+
+def good(question: dns.message.Message, address: str = "192.0.2.1") -> bytes:
+    return records(question, f"{question.question[0].name} A {address}").to_wire()
+
+
+def with_id(data: bytes, id: int) -> bytes:
+    return (id & 0xFFFF).to_bytes(2) + data[2:]
+
+
+# --- what goes out ---
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_upstream_may_be_of_either_family(version: int) -> None:
+    with upstream(HUB, LOOPBACK[version]) as made, asking(made) as resolver:
+        assert addresses(resolver.ask("hub.example", "AAAA")) == ["2001:db8::1"]
+
+
+def test_nothing_of_a_client_goes_out_but_the_question() -> None:
+    """Neither the case of its letters, nor its id, nor what its EDNS says."""
+    with upstream(HUB) as made, asking(made) as resolver:
+        options = [
+            dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"cookie!!"),
+            dns.edns.GenericOption(dns.edns.OptionType.PADDING, b"secret" * 20),
+        ]
+        reply = resolver.ask("hUb.ExAmPlE", use_edns=0, options=options, payload=4000, id=1)
+        plain = resolver.ask("hub.example", use_edns=False)
+    assert reply.question[0].name.to_text() == "hUb.ExAmPlE."
+    assert addresses(reply) == addresses(plain) == ["192.0.2.1"]
+    assert (plain.edns, reply.edns) == (-1, 0)
+    first, second = made.raw
+    assert first[2:] == second[2:]
+    assert b"\3hub\7example\0" in first
+    asked = made.asked[0]
+    assert (asked.options, asked.payload, asked.ednsflags) == ((), 1232, 0)
+
+
+@pytest.mark.parametrize("flags", ["RD", "RD CD", "RD AD", "", "RD CD AD"])
+@pytest.mark.parametrize("dnssec", [False, True])
+def test_the_bits_of_dnssec_are_passed(flags: str, dnssec: bool) -> None:
+    wanted = dns.flags.from_text(flags)
+    with upstream(HUB) as made, asking(made) as resolver:
+        question = dns.message.make_query("hub.example", "A", want_dnssec=dnssec)
+        question.flags = wanted
+        dns.query.udp(question, "127.0.0.1", 10, resolver.ports["w"])
+    assert made.asked[0].flags == wanted
+    assert bool(made.asked[0].ednsflags & dns.flags.DO) is dnssec
+
+
+def test_ports_and_ids_cannot_be_guessed() -> None:
+    count = 200
+    with upstream(HUB) as made, asking(made) as resolver:
+        for _ in range(count):
+            resolver.ask("hub.example")
+    ports, ids = [who[1] for who in made.askers], [asked.id for asked in made.asked]
+    for found in (ports, ids):
+        assert len(set(found)) > 0.9 * count
+        steps = {(b - a) % 65536 for a, b in itertools.pairwise(found)}
+        assert len(steps) > 0.9 * count
+
+
+def test_the_same_question_of_many_is_asked_once() -> None:
+    """Else who sends false answers would need to guess only one of many ids."""
+    count = 100
+    with upstream(silent) as made, asking(made) as resolver:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(10)
+            sock.connect(("127.0.0.1", resolver.ports["w"]))
+            for number in range(count):
+                sock.send(dns.message.make_query("hub.example", "A", id=number, use_edns=0).to_wire())
+            eventually(lambda: made.asked)
+            resolver.ask("evil.example")  # all before it have been read
+            assert len(made.asked) == 1
+            made.udp.sendto(good(made.asked[0]), made.askers[0])
+            replies = [dns.message.from_wire(sock.recv(4096)) for _ in range(count)]
+        assert {reply.id for reply in replies} == set(range(count))
+        assert all(addresses(reply) == ["192.0.2.1"] for reply in replies)
+        assert len(resolver.daemon.of(wire.Learn)) == 1
+
+
+# --- what comes back ---
+
+
+def test_false_answers_are_not_believed() -> None:
+    """Before the true one: another id, another question, no answer at all, and one from another port."""
+    stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def answer(question: dns.message.Message, made: Upstream, who: Any) -> list[bytes]:
+        false = good(question, "198.51.100.66")
+        stranger.sendto(false, who)
+        other = dns.message.make_query("other.example", "A", id=question.id)
+        kind = dns.message.make_query("hub.example", "AAAA", id=question.id)
+        return [
+            with_id(false, question.id + 1),
+            records(other, "other.example. A 198.51.100.66").to_wire(),
+            records(kind, "hub.example. AAAA 2001:db8::66").to_wire(),
+            question.to_wire(),
+            b"",
+            b"x" * 5000,
+            good(question),
+        ]
+
+    with stranger, upstream(answer) as made, asking(made) as resolver:
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        assert [learn.addresses for learn in resolver.daemon.of(wire.Learn)] == [((ip_address("192.0.2.1"), 60),)]
+
+
+def test_who_guesses_meets_another_port() -> None:
+    def answer(question: dns.message.Message, made: Upstream, who: Any) -> list[bytes]:
+        if len(made.asked) > 1:
+            return [good(question)]
+        guesses = [with_id(good(question, "198.51.100.66"), question.id + n) for n in range(1, MAX_STRANGE + 1)]
+        return [*guesses, good(question, "198.51.100.66")]
+
+    with upstream(answer) as made, asking(made) as resolver:
+        began = time.monotonic()
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        assert time.monotonic() - began < TRY
+    assert made.askers[0] != made.askers[1]
+    assert made.asked[0].id != made.asked[1].id
+
+
+def broken(question: dns.message.Message, *_: Any) -> bytes:
+    return good(question)[:-3]
+
+
+@pytest.mark.parametrize("answer", [broken, failing("SERVFAIL"), failing("REFUSED"), failing("NOTAUTH")])
+def test_the_next_server_is_asked_when_one_fails(answer: Answers) -> None:
+    with upstream(answer) as bad, upstream(HUB) as made, asking(bad, made) as resolver:
+        began = time.monotonic()
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        assert addresses(resolver.ask("hub.example", "A")) == ["192.0.2.1"]
+        assert time.monotonic() - began < TRY
+    assert len(bad.asked) == 1  # the good one comes first from now on
+    assert len(made.asked) == 2
+
+
+@pytest.mark.parametrize(("answer", "code"), [(broken, 22), (failing("SERVFAIL"), 23), (failing("REFUSED"), 23)])
+def test_when_all_fail_so_does_the_answer(answer: Answers, code: int) -> None:
+    with upstream(answer) as bad, asking(bad) as resolver:
+        began = time.monotonic()
+        reply = resolver.ask("hub.example")
+        assert time.monotonic() - began < TRY
+    assert (rcode(reply), ede(reply)) == ("SERVFAIL", [code])
+
+
+def unused() -> tuple[Address, int]:
+    sockets = four()
+    port: int = sockets[0].getsockname()[1]
+    for sock in sockets:
+        sock.close()
+    return ip_address("127.0.0.1"), port
+
+
+def test_where_nobody_is_nobody_is_waited_for() -> None:
+    with upstream(HUB) as made, upstream(HUB) as gone:
+        gone.server = unused()
+        with asking(gone, made) as resolver:
+            began = time.monotonic()
+            assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+            resolver.configure("hub.example", upstreams=[gone])
+            reply = resolver.ask("hub.example")
+            assert (rcode(reply), ede(reply)) == ("SERVFAIL", [22])
+            resolver.configure("hub.example", upstreams=[])
+            assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+            assert time.monotonic() - began < TRY
+
+
+def test_who_is_silent_is_waited_for_once() -> None:
+    with upstream(silent) as mute, upstream(HUB) as made, asking(mute, made) as resolver:
+        began = time.monotonic()
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        assert TRY <= time.monotonic() - began < 2 * TRY
+        assert addresses(resolver.ask("x.cdn.example")) == []
+        assert time.monotonic() - began < 2 * TRY
+        assert len(mute.asked) == 1
+
+
+def test_silence_is_a_trouble_and_its_end_is_told() -> None:
+    with upstream(silent) as made, asking(made) as resolver:
+        began = time.monotonic()
+        reply = resolver.ask("hub.example")
+        assert TRIES * TRY <= time.monotonic() - began < TRIES * TRY + 1
+        assert (rcode(reply), ede(reply)) == ("SERVFAIL", [22])
+        (trouble,) = resolver.daemon.waits_for(wire.Trouble)
+        assert trouble == wire.Trouble("upstream", "", f"no answer from 127.0.0.1 port {made.server[1]}")
+        assert len(made.asked) == TRIES
+        assert len(set(made.askers)) == TRIES
+        made.answer = HUB
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        assert resolver.daemon.waits_for(wire.Trouble, 2)[1] == wire.Trouble("ok:upstream", "", "")
+
+
+def test_a_late_answer_to_a_try_that_is_over_counts_for_nothing() -> None:
+    with upstream(silent) as made, asking(made) as resolver:
+
+        def late(question: dns.message.Message, made: Upstream, who: Any) -> bytes | None:
+            if len(made.asked) < 2:
+                return None
+            made.udp.sendto(good(made.asked[0], "198.51.100.66"), made.askers[0])
+            return good(question)
+
+        made.answer = late
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("code", ["FORMERR", "NOTIMP"])
+@pytest.mark.parametrize("header_only", [False, True])
+def test_a_server_without_edns_is_asked_without(code: str, header_only: bool) -> None:
+    def answer(question: dns.message.Message, *_: Any) -> bytes:
+        if question.edns < 0:
+            return good(question)
+        data = failing(code)(question, made, None)
+        assert isinstance(data, bytes)
+        return data[:4] + bytes(8) if header_only else data
+
+    with upstream(answer) as made, asking(made) as resolver:
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+    assert [asked.edns for asked in made.asked] == [0, -1]
+
+
+# --- truncated, and over TCP ---
+
+
+def truncated(question: dns.message.Message, *_: Any) -> bytes:
+    reply = records(question)
+    reply.flags |= dns.flags.TC
+    return reply.to_wire()
+
+
+MANY = [f"192.0.2.{number}" for number in range(1, 61)]
+
+
+def many(question: dns.message.Message, *_: Any) -> bytes:
+    return records(question, *(f"hub.example. A {address}" for address in MANY)).to_wire()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_truncated_is_asked_again_over_tcp(version: int) -> None:
+    with upstream(truncated, LOOPBACK[version], tcp=many) as made, asking(made) as resolver:
+        reply = resolver.ask("hub.example", use_edns=0, payload=4096)
+        assert addresses(reply) == sorted(MANY)
+        short = resolver.ask("hub.example", use_edns=False)
+        assert (addresses(short), short.flags & dns.flags.TC) == ([], dns.flags.TC)
+        assert len(short.to_wire()) <= 512
+        assert addresses(resolver.ask("hub.example", tcp=True, use_edns=False)) == sorted(MANY)
+    assert made.over_tcp == 3
+    assert len({asked.id for asked in made.asked}) > 3
+
+
+@pytest.mark.parametrize(
+    "over_tcp", [truncated, broken, silent, failing("SERVFAIL"), lambda q, *_: [with_id(good(q), q.id + 1)]]
+)
+def test_over_tcp_too_the_next_server_is_asked(over_tcp: Answers) -> None:
+    with upstream(truncated, tcp=over_tcp) as bad, upstream(HUB) as made, asking(bad, made) as resolver:
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+
+
+def test_a_server_without_tcp_fails_at_once() -> None:
+    with upstream(truncated) as made, asking(made) as resolver:
+        made.tcp.shutdown(socket.SHUT_RDWR)
+        made.tcp.close()
+        began = time.monotonic()
+        assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+        assert time.monotonic() - began < TRY
+
+
+def test_an_answer_over_tcp_may_be_long_and_come_in_pieces() -> None:
+    def pieces(question: dns.message.Message, *_: Any) -> bytes:
+        name = "_big.cdn.example."
+        return records(question, *(f'{name} TXT "{"x" * 200}{n}"' for n in range(250))).to_wire(max_size=65535)
+
+    with upstream(truncated, tcp=pieces) as made, asking(made, rules=("_big.cdn.example",)) as resolver:
+        reply = resolver.ask("_big.cdn.example", "TXT", tcp=True)
+    assert sum(len(rrset) for rrset in reply.answer) == 250
+    assert len(reply.to_wire()) > 50_000
+
+
+# --- a real one ---
+
+
+@pytest.fixture(scope="module")
+def dnsmasq() -> Iterator[tuple[Address, int]]:
+    program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if program is None:
+        cannot_run("needs dnsmasq")
+    where = unused()
+    options = [
+        "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=", "--user=",
+        "--bind-interfaces", "--listen-address=127.0.0.1", f"--port={where[1]}", "--local=/example/",
+        "--host-record=hub.example,192.0.2.1,2001:db8::1", "--cname=www.example,hub.example",
+        *(f"--host-record=many.example,{address}" for address in MANY),
+        "--txt-record=_sip.example,some text", "--srv-host=_sip._udp.example,hub.example,5060",
+    ]  # fmt: skip
+    process = subprocess.Popen([program, *options], stderr=subprocess.DEVNULL)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            eventually(lambda: sock.connect_ex((str(where[0]), where[1])) == 0)
+        yield where
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_with_a_real_server(dnsmasq: tuple[Address, int]) -> None:
+    rules = ("hub.example", "www.example", "many.example", "none.example", "_sip.example", "_sip._udp.example")
+    with upstream(silent) as made:
+        made.server = dnsmasq
+        with asking(made, rules=rules) as resolver:
+            for tcp in (False, True):
+                assert addresses(resolver.ask("hub.example", "A", tcp=tcp)) == ["192.0.2.1"]
+                assert addresses(resolver.ask("hub.example", "AAAA", tcp=tcp)) == ["2001:db8::1"]
+                assert addresses(resolver.ask("www.example", "A", tcp=tcp)) == ["192.0.2.1"]
+                assert rcode(resolver.ask("none.example", tcp=tcp)) == "NXDOMAIN"
+                assert rcode(resolver.ask("elsewhere.example", tcp=tcp)) == "NXDOMAIN"
+            assert addresses(resolver.ask("many.example", payload=4096)) == sorted(MANY)
+            reply = resolver.ask("_sip.example", "TXT")
+            assert reply.answer[0][0].to_text() == '"some text"'
+            reply = resolver.ask("_sip._udp.example", "SRV")
+            assert reply.answer[0][0].target == dns.name.from_text("hub.example")
+            assert rcode(resolver.ask("hub.example", "TXT")) == "NOERROR"
+            assert {learn.name for learn in resolver.daemon.of(wire.Learn)} == {
+                "hub.example", "www.example", "many.example",
+            }  # fmt: skip
