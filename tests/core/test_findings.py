@@ -10,7 +10,7 @@ import pytest
 from fake_host import START, Host, rules
 
 from penstock.core import findings
-from penstock.core.events import Group, LookAlike, Seen, Stray
+from penstock.core.events import Bypass, Group, LookAlike, Seen, Stray
 from penstock.core.match import Unit
 from penstock.core.view import InForce, View
 from penstock.core.wire import Json
@@ -60,6 +60,7 @@ CASES: list[tuple[Callable[[View], object], str, str, str | None]] = [
     (has("strays", (Stray(9, 1, EVIL, "a", EVIL),)), "outside", "error", "a"),
     (has("processes", {"a": (Seen(9, 1, EVIL, 0),)}), "root", "info", "a"),
     (has("processes", {"a": (Seen(9, 1, EVIL, 7, elsewhere=True),)}), "other-network", "warning", "a"),
+    (has("bypasses", (Bypass("a", EVIL, 9, EVIL),)), "name-bypass", "warning", "a"),
     (has("look_alikes", (LookAlike(9, EVIL, "vllm", EVIL),)), "look-alike", "warning", None),
     (has("units", (Unit("ab.service", PLACE, 102),)), "ambiguous", "error", "a"),
     (has("units", (Unit("a.service", "x.slice/a.service", 9),)), "unbound-unit", "error", "a"),

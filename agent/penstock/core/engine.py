@@ -309,6 +309,8 @@ class Engine:
         view.groups, view.delegated = event.groups, event.delegated
         if event.look_alikes is not None:
             view.look_alikes = event.look_alikes
+        if event.bypasses is not None:
+            view.bypasses = event.bypasses
         before = view.config_errors
         if event.config is not None:
             view.config_errors = event.config.errors

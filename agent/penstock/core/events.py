@@ -207,6 +207,16 @@ class LookAlike:
 
 
 @dataclass(frozen=True, slots=True)
+class Bypass:
+    """A process of a workload reaches a socket at which others look names up for it."""
+
+    workload: str
+    path: str  # of the socket
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True)
 class Files:
     """What the configuration directory holds now: file -> sha256 of its content, and how many mistakes."""
 
@@ -229,6 +239,7 @@ class Examined:
     groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)  # by workload
     look_alikes: tuple[LookAlike, ...] | None = None  # None: not looked for this time
     delegated: tuple[tuple[str, str, int], ...] = ()  # (workload, cgroup, uid): a slice that is not root's
+    bypasses: tuple[Bypass, ...] | None = None  # None: not looked for this time
 
 
 @dataclass(frozen=True, slots=True)

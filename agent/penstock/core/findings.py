@@ -25,6 +25,14 @@ TROUBLES = {
 }
 """Findings for effects that do not work, and what helps."""
 
+ANSWERERS = {
+    "/run/systemd/resolve/io.systemd.Resolve": "systemd-resolved",
+    "/run/nscd/socket": "nscd",
+    "/run/avahi-daemon/socket": "avahi",
+    "/run/dbus/system_bus_socket": "whoever is on the system bus",
+}
+"""Sockets at which names are looked up without a packet of the one who asks."""
+
 
 def finding(code: str, severity: str, text: str, remedy: str, workload: str | None = None) -> Json:
     """Something that weakens the protection, and what to do about it."""
@@ -36,8 +44,8 @@ def all_of(view: View, in_force: InForce | None, now: datetime) -> Iterator[Json
     kernel = _of_kernel(view, now) if in_force else ()
     enrolment = _of_enrolment(view, in_force) if in_force else ()
     names = _of_names(view, in_force) if in_force else ()
-    others = (_of_processes(view), enrolment, names, _of_policy(view, in_force), _of_files(view), _of_log(view))
-    return chain(kernel, *others)
+    processes = (_of_processes(view), _of_bypasses(view))
+    return chain(kernel, *processes, enrolment, names, _of_policy(view, in_force), _of_files(view), _of_log(view))
 
 
 def _of_kernel(view: View, now: datetime) -> Iterator[Json]:
@@ -77,6 +85,15 @@ def _of_processes(view: View) -> Iterator[Json]:
         who = f"process {found.pid} ({printable(found.comm, 32)}) in {printable(found.cgroup)}"
         text = f"{who} looks like {found.server}, and no workload governs it"
         yield finding("look-alike", "warning", text, "penstock protect UNIT, or penstock adopt PID")
+
+
+def _of_bypasses(view: View) -> Iterator[Json]:
+    for found in view.bypasses:
+        who = f"process {found.pid} ({printable(found.comm, 32)})"
+        others = f"{ANSWERERS.get(found.path, 'somebody else')} ({printable(found.path)})"
+        text = f"{who} may have any name looked up by {others}, past its rules"
+        remedy = "penstock protect UNIT hides it, from the unit's next start on"
+        yield finding("name-bypass", "warning", text, remedy, found.workload)
 
 
 def _of_enrolment(view: View, in_force: InForce) -> Iterator[Json]:

@@ -6,7 +6,7 @@ It has a thread of its own, so that nothing waits behind a table load but kernel
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from penstock.core.name_elements import Opened
 from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of, slice_unit
 from penstock.daemon.clock import now
-from penstock.kernel import cgroup, name_sets, process, proof, systemd
+from penstock.kernel import cgroup, name_bypass, name_sets, process, proof, systemd
 from penstock.kernel.loading import load
 from penstock.kernel.nft import Nft
 
@@ -115,6 +115,7 @@ class KernelWorker:
             groups,
             self._look_alikes(effect) if effect.around else None,
             tuple(self._delegated(effect)),
+            tuple(_bypasses(processes)) if effect.around else None,
         )
 
     def _groups(self, workload: str, places: Sequence[str]) -> tuple[events.Group, ...]:
@@ -155,3 +156,10 @@ class KernelWorker:
     def count_hits(self, effect: effects.CountHits) -> events.Hits:
         hits = {name: self._nft.hits(name, family) for name, family in effect.sets}
         return events.Hits(now(), effect.request, hits)
+
+
+def _bypasses(processes: Mapping[str, Sequence[events.Seen]]) -> Iterator[events.Bypass]:
+    for workload, seen in processes.items():
+        comms = {one.pid: one.comm for one in seen}
+        for path, pid in name_bypass.exposed(comms):
+            yield events.Bypass(workload, path, pid, comms[pid])
