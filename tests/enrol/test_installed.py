@@ -105,6 +105,7 @@ def test_residents(tmp_path: Path) -> None:
         "penstock-open\\x2dwebui.slice/webui.service/b": "4\n",
         "penstock-open\\x2dwebui.slice/run-77.scope": "77\n",
         "penstock-ml.slice/gone.service": "",
+        "resolver": "6\n",
         "penstock-ml.slice/\x1b[31m.service": "5\n",
     }.items():
         (places.cgroup / path).mkdir(parents=True, exist_ok=True)

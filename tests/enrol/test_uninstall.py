@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,6 +210,18 @@ def test_what_is_occupied_is_removed_later(
     ]  # fmt: skip
     names = {path.name for path in places.watch.iterdir()}
     assert names == {"penstock-leftovers.path", "penstock-leftovers.service"}
+
+
+def test_a_resolver_that_is_left_is_ended(places: Places, systemd: Systemd) -> None:
+    with subprocess.Popen(["sleep", "60"]) as left, subprocess.Popen(["sleep", "60"]) as other:
+        for name, process in (("resolver", left), ("penstock-ml.slice", other)):
+            (places.cgroup / name).mkdir(parents=True, exist_ok=True)
+            (places.cgroup / name / "cgroup.procs").write_text(f"{process.pid}\n")
+        places.watch.mkdir(parents=True, exist_ok=True)
+        uninstall._remove_cgroups(places)
+        assert left.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 @pytest.fixture

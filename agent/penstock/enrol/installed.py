@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from penstock.core.slices import SLICE
+from penstock.core.slices import RESOLVER, SLICE
 from penstock.core.text import printable
 from penstock.errors import PenstockError
 from penstock.files import DROP_INS, read_file
@@ -146,7 +146,7 @@ def residents(places: Places) -> list[Resident]:
         except OSError:
             continue
         parts = Path(place).relative_to(places.cgroup).parts
-        if count:
+        if count and parts[:1] != (RESOLVER.rpartition("/")[2],):  # that one goes with the daemon
             workload = _workload(parts[0]) if parts else ""
             top = next((part for part in parts if not part.endswith(".slice")), SLICE if not parts else parts[-1])
             found[(workload, top)] = found.get((workload, top), 0) + count

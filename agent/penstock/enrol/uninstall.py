@@ -10,21 +10,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock import files
 from penstock.core.ruleset import TABLE
+from penstock.core.slices import RESOLVER
 from penstock.core.text import printable
 from penstock.enrol import dropin, installed, systemctl
 from penstock.enrol.installed import Places, Resident
 from penstock.errors import PenstockError
-from penstock.kernel import nft_removal
+from penstock.kernel import cgroup, nft_removal
 
 FLOOR, DAEMON = "penstock-floor.service", "penstock.service"
+PATIENCE = 2.0  # seconds, for the end of a process that was killed
 LEFTOVERS = "penstock-leftovers"
 """Units that remove our cgroups when the last process in them has gone.  They end with it, or at the next boot."""
 
@@ -171,6 +175,7 @@ def _requirers(unit: str) -> list[str]:
 
 def _remove_cgroups(places: Places) -> None:
     """Those that are empty; one in which somebody still is stays, and goes when it is empty."""
+    _end_resolver(places.cgroup.parent / RESOLVER)
     listed = systemctl.run(
         "list-units", "--all", "--no-legend", "--plain", "--full", "--type=slice", "--", "penstock*.slice"
     )
@@ -190,6 +195,23 @@ def _remove_cgroups(places: Places) -> None:
         systemctl.daemon_reload()
         systemctl.run("start", "--", f"{LEFTOVERS}.path")
         systemctl.run("start", "--", f"{LEFTOVERS}.service")  # they may all have gone a moment ago
+
+
+def _end_resolver(directory: Path) -> None:
+    """It ends with the daemon; whoever is there now outlived that, or is about to go."""
+    for pid in cgroup.own_processes(directory):
+        with contextlib.suppress(OSError), _descriptor(os.pidfd_open(pid)) as process:
+            if pid in cgroup.own_processes(directory):  # still that one, and not the next with its number
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                select.select([process], [], [], PATIENCE)
+
+
+@contextlib.contextmanager
+def _descriptor(number: int) -> Iterator[int]:
+    try:
+        yield number
+    finally:
+        os.close(number)
 
 
 def _remove_trees(paths: list[Path]) -> None:
