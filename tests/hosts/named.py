@@ -17,7 +17,7 @@ from hosts.llama import UNIT as LLAMA
 from hosts.llama import install_llama, wait_serving
 from hosts.outside import DNS, REGISTRY
 from hosts.probe import Probe, install_probe
-from hosts.resolvers import install_resolvers, resolve
+from hosts.resolvers import PROGRAM, install_resolvers, resolve
 from hosts.wire import Packet
 from hosts.world import World
 
@@ -42,7 +42,7 @@ ASKER_RULES = """\
 version: 1
 workload: asker
 mode: enforce
-match: {unit: asker.service}
+match: [{unit: asker.service}, {unit: early.service}]
 egress:
   - name: registry
     to: [registry.example, later.example]
@@ -78,6 +78,18 @@ egress:
     ports: [8000]
 """
 INGRESS = "ingress: []\n"
+EARLY = "/srv/early"
+BOOT_NAME = f"boot.{REFUSED}"
+EARLY_UNIT = f"""\
+[Unit]
+Before=penstock.service
+[Service]
+ExecStart=/usr/bin/python3 -I {PROGRAM}
+StandardInput=data
+StandardInputText=[["early", "{EARLY}", "{DNS[0]}", "{BOOT_NAME}", "{ALLOWED}"]]
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 class Named:
@@ -98,12 +110,13 @@ class Named:
         trusted_by_llama(host)
         for number, name in enumerate(("asker", "other", "busy")):
             self.probes[name] = install_probe(host, f"{name}.service", port=7100 + number, start=False)
+        host.write("/etc/systemd/system/early.service", EARLY_UNIT)
         host.write("/etc/penstock/rules.d/hub.yaml", HUB_RULES)
         self.asker_rules(leaving=True)
         host.write("/etc/penstock/rules.d/other.yaml", OTHER_RULES + INGRESS)
         busy = BUSY_RULES.format(names=", ".join(self.busy_names))
         host.write("/etc/penstock/rules.d/busy.yaml", busy + INGRESS)
-        for unit in (LLAMA, *(probe.unit for probe in self.probes.values())):
+        for unit in (LLAMA, "early.service", *(probe.unit for probe in self.probes.values())):
             host.run(["penstock", "protect", unit])
         host.run(["penstock", "apply"])
         host.run(["systemctl", "start", LLAMA])
@@ -127,6 +140,19 @@ class Named:
         """Orders of `resolve_program`, in the unit of that workload, in its mount namespace."""
         within = ["nsenter", "-t", self.installed.show(f"{name}.service", "MainPID")[0], "-m", "--"]
         return resolve(self.host, self.cgroup(name), *orders, timeout=timeout, within=within)
+
+    def start(self, name: str, order: Sequence[Any]) -> subprocess.Popen[str]:
+        """Have that order begun in that workload's cgroup; what it answers is a list, on its standard output."""
+        argv, pipe = ["python3", "-I", PROGRAM], subprocess.PIPE
+        child: subprocess.Popen[str] = self.host.popen(argv, cgroup=self.cgroup(name), stdin=pipe, stdout=pipe)
+        assert child.stdin is not None
+        child.stdin.write(json.dumps([order]))
+        child.stdin.close()
+        return child
+
+    def early(self) -> dict[str, float]:
+        """What the unit was told that asks from boot on; empty before it began."""
+        return dict(json.loads(self.host.read(EARLY))) if self.host.exists(EARLY) else {}
 
     def beside(self, *orders: Sequence[Any]) -> list[dict[str, Any]]:
         """The same, as nobody's."""

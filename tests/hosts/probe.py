@@ -67,6 +67,10 @@ class Probe:
         """Say hello once more on a held connection."""
         return self._outcome({"do": "send", "id": id})
 
+    def find(self, name: str) -> Outcome:
+        """Have it look a name up, and say an address."""
+        return self._outcome({"do": "find", "name": name})
+
     def listen(self, port: int) -> Outcome:
         """Have it open one more port."""
         return self._outcome({"do": "listen", "port": port})

@@ -67,13 +67,16 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
 
     `{"do": "tcp"|"udp", "address", "port", "timeout", "hold": bool}` connects, sends "hello", waits for an answer;
     `{"do": "send", "id"}` the same on a held connection; `{"do": "listen", "port"}` opens one more port;
-    `{"do": "counts"}` says what the hammer did.  Answers have "outcome": ok, timeout or the name of an errno.
+    `{"do": "find", "name"}` looks a name up; `{"do": "counts"}` says what the hammer did.
+    Answers have "outcome": ok, timeout or the name of an errno.
     """
     start = time.monotonic()
     answer: dict[str, Any] = {"outcome": "ok"}
     try:
         if order["do"] == "counts":
             answer.update(counts)
+        elif order["do"] == "find":
+            answer["reply"] = str(socket.getaddrinfo(order["name"], 443)[0][4][0])
         elif order["do"] == "listen":
             listen(order["port"])
         elif order["do"] == "send":
@@ -82,6 +85,8 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
             answer.update(connect(order))
     except TimeoutError:
         answer["outcome"] = "timeout"
+    except socket.gaierror as error:
+        answer["outcome"] = "EAI_NONAME" if error.errno == socket.EAI_NONAME else str(error)
     except OSError as error:
         answer["outcome"] = errno.errorcode.get(error.errno or 0, str(error))
     return {**answer, "ms": (time.monotonic() - start) * 1000}

@@ -8,6 +8,8 @@ Prints a JSON list, an answer for each order, in turn:
     go NAME SERVER...             asks these servers and reads no resolv.conf: a query each for A and AAAA, at
                                   once, from sockets of their own; 5 s each, two rounds; over TCP when cut short
     lasting SERVER NAME...        one connected socket for all, in the order they come back, as c-ares
+    again SERVER FILE NAME        from one socket twice; in between it makes FILE.NAME and waits for FILE
+    early FILE SERVER REFUSED ALLOWED   asks for ever, and keeps in FILE when it began and what it was told
     varlink NAME                  systemd-resolved's, over its socket file: no packet
     raw udp|tcp SERVER PORT NAME TYPE [SECONDS [OWN-PORT]]
     first PORT NAME...            look up and connect at once, to the first address of each family
@@ -29,7 +31,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "NULL": 10, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28}
 TYPES |= {"SRV": 33, "NAPTR": 35, "SVCB": 64, "HTTPS": 65, "AXFR": 252, "ANY": 255}
@@ -180,6 +183,39 @@ def lasting(server: str, *names: str) -> list[str]:
     return found
 
 
+def again(server: str, file: str, name: str) -> dict[str, Any]:
+    """The codes of two answers, to questions from one socket; "" for none in 2 s."""
+    codes: list[str] = []
+    with connected(socket.SOCK_DGRAM, server, 53, 2) as sock:
+        for _ in range(2):
+            if codes:
+                Path(f"{file}.{name}").touch()
+            while codes and not os.path.exists(file):
+                time.sleep(0.01)
+            try:
+                sock.send(query(name, "A"))
+                codes.append(read(sock.recv(4096))["rcode"])
+            except OSError:
+                codes.append("")
+    return {"codes": codes}
+
+
+def early(file: str, server: str, refused: str, allowed: str) -> NoReturn:
+    """One after the other, by the C library and from a socket of its own."""
+    told: Counter[str] = Counter()
+    began = time.monotonic()
+    while True:
+        for what, name in (("refused", refused), ("allowed", allowed)):
+            try:
+                told[what] += bool(getaddrinfo(name))
+            except Failed:
+                told["failed"] += 1
+            told[what] += bool(raw("udp", server, 53, name, "A", 0.2)["addresses"])
+        Path(f"{file}.new").write_text(json.dumps({"began": began, **told}))
+        os.replace(f"{file}.new", file)
+        time.sleep(0.001)
+
+
 def varlink(name: str) -> list[str]:
     """By systemd-resolved."""
     wanted = {"method": "io.systemd.Resolve.ResolveHostname", "parameters": {"name": name}}
@@ -233,6 +269,8 @@ ORDERS: dict[str, Callable[..., Any]] = {
     "getaddrinfo": getaddrinfo,
     "go": go,
     "lasting": lasting,
+    "again": again,
+    "early": early,
     "varlink": varlink,
     "raw": raw,
     "first": first,

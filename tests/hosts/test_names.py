@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from conftest import cannot_run
 from hosts import named
 from hosts.hub import AT_HUB, AT_STORAGE, BUNDLE, HUB, MODEL, REPOSITORY, STORAGE, Hub, install_client
 from hosts.llama import ask, fetch_model
-from hosts.named import ALLOWED, LEAVING, PORT, REFUSED, SHARED, Named
+from hosts.named import ALLOWED, BOOT_NAME, LEAVING, PORT, REFUSED, SHARED, Named
 from hosts.outside import DNS, REGISTRY, STRANGER, WILD
 from hosts.resolved import STUB, install_resolved
 from hosts.resolvers import CLIENTS, MUSL, has_musl, look_up
@@ -194,6 +195,8 @@ def test_no_question_carries_anything_out_under_a_refused_name(site: Named) -> N
     assert {answer["rcode"] for answer in answers} <= {"NXDOMAIN", "REFUSED"}, answers
     assert site.asked(before) == []
     assert site.left(mark) == []
+    site.beside(*orders[:2])
+    assert [name for _, name in site.asked(before)] == [orders[0][3]] * 2, "the control: a bystander's"
 
 
 def test_types_that_carry_much_are_not_asked_of_an_allowed_name(site: Named) -> None:
@@ -204,6 +207,8 @@ def test_types_that_carry_much_are_not_asked_of_an_allowed_name(site: Named) -> 
     assert {answer["answers"] for answer in answers} == {0}
     assert {answer["rcode"] for answer in answers} <= {"NOERROR", "REFUSED"}, answers
     assert site.asked(before) == []
+    site.beside(("raw", "udp", DNS[0], 53, ALLOWED, "TXT"))
+    assert site.asked(before) == [("TXT", ALLOWED)], "the control: a bystander's"
 
 
 def test_new_names_under_a_wildcard_are_limited(site: Named) -> None:
@@ -277,6 +282,19 @@ def test_blocks_tell_of_the_name(site: Named) -> None:
     assert {one["verdict"] for one in (*asked, *literal)} == {"deny"}
 
 
+def test_a_refused_look_up_says_who_asked(site: Named) -> None:
+    """As the only process of its user in the unit."""
+    name = f"{secrets.token_hex(4)}.asked.example"
+    asker = site.probes["asker"]
+    assert asker.find(name).outcome == "EAI_NONAME"
+
+    def told() -> list[dict[str, Any]]:
+        return [one for one in site.blocks("--workload", "asker", "--since", "2m") if one["name"] == name]
+
+    (block,) = site.installed.wait_for(told)
+    assert block["process"] == {"pid": asker.pid(), "comm": "python3"}
+
+
 # --- the daemon, its resolver, and changes ---
 
 
@@ -334,6 +352,21 @@ def test_a_daemon_that_is_dead_opens_nothing_and_closes_nothing(site: Named, how
     assert site.wait_answered("asker", ALLOWED) < 2
 
 
+def test_a_socket_that_is_kept_asks_the_next_daemon_as_well(site: Named) -> None:
+    """Its flow is in the kernel, with the port of the listener that it had."""
+    go_on = f"/run/{secrets.token_hex(8)}"
+    askers = [site.start("asker", ("again", DNS[0], go_on, name)) for name in (ALLOWED, REFUSED)]
+    site.host.wait_until(lambda: all(site.host.exists(f"{go_on}.{name}") for name in (ALLOWED, REFUSED)))
+    before = site.resolver()
+    site.host.run(["systemctl", "restart", "penstock.service"])
+    site.installed.wait_for(lambda: site.installed.enforcing("asker") and site.resolver())
+    assert site.resolver() != before
+    site.wait_answered("asker", ALLOWED)
+    site.host.write(go_on, "")
+    codes = [json.loads(asker.stdout.read())[0]["codes"] for asker in askers if asker.stdout]
+    assert codes == [["NOERROR"] * 2, ["NXDOMAIN"] * 2]
+
+
 def test_connections_end_with_the_rule_of_their_name(site: Named) -> None:
     stays = [held(site, ALLOWED, there) for there in REGISTRY]
     leaves = [held(site, "leaving.example", there) for there in LEAVING]
@@ -371,6 +404,25 @@ def test_look_ups_follow_the_name_servers_of_the_host(site: Named) -> None:
         print(f"followed after {time.monotonic() - start:.1f} s")
     finally:
         site.host.write("/etc/resolv.conf", before)
+
+
+def test_no_look_up_gets_out_before_the_daemon_is_there(site: Named) -> None:
+    """A governed unit that is started before it, and asks from then on."""
+    site.host.run(["systemctl", "enable", "early.service"])
+    site.host.power_off()
+    mark, before = site.world.outside.mark(), site.questions()
+    site.host.power_on()
+    site.host.wait_until(lambda: site.early().get("allowed", 0) > 10)
+    told = site.early()
+    (since,) = site.installed.show("penstock.service", "ActiveEnterTimestampMonotonic")
+    alone = int(since) / 1e6 - told["began"]
+    print(f"asked for {alone:.2f} s before the daemon was ready: {told}")
+    assert alone > 0
+    assert told["failed"] > 0
+    assert told["refused"] == 0
+    assert BOOT_NAME not in {name for _, name in site.asked(before)}
+    assert {p.destination for p in site.left(mark)} <= {*REGISTRY}
+    site.host.run(["systemctl", "disable", "--now", "early.service"])
 
 
 def test_systemd_resolved_is_no_way_around(site: Named) -> None:
