@@ -47,9 +47,10 @@ def slice_of(workload: str) -> str:
     return f"{SLICE}/penstock-{workload}.slice"
 
 
-def policy_of(*workloads: str) -> Policy:
-    """Parse rule files, one text a workload."""
+def policy_of(*workloads: str, host: str = "version: 1\n") -> Policy:
+    """Parse rule files, one text a workload, and penstock.yaml."""
     files = {f"rules.d/{number}.yaml": text.encode() for number, text in enumerate(workloads)}
+    files["penstock.yaml"] = host.encode()
     parsed = parse(files)
     assert parsed.policy, parsed.problems
     return parsed.policy
