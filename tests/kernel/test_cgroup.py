@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core.slices import SLICE, scope_of, slice_of
+from penstock.core.slices import RESOLVER, SLICE, scope_of, slice_of
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
 from penstock.kernel import cgroup
@@ -54,6 +54,17 @@ def test_slices_are_made_once_and_looked_up(tmp_path: Path) -> None:
     assert cgroup.ids(tmp_path, ("a", "b-c")) == before
     assert before.keys() == {SLICE, slice_of("a"), slice_of("b-c")}
     assert before[SLICE] == (tmp_path / SLICE).stat().st_ino
+
+
+def test_the_resolvers_is_made_when_it_is_wanted(tmp_path: Path) -> None:
+    cgroup.make(tmp_path, ("a",))
+    assert not (tmp_path / RESOLVER).exists()
+    cgroup.make(tmp_path, ("a",), resolver=True)
+    found = cgroup.ids(tmp_path, ("a",))
+    assert found.keys() == {SLICE, RESOLVER, slice_of("a")}
+    assert found[RESOLVER] == (tmp_path / RESOLVER).stat().st_ino
+    assert cgroup.our_slices(tmp_path) == found
+    assert cgroup.foreign(tmp_path) == []
 
 
 def test_slices_may_be_entered_by_users_whatever_our_umask(tmp_path: Path) -> None:
