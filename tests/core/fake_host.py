@@ -355,6 +355,10 @@ class Host:
         if effect.opened:
             self.kernel.learn(effect.opened)
 
+    def _do_SayAnswering(self, effect: effects.SayAnswering) -> None:
+        assert self.kernel.ruleset
+        assert "answering" in self.kernel.ruleset.set_names
+
     def _do_SaveNames(self, effect: effects.SaveNames) -> None:
         self.saved_names = effect.data
 

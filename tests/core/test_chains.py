@@ -11,24 +11,22 @@ from penstock.core import base_chains, cgroup_maps, chains
 from penstock.core.base_chains import FIRST_LABEL
 from penstock.core.chains import Plan
 from penstock.core.policy import Direction, Mode
-from penstock.core.ruleset import (
-    Chain,
+from penstock.core.rule_parts import (
     Condition,
     Count,
     Dispatch,
     Echo,
     Final,
     ForeignSource,
-    FullSocket,
     Goto,
     Hook,
     InSet,
     Jump,
     Log,
-    Rule,
     SetLabel,
     Tracked,
 )
+from penstock.core.ruleset import Chain, Rule
 
 DEPTH = 4
 PLANS = [
@@ -94,38 +92,6 @@ def test_bindings_lead_to_chains(plan: Plan) -> None:
         assert name in cgroup_maps.MAPS
         assert verb in ("goto", "jump")
         assert chain in BUILT
-
-
-def dispatches(*names: str, built: dict[str, Chain] = BUILT) -> list[tuple[str, int]]:
-    """In their order."""
-    found = (action for name in names for rule in built[name].rules for action in rule.do)
-    return [(action.map, action.level) for action in found if isinstance(action, Dispatch)]
-
-
-def test_the_slice_is_looked_up_at_its_level_and_workloads_below_it() -> None:
-    assert sorted(dispatches(*ALONE, built=ALONE)) == sorted([
-        (cgroup_maps.OUT_SLICE, DEPTH),
-        (cgroup_maps.IN_SLICE, DEPTH),
-        (cgroup_maps.OUT, DEPTH + 1),
-        (cgroup_maps.IN, DEPTH + 1),
-        (cgroup_maps.OWN, DEPTH + 1),
-    ])
-
-
-def test_in_place_is_looked_up_after_the_slice_and_the_deepest_first() -> None:
-    assert dispatches("output") == [(cgroup_maps.OUT_SLICE, DEPTH), *((f"out_place{n}", n) for n in (7, 6, 5))]
-    assert dispatches("input") == [(cgroup_maps.IN_SLICE, DEPTH), *((f"in_place{n}", n) for n in (7, 6, 5))]
-    assert dispatches("unproven") == [(cgroup_maps.OWN, DEPTH + 1), *((f"own_place{n}", n) for n in (7, 6, 5))]
-
-
-def test_what_is_bound_in_place_is_no_bystander() -> None:
-    """The part of the base chain that is for those whom nobody governs is behind all look-ups."""
-    *looked_up, last = BUILT["output"].rules
-    assert all(isinstance(rule.do[0], Dispatch) and not rule.when for rule in looked_up)
-    assert last.do == (Jump("inherited"),)
-    assert list(BUILT["unproven"].rules).index(Rule((), (Dispatch("own_place5", 5),))) < list(
-        BUILT["unproven"].rules
-    ).index(Rule((FullSocket(),), (Goto("not_own"),)))
 
 
 def test_who_is_not_bound_in_place_pays_nothing_for_levels_that_are_not_in_use() -> None:

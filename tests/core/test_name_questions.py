@@ -51,13 +51,13 @@ def test_a_name_that_was_learned(policy: Policy, learned: Learned) -> None:
         "mode": "enforce",
         "rules": ["cdn.hf.co", "*.hf.co"],
         "addresses": [
-            {"address": "198.51.100.11", "until": "2026-11-25T02:26:00Z"},
-            {"address": "2001:db8::11", "until": "2026-11-25T03:16:00Z"},
+            {"address": "198.51.100.11", "until": "2026-11-25T02:27:00Z"},
+            {"address": "2001:db8::11", "until": "2026-11-25T03:17:00Z"},
         ],
         "names": [],
         "asked": None,
     }
-    assert (FLOOR + SLACK) // 60 == 11
+    assert (FLOOR + SLACK) // 60 == 12
 
 
 def test_what_is_over_is_no_address_of_a_name(policy: Policy, learned: Learned) -> None:
@@ -77,7 +77,7 @@ def test_an_address(policy: Policy, learned: Learned) -> None:
     asked.observed("a", "registry.example", [A4.packed], T)
     found = ask(policy, learned, "198.51.100.11", asked=asked)
     assert [entry["name"] for entry in found["names"]] == ["cdn.hf.co", "old.hf.co"]
-    assert found["names"][1]["until"] == "2026-11-25T01:02:40Z"
+    assert found["names"][1]["until"] == "2026-11-25T01:03:40Z"
     assert found["asked"] == {"name": "registry.example", "when": "2026-11-25T02:15:00Z", "reason": None}
     assert ask(policy, learned, "2001:db8::12")["names"] == []
 

@@ -9,17 +9,8 @@ from typing import Any
 import pytest
 
 from penstock.core.render_nft import BATCH, Present, headed, script
-from penstock.core.ruleset import (
-    CATCH_ALL,
-    AddressSet,
-    Chain,
-    Count,
-    Element,
-    Final,
-    Hook,
-    Rule,
-    Ruleset,
-)
+from penstock.core.rule_parts import Count, Final, Hook
+from penstock.core.ruleset import CATCH_ALL, AddressSet, Chain, Element, Rule, Ruleset
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from penstock.core.render_rule import rule_text
-from penstock.core.ruleset import (
+from penstock.core.rule_parts import (
     Action,
     AddressIn,
+    Answering,
     AskedAt,
     Away,
     Before,
@@ -40,7 +41,6 @@ from penstock.core.ruleset import (
     Redirected,
     Remember,
     Reply,
-    Rule,
     SetLabel,
     SetZone,
     TcpAnswer,
@@ -49,6 +49,7 @@ from penstock.core.ruleset import (
     TcpReset,
     Tracked,
 )
+from penstock.core.ruleset import Rule
 
 CONDITIONS = [
     (Reply(), "ct direction reply"),
@@ -83,6 +84,7 @@ CONDITIONS = [
     (PortIn("udp", End.SOURCE, 8000, 8100), "udp sport 8000-8100"),
     (PortIn("udp", End.DESTINATION, 0, 65535), "meta l4proto udp"),
     (Before(datetime(2026, 3, 1, tzinfo=UTC)), "meta time < 1772323200"),
+    (Answering("s"), "th dport @s"),
     (AddressIn("s", 4, End.DESTINATION), "ip daddr @s"),
     (AddressIn("s", 6, End.SOURCE), "ip6 saddr @s"),
     (FlowIn("s", 4), "ip saddr . th sport . ip daddr . th dport . meta l4proto @s"),

@@ -10,19 +10,8 @@ import pytest
 
 from penstock.core import base_chains, cgroup_maps, chains, compile, regions, render_nft
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
-from penstock.core.ruleset import (
-    Chain,
-    Count,
-    Detour,
-    Dispatch,
-    Echo,
-    Element,
-    End,
-    Final,
-    ForeignSource,
-    InSet,
-    Tracked,
-)
+from penstock.core.rule_parts import Count, Detour, Dispatch, Echo, End, Final, ForeignSource, InSet, Tracked
+from penstock.core.ruleset import Chain, Element
 from penstock.core.ruleset import Rule as ChainRule
 
 Patch = pytest.MonkeyPatch

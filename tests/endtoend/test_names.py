@@ -205,3 +205,20 @@ def test_upstreams_do_not_answer(running: Running, server: subprocess.Popen[Any]
         server.kill()
         server.wait()
         assert a(ask, "hub.example", timeout=8)[0] == "SERVFAIL"
+
+
+def test_where_nothing_is_denied_look_ups_do_not_fail_with_us(running: Running) -> None:
+    """Observed: the resolver answers whatever is asked; and when it is dead, whoever was asked answers again."""
+    running.rules("a", RULES, mode="observe")
+    running.rules("b", RULES)
+    running.up()
+    with running.actor("a") as a, running.actor("b") as b:
+        assert a(ask, "cdn.example")[:2] == ("NOERROR", [HUB[0]])
+        assert b(ask, "cdn.example", at=SERVER[0])[0] == "NXDOMAIN"
+        eventually(lambda: any(block["verdict"] == "would-deny" for block in running.blocks()))
+        running.stop(signal.SIGKILL)
+        eventually(lambda: a(answers, SERVER[0]), timeout=10)
+        with pytest.raises(TimeoutError):
+            b(ask, "hub.example", at=SERVER[0], timeout=1)
+        running.up()
+        eventually(lambda: a(ask, "hub.example")[1] == [HUB[0]])

@@ -19,8 +19,7 @@ from penstock.core.cgroup_maps import (
 )
 from penstock.core.log_prefix import format_prefix
 from penstock.core.policy import Direction
-from penstock.core.ruleset import (
-    Chain,
+from penstock.core.rule_parts import (
     Count,
     Dispatch,
     Final,
@@ -34,10 +33,10 @@ from penstock.core.ruleset import (
     Original,
     Protocol,
     Reply,
-    Rule,
     SetLabel,
     Tracked,
 )
+from penstock.core.ruleset import Chain, Rule
 
 UNPROVEN, WORKLOAD, STALE = 0, 1, 2
 FIRST_LABEL, LABELS = 3, 128

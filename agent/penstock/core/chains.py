@@ -48,9 +48,8 @@ from penstock.core.cgroup_maps import (
 from penstock.core.log_prefix import format_prefix
 from penstock.core.name_chains import NamePlan
 from penstock.core.policy import Direction, Mode
-from penstock.core.ruleset import (
+from penstock.core.rule_parts import (
     Action,
-    Chain,
     Count,
     Detour,
     Echo,
@@ -65,12 +64,12 @@ from penstock.core.ruleset import (
     Log,
     OtherSource,
     Reply,
-    Rule,
     SetLabel,
     TcpAnswer,
     TcpReset,
     Tracked,
 )
+from penstock.core.ruleset import Chain, Rule
 
 
 @dataclass(frozen=True, slots=True)

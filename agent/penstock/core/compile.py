@@ -96,7 +96,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
         maps=cgroup_maps.maps(live.levels, names=bool(by_name)),
         sets=(*sets, *(_upstreams(live.resolver) if by_name and live.resolver else ())),
         chains=chains.build(plans, live.depth, live.levels),
-        name_sets=tuple(name_set for plan in by_name for name_set in name_chains.name_sets(plan)),
+        name_sets=name_chains.name_sets(by_name),
         by_name=tuple(plan.workload for plan in by_name),
     )
 
@@ -107,7 +107,8 @@ def _names(policy: Policy, workload: Workload, live: Live) -> NamePlan | None:
         return None
     rules = name_rules.name_rules(policy, workload, live.now)
     port = live.resolver.ports.get(workload.name, 0)
-    return NamePlan(workload.name, live.labels[workload.name], port, name_rules.groups(rules))
+    observed = workload.mode is Mode.OBSERVE
+    return NamePlan(workload.name, live.labels[workload.name], port, name_rules.groups(rules), observed)
 
 
 def _upstreams(resolver: Resolver) -> Iterable[AddressSet]:

@@ -123,6 +123,11 @@ class Learn:
 
 
 @dataclass(frozen=True, slots=True)
+class SayAnswering:
+    """Let the kernel know that look-ups are answered, for some seconds more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
     """Make the kernel's sets of learned addresses hold `opened` and what was not retracted."""
 
@@ -287,7 +292,7 @@ class Quit:
     text: str
 
 
-OfNames = SaveNames | Configure | Settle
+OfNames = SaveNames | Configure | Settle | SayAnswering
 Telling = Record | SaveBooks | OfNames | KeepFloor | EndTrial | Notify | Journal | Answer | Refuse | Quit
 Effect = (
     ReadConfig

@@ -279,7 +279,7 @@ class Engine:
             trial.left -= event.elapsed
             if trial.left <= 0 and self._operations.current is None:
                 look = self._operations.revert(event.now)
-        return [*self._record(blocks), *self._naming.ticked(event.now), *look]
+        return [*self._record(blocks), *self._naming.ticked(event.now, self.in_force), *look]
 
     def _examine(self, request: int | None, *, around: bool = False) -> Effect:
         in_force = self.in_force

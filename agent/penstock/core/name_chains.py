@@ -21,12 +21,12 @@ from itertools import product
 from penstock.core.base_chains import ICMP, ON_LOOPBACK_OUT, STALE, UDP, UNPROVEN, WORKLOAD
 from penstock.core.cgroup_maps import ASKS, RESOLVER_IN, RESOLVER_OUT, RESOLVER_OWN, ZONES, place_name_maps
 from penstock.core.name_rules import Group
-from penstock.core.ruleset import (
+from penstock.core.rule_parts import (
     AddressIn,
+    Answering,
     AskedAt,
     Away,
     Before,
-    Chain,
     Condition,
     Count,
     Detour,
@@ -43,14 +43,12 @@ from penstock.core.ruleset import (
     Jump,
     LinkLocalDestination,
     LocalDestination,
-    NameSet,
     PortIn,
     Protocol,
     Redirect,
     Redirected,
     Remember,
     Reply,
-    Rule,
     SetLabel,
     SetZone,
     TcpAnswer,
@@ -58,6 +56,7 @@ from penstock.core.ruleset import (
     TcpEnd,
     Tracked,
 )
+from penstock.core.ruleset import Chain, NameSet, Rule
 
 PORT = 53
 FIRST_ZONE = 28_800
@@ -70,6 +69,9 @@ LONG, ENDED, DATAGRAMS = 5 * 86_400, 120, 180
 UPSTREAM = {4: "upstream4", 6: "upstream6"}
 """Sets of the servers that the resolver may ask."""
 
+ANSWERING = "answering"
+"""A set that holds `PORT` while the resolver answers; whoever starts it says so again and again."""
+
 FAMILIES = (4, 6)
 
 
@@ -81,6 +83,7 @@ class NamePlan:
     label: int  # its bit in connection labels
     port: int
     groups: tuple[Group, ...]
+    observed: bool = False  # nothing is denied: look-ups of a resolver that does not answer go where they went
 
     @property
     def zone(self) -> int:
@@ -103,8 +106,13 @@ def flow_set(workload: str, group: str, family: int) -> str:
     return f"flows{family}_{workload}_{group}"
 
 
-def name_sets(plan: NamePlan) -> tuple[NameSet, ...]:
-    """All sets of a workload."""
+def name_sets(plans: Sequence[NamePlan]) -> tuple[NameSet, ...]:
+    """All sets of these workloads."""
+    answering = (NameSet(ANSWERING, 4, ports=True),) if any(plan.observed for plan in plans) else ()
+    return (*answering, *(name_set for plan in plans for name_set in _name_sets(plan)))
+
+
+def _name_sets(plan: NamePlan) -> tuple[NameSet, ...]:
     return tuple(
         name_set
         for group in plan.groups
@@ -202,7 +210,8 @@ def own_chains(plan: NamePlan) -> list[Chain]:
     for group, f in product(plan.groups, FAMILIES):
         chains += [_pass(name, group, f), _ports(name, group, f)]
     # When nobody listens, look-ups stay as they are, and are judged as everything else.
-    redirects = [_rule(Redirect(protocol, plan.port)) for protocol in ("udp", "tcp")]
+    answers = (Answering(ANSWERING),) if plan.observed else ()
+    redirects = [_rule(*answers, Redirect(protocol, plan.port)) for protocol in ("udp", "tcp")]
     return [
         *chains,
         *(_asking(plan) if listens else ()),

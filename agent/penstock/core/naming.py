@@ -18,6 +18,7 @@ from penstock.core.compile import Resolver
 from penstock.core.effects import Effect
 from penstock.core.learned import Learned
 from penstock.core.lookups import Lookup, Lookups
+from penstock.core.name_chains import ANSWERING
 from penstock.core.name_elements import Names, Opened, Retract
 from penstock.core.name_rules import NameRule, resolves
 from penstock.core.policy import Mode, Policy
@@ -104,7 +105,7 @@ class Naming:
             else:
                 self.learned.drop(workload)
         self.asked.keep(self.names.rules)
-        return self.configure(in_force)
+        return [*self.configure(in_force), *self._say_answering(in_force)]
 
     def configure(self, in_force: InForce | None) -> list[Effect]:
         """Tell the resolver what is in force, unless it knows."""
@@ -238,7 +239,7 @@ class Naming:
         self._told = None
         state.troubles.clear()
         said: list[Effect] = [effects.Journal("error", event.error)] if news and event.error else []
-        return [*said, *(self.configure(in_force) if event.up else [])]
+        return [*said, *([*self.configure(in_force), *self._say_answering(in_force)] if event.up else [])]
 
     def unlearned(self, ids: Iterable[int], error: str) -> list[Effect]:
         """The kernel did not take the addresses: no answer."""
@@ -246,13 +247,20 @@ class Naming:
 
     # --- time ---
 
-    def ticked(self, now: datetime) -> list[Effect]:
+    def ticked(self, now: datetime, in_force: InForce | None) -> list[Effect]:
         """Forget what is over; save what the next daemon cannot read from the kernel."""
         self.learned.expire(now.timestamp())
         self._ticks += 1
         blocks = self._lookups.flush(now.timestamp())
         told: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
+        told += self._say_answering(in_force)
         return [*told, *(self.save() if self._ticks % SAVE_EVERY == 0 else [])]
+
+    def _say_answering(self, in_force: InForce | None) -> list[Effect]:
+        """Where nothing is denied yet, look-ups must not fail because we do."""
+        if in_force is None or ANSWERING not in in_force.ruleset.set_names or not self._view.resolver.up:
+            return []
+        return [effects.SayAnswering()]
 
     def stopping(self, now: datetime) -> list[Effect]:
         """Give out what is left."""

@@ -14,16 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 
 from penstock.core.render_rule import rule_text
-from penstock.core.ruleset import (
-    CATCH_ALL,
-    TABLE,
-    AddressSet,
-    Chain,
-    Element,
-    Hook,
-    NameSet,
-    Ruleset,
-)
+from penstock.core.rule_parts import Hook
+from penstock.core.ruleset import CATCH_ALL, TABLE, AddressSet, Chain, Element, NameSet, Ruleset
 
 BASE = {
     # After destination NAT (-100).  Among filters the order does not matter.
@@ -142,6 +134,8 @@ above is not remembered, and ends with the address that let it in."""
 
 
 def _name_set(name_set: NameSet) -> str:
+    if name_set.ports:
+        return "type inet_service ; flags timeout ; size 16 ;"
     address = f"ipv{name_set.family}_addr"
     if not name_set.flows:
         return f"type {address} ; flags timeout ; size {LEARNED} ;"

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from penstock.core.log_prefix import LOG_GROUP
-from penstock.core.ruleset import (
+from penstock.core.rule_parts import (
     LOG_BURST,
     LOG_RATE,
     SNAPLEN,
     Action,
     AddressIn,
+    Answering,
     AskedAt,
     Away,
     Before,
@@ -42,7 +43,6 @@ from penstock.core.ruleset import (
     Redirected,
     Remember,
     Reply,
-    Rule,
     SetLabel,
     SetZone,
     TcpAnswer,
@@ -51,6 +51,7 @@ from penstock.core.ruleset import (
     TcpReset,
     Tracked,
 )
+from penstock.core.ruleset import Rule
 
 
 def rule_text(rule: Rule) -> str:
@@ -124,6 +125,8 @@ def _of_names(condition: Condition) -> str:
             return f"{protocol} {ENDS[end]}port {first}" + (f"-{last}" if last != first else "")
         case Before(time):
             return f"meta time < {int(time.timestamp())}"
+        case Answering(name):
+            return f"th dport @{name}"
         case AddressIn(name, family, end):
             return f"{HEADERS[family]} {ENDS[end]}addr @{name}"
         case FlowIn(name, family, answer):

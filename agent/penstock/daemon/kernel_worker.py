@@ -58,6 +58,9 @@ class KernelWorker:
     def learn(self, effect: effects.Learn) -> None:
         name_sets.learn(self._nft, effect.opened)
 
+    def say_answering(self) -> None:
+        name_sets.say_answering(self._nft)
+
     def renew(self, effect: effects.Renew) -> None:
         name_sets.retract(self._nft, effect.retract)
         name_sets.renew(self._nft, effect.opened)

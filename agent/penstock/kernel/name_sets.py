@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
+from penstock.core.name_chains import ANSWERING, PORT
 from penstock.core.name_elements import Opened, Retract
 from penstock.core.ruleset import TABLE
 from penstock.errors import PenstockError
@@ -23,6 +24,8 @@ BATCH = 500
 """Elements of a transaction: a batch must fit into the socket's send buffer."""
 
 ATTEMPTS = 5
+ANSWERS = 6
+"""Seconds: a few ticks of the daemon."""
 
 
 def learn(nft: Nft, addresses: Sequence[Opened]) -> None:
@@ -54,6 +57,14 @@ def _comment(name: str) -> bytes:
     if len(value) > LONGEST_COMMENT:
         return b""  # who reads it back does not know the name, and takes the address out when in doubt
     return nl.attribute(USERDATA, bytes((COMMENT, len(value))) + value)
+
+
+def say_answering(nft: Nft) -> None:
+    """Look-ups are answered, for `ANSWERS` seconds from now."""
+    key = nl.nested(KEY, nl.attribute(1, struct.pack(">H", PORT)))
+    add = _message(ANSWERING, key + nl.attribute(TIMEOUT, struct.pack(">Q", ANSWERS * 1000)))
+    delete = _message(ANSWERING, key)
+    nft.commit([(_NEW, nl.F_CREATE, INET, add), (_DEL, 0, INET, delete), (_NEW, nl.F_CREATE, INET, add)], "to say so")
 
 
 def learned(nft: Nft, set_names: Iterable[str]) -> Iterator[Opened]:
