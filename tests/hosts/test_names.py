@@ -196,7 +196,7 @@ def test_no_question_carries_anything_out_under_a_refused_name(site: Named) -> N
     assert site.asked(before) == []
     assert site.left(mark) == []
     site.beside(*orders[:2])
-    assert [name for _, name in site.asked(before)] == [orders[0][3]] * 2, "the control: a bystander's"
+    assert [name for _, name in site.asked(before)] == [str(orders[0][4])] * 2, "the control: a bystander's"
 
 
 def test_types_that_carry_much_are_not_asked_of_an_allowed_name(site: Named) -> None:
@@ -291,8 +291,8 @@ def test_a_refused_look_up_says_who_asked(site: Named) -> None:
     def told() -> list[dict[str, Any]]:
         return [one for one in site.blocks("--workload", "asker", "--since", "2m") if one["name"] == name]
 
-    (block,) = site.installed.wait_for(told)
-    assert block["process"] == {"pid": asker.pid(), "comm": "python3"}
+    processes = [block["process"] for block in site.installed.wait_for(told)]  # two types were asked
+    assert {"pid": asker.pid(), "comm": "python3"} in processes, processes
 
 
 # --- the daemon, its resolver, and changes ---
