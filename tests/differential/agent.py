@@ -22,6 +22,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from penstock.core.name_elements import Opened, Retract
+from penstock.kernel import name_sets
 from penstock.kernel.nft import Nft
 
 BARRIER_PORT = 9
@@ -352,11 +354,19 @@ class Agent:
                 return errno.errorcode[error.errno or 0]
         return "ok"
 
-    def do_load(self, script: str, bindings: dict[str, dict[str, Any]]) -> None:
-        """Load `script`, then bind {map: {path of a cgroup: verdict}}; nothing to load is fine."""
+    def do_load(
+        self, script: str, bindings: dict[str, dict[str, Any]], gone: list[Any], opened: list[Any]
+    ) -> None:
+        """Load `script`, then bind {map: {path of a cgroup: verdict}}; nothing to load is fine.
+
+        Before it `gone` goes out of sets of learned addresses and their flows, after it `opened` comes in.
+        """
         self.nft = self.nft or Nft()
+        retractions = [Retract(name, frozenset(map(bytes.fromhex, held)), others) for name, held, others in gone]
+        name_sets.retract(self.nft, retractions)
         if script:
             self.nft.load(script)
+        name_sets.learn(self.nft, [Opened(name, bytes.fromhex(a), text, s) for name, a, text, s in opened])
         self.nft.bind(
             {
                 name: {os.stat(path).st_ino: (verb, chain) for path, (verb, chain) in elements.items()}

@@ -20,9 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from penstock.core import base_chains, cgroup_maps, chains, compile, render_nft
+from penstock.core import base_chains, cgroup_maps, chains, compile, name_elements, render_nft
 from penstock.core.connection import Connection
-from penstock.core.policy import Direction, Mode, Policy
+from penstock.core.learned import Learned
+from penstock.core.policy import Address, Direction, Mode, Policy
 from penstock.core.questions import level, levels
 from penstock.core.render_nft import Present
 from penstock.core.verdict import Live, Verdict, judge
@@ -30,7 +31,9 @@ from penstock.demo.host import Host
 from penstock.demo.lab import Lab
 
 from . import agent as agent_program
-from .universe import ADDRESSES, BYSTANDER, OWN, PORTS, WORKLOADS, Probe
+from .universe import ADDRESSES, BYSTANDER, OWN, PORTS, WORKLOADS, Found, Probe
+
+NOTHING: Found = {}
 
 SLICE = "penstock.slice"
 SLICE_DEPTH = 2  # below the lab's own cgroup
@@ -148,21 +151,39 @@ class Bench:
 
     # --- the kernel ---
 
-    def load(self, policy: Policy, now: datetime) -> None:
-        """Put `policy` into force, from whatever was before."""
-        self.policy, self.now = policy, now
+    def load(self, policy: Policy, now: datetime, found: Found = NOTHING) -> None:
+        """Put `policy` into force, from whatever was before; `found` is what look-ups said since."""
+        self.policy, self.now, self.found = policy, now, found
         labels = {name: base_chains.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
-        ruleset = compile.compile_policy(policy, compile.Live(now, labels, SLICE_DEPTH, LEVELS))
-        self.bystander.ask("load", render_nft.script(ruleset, self.present, now), self._bindings())
+        live = compile.Live(now, labels, SLICE_DEPTH, LEVELS, compile.Resolver())
+        ruleset = compile.compile_policy(policy, live)
+        gone, opened = self._learned(policy, now, found)
+        script = render_nft.script(ruleset, self.present, now)
+        self.bystander.ask("load", script, self._bindings(), gone, opened)
         self.present = Present.of(ruleset, now)
+
+    def _learned(self, policy: Policy, now: datetime, found: Found) -> tuple[list[Any], list[Any]]:
+        """As the daemon does it: what must go out of the sets, and what comes in."""
+        learned, names = Learned(), name_elements.Names(policy, now)
+        for workload, asked in found.items():
+            for name, addresses in asked.items():
+                if names.of(workload, name):
+                    learned.learn(workload, name, [(a.packed, 3600) for a in addresses], now.timestamp())
+        every = tuple(names.rules)
+        gone = name_elements.retractions(names, every, learned, now, strangers=True)
+        opened = name_elements.all_opened(names, every, learned, now)
+        return (
+            [[r.set, sorted(a.hex() for a in r.addresses), r.others] for r in gone],
+            [[o.set, o.address.hex(), o.name, o.seconds] for o in opened],
+        )
 
     def unbind(self) -> None:
         """Leave the table, and govern nobody."""
-        self.bystander.ask("load", "", {name: {} for name in cgroup_maps.maps(LEVELS)})
+        self.bystander.ask("load", "", {name: {} for name in cgroup_maps.maps(LEVELS)}, [], [])
 
     def reset(self) -> None:
         """Remove the table."""
-        self.bystander.ask("load", "add table inet penstock\ndelete table inet penstock\n", {})
+        self.bystander.ask("load", "add table inet penstock\ndelete table inet penstock\n", {}, [], [])
         self.present = Present()
 
     def _bindings(self) -> Mapping[str, Mapping[str, tuple[str, str]]]:
@@ -281,7 +302,12 @@ class Bench:
         connection = Connection(
             probe.workload, probe.direction, probe.protocol, probe.remote, probe.port, interface="eth0"
         )
-        return judge(self.policy, Live(self.now), connection)
+        learned: dict[str, dict[Address, list[str]]] = {}
+        for workload, asked in self.found.items():
+            for name, addresses in asked.items():
+                for a in addresses:
+                    learned.setdefault(workload, {}).setdefault(a, []).append(name)
+        return judge(self.policy, Live(self.now, learned), connection)
 
     def passes(self, probe: Probe) -> bool:
         """Whether the packet shall get through: in observe mode it does whatever the verdict."""

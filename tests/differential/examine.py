@@ -37,7 +37,7 @@ class Examination:
         policy = universe.policy(random, now)
         probes = [universe.probe(random, policy) for _ in range(self.probes)]
         try:
-            self.bench.load(policy, now)
+            self.bench.load(policy, now, universe.found(random))
         except RuntimeError as error:
             yield f"seed {seed}: not loaded: {error}"
             return

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from penstock.core import base_chains, cgroup_maps, chains, compile, regions, render_nft
+from penstock.core import (
+    base_chains,
+    cgroup_maps,
+    chains,
+    compile,
+    name_chains,
+    name_elements,
+    regions,
+    render_nft,
+)
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
 from penstock.core.rule_parts import Count, Detour, Dispatch, Echo, End, Final, ForeignSource, InSet, Tracked
 from penstock.core.ruleset import Chain, Element
@@ -89,6 +98,20 @@ def modes(wrong: Callable[[Mode], Mode]) -> Callable[[Patch], None]:
 
 
 # --- the wrong functions ---
+
+
+def all_ports(chain: Chain) -> Chain:
+    goto = [rule for rule in chain.rules if rule.do]
+    return replace(chain, rules=(replace(goto[0], when=()),)) if goto else chain
+
+
+def names_mixed(patch: Patch) -> None:
+    original = name_elements.Names.of
+    patch.setattr(
+        name_elements.Names,
+        "of",
+        lambda self, workload, name: original(self, workload, name) or list(self.rules.get(workload, ())),
+    )
 
 
 def never_merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
@@ -391,6 +414,11 @@ MUTATIONS = [
             "source and destination are swapped",
             replaced(render_nft, "ENDS", {End.SOURCE: "d", End.DESTINATION: "s"}),
         ),
+        # names
+        ("name-ports", "a learned address opens every port", changed(name_chains, "_ports", all_ports)),
+        ("name-private", "names open private addresses", replaced(name_elements, "admitting", lambda rules, _: list(rules))),
+        ("name-fit", "names open no address", replaced(name_elements, "admitting", lambda rules, _: [])),
+        ("name-other", "a name opens what another name of its rule's workload led to", names_mixed),
         ("no-delete", "what a new policy drops stays open", no_deletes),
     )
 ]

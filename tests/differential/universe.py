@@ -6,7 +6,7 @@ so that an error of one shows.  Everything comes from a seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -98,6 +98,11 @@ class Probe:
         return OWN[self.workload][self.remote.version == 6]
 
 
+NAMES = ("a.example.org", "b.example.org", "example.org", "a.example.net")
+PATTERNS = ("*.example.org", "a.example.org", "example.org", "*.example.net")
+Found = Mapping[str, Mapping[str, tuple[Address, ...]]]
+
+
 def _family(random: Random) -> int:
     return random.choice((4, 6))
 
@@ -127,20 +132,21 @@ def _ports(random: Random) -> Ports:
     return Ports(ranges if random.random() < 0.9 else (), icmp=random.random() < 0.35)
 
 
-def _peer(random: Random) -> Peer:
+def _peer(random: Random, direction: Direction) -> Peer:
     kind = random.random()
     if kind < 0.30:
         return AddressPeer(address(random, _family(random)))
-    if kind < 0.62:
+    if kind < 0.55:
         return CidrPeer(_cidr(random))
-    if kind < 0.77:
+    if kind < 0.68:
         return NetworkPeer(random.choice(("near", "far", "wire")))
-    if kind < 0.85:
+    if kind < 0.72:
         return AnyPeer()
-    if kind < 0.92:
+    if kind < 0.78:
         return MetadataPeer()
+    if direction is Direction.OUT and random.random() < 0.75:
+        return NamePeer(random.choice(PATTERNS))
     unenforced: tuple[Peer, ...] = (
-        NamePeer("*.example.org"),
         PlanePeer(Plane.ADMIN),
         WorkloadPeer("alpha"),
         HostPeer(),
@@ -159,9 +165,10 @@ def _rule(random: Random, direction: Direction, number: int, now: datetime) -> R
     return Rule(
         id=f"{direction}-{number}",
         direction=direction,
-        peers=tuple(_peer(random) for _ in range(random.choice((1, 1, 2, 3)))),
+        peers=tuple(_peer(random, direction) for _ in range(random.choice((1, 1, 2, 3)))),
         ports=_ports(random),
         excepted=tuple(_exception(random) for _ in range(random.choice((0, 0, 1, 2)))),
+        private=random.random() < 0.5,
         expires=now + timedelta(hours=-1 if lasting < 0.15 else 1) if lasting < 0.3 else None,
     )
 
@@ -189,6 +196,15 @@ def policy(random: Random, now: datetime) -> Policy:
             for name in WORKLOADS
         },
     )
+
+
+def found(random: Random) -> Found:
+    """What look-ups said: workload -> name -> addresses; also for names that no rule has."""
+
+    def addresses() -> tuple[Address, ...]:
+        return tuple({address(random, _family(random)) for _ in range(random.randint(0, 12))})
+
+    return {workload: {name: addresses() for name in NAMES} for workload in WORKLOADS}
 
 
 def probe(random: Random, policy: Policy) -> Probe:

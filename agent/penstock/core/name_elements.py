@@ -11,7 +11,7 @@ from penstock.core import rebinding
 from penstock.core.learned import Learned
 from penstock.core.name_chains import FAMILIES, flow_set, learned_set
 from penstock.core.name_rules import Index, NameRule, groups, name_rules, resolves
-from penstock.core.policy import Address, Policy
+from penstock.core.policy import Address, Mode, Policy
 
 NOTHING = Policy()
 
@@ -37,13 +37,13 @@ class Retract:
 
 
 class Names:
-    """The rules by name of a policy at a time, by workload."""
+    """The rules by name of a policy at a time, by workload; a locked one has none."""
 
     def __init__(self, policy: Policy = NOTHING, now: datetime | None = None) -> None:
         self.rules = {
             name: name_rules(policy, workload, now)
             for name, workload in policy.workloads.items()
-            if now is not None and resolves(workload)
+            if now is not None and resolves(workload) and workload.mode is not Mode.LOCK
         }
         self.index = {name: Index(rules) for name, rules in self.rules.items()}
 
