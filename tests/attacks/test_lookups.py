@@ -214,6 +214,38 @@ def test_a_syn_without_answer_lends_the_redirect_to_nobody(
     actors["resolver"](ops.close, listener, accepted)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("address", [pytest.param(a, id=a) for a in LOCAL])
+def test_who_asked_a_listener_directly_leaves_nothing_behind(
+    address: str, kind: str, actors: dict[str, Actor]
+) -> None:
+    """The flow that was refused has the ports that the answer to a look-up will have."""
+    source = (loopback(address), next(_sources))
+    for who in ("by", "w", "other", "w"):
+        assert ":" not in actors[who](desk.ask, kind, loopback(address), port=PORTS["w"], source=source)
+        assert actors["w"](desk.ask, kind, address, "one", source=source) == "w:one"
+    assert actors["by"](desk.ask, kind, address, "two", source=source) == f"{server_of(address)}:two"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_foreign_nat_to_the_port_of_a_listener_opens_nothing(
+    family: int, kind: str, lab: Lab, actors: dict[str, Actor], wire: Witness, governed: Governed
+) -> None:
+    """As Docker does for published ports: the same port, and another host."""
+    ip, here, far = {4: "ip", 6: "ip6"}[family], lab.host.address(family), lab.remote["stranger"].address(family)
+    to = f"[{far}]:{PORTS['w']}" if family == 6 else f"{far}:{PORTS['w']}"
+    governed.nft(
+        f"table {ip} docker {{ chain o {{ type nat hook output priority -100;"
+        f" {ip} daddr {here} meta l4proto {{ tcp, udp }} th dport 9999 dnat to {to}; }}\n}}"
+    )
+    assert ":" not in actors["w"](desk.ask, kind, here, port=9999)
+    assert wire.protocols() == set()
+    actors["by"](desk.ask, kind, here, port=9999)
+    assert wire.protocols() == {kind}
+    governed.nft(f"delete table {ip} docker")
+
+
 # --- nobody listens ---
 
 

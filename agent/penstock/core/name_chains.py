@@ -227,7 +227,8 @@ def _asking(plan: NamePlan) -> list[Chain]:
     lookup = Chain(
         f"lookup_{name}",
         (
-            _rule(Tracked.NEW, *labels),
+            # Others may send elsewhere what is for this host: with the labels it would leave.
+            _rule(Tracked.NEW, LocalDestination(), *labels),
             _rule(HasLabel(STALE), Final.RETURN),
             _rule(HasLabel(UNPROVEN), LocalDestination(), Final.ACCEPT),
         ),

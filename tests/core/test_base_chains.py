@@ -1,0 +1,118 @@
+"""Whose a packet is: the slice first, then what is bound in place, and everybody else goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.core import base_chains, cgroup_maps
+from penstock.core.base_chains import FIRST_LABEL, STALE, UNPROVEN, WORKLOAD
+from penstock.core.rule_parts import (
+    Count,
+    Dispatch,
+    Final,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    Jump,
+    Log,
+    Loopback,
+    Protocol,
+    Redirected,
+    SetLabel,
+    Tracked,
+)
+from penstock.core.ruleset import Chain, Rule
+
+DEPTH, LEVELS = 4, (5, 7, 6)
+LABELS = [("a", FIRST_LABEL), ("b", FIRST_LABEL + 1)]
+LOOKUP = Rule((Protocol("udp"), Redirected()), (Final.RETURN,))
+
+
+def built(*levels: int, names: bool = False) -> dict[str, Chain]:
+    chains = base_chains.shared(LABELS, DEPTH, levels, [LOOKUP] if names else ())
+    return {chain.name: chain for chain in (*chains, *base_chains.base(DEPTH, levels, names=names))}
+
+
+def dispatches(chain: Chain) -> list[tuple[str, int]]:
+    """In their order."""
+    found = (action for rule in chain.rules for action in rule.do)
+    return [(action.map, action.level) for action in found if isinstance(action, Dispatch)]
+
+
+def test_the_slice_is_looked_up_at_its_level_and_workloads_below_it() -> None:
+    assert {name: found for name, chain in built().items() if (found := dispatches(chain))} == {
+        "output": [(cgroup_maps.OUT_SLICE, DEPTH)],
+        "input": [(cgroup_maps.IN_SLICE, DEPTH)],
+        "governed_out": [(cgroup_maps.OUT, DEPTH + 1)],
+        "governed_in": [(cgroup_maps.IN, DEPTH + 1)],
+        "unproven": [(cgroup_maps.OWN, DEPTH + 1)],
+    }
+
+
+def test_in_place_is_looked_up_after_the_slice_and_the_deepest_first() -> None:
+    chains = built(*LEVELS)
+    for name, first, place in (
+        ("output", (cgroup_maps.OUT_SLICE, DEPTH), "out_place"),
+        ("input", (cgroup_maps.IN_SLICE, DEPTH), "in_place"),
+        ("unproven", (cgroup_maps.OWN, DEPTH + 1), "own_place"),
+    ):
+        assert dispatches(chains[name]) == [first, *((f"{place}{n}", n) for n in (7, 6, 5))]
+
+
+def test_what_is_bound_in_place_is_no_bystander() -> None:
+    """The part of the base chain that is for those whom nobody governs is behind all look-ups."""
+    chains = built(*LEVELS)
+    *looked_up, last = chains["output"].rules
+    assert all(isinstance(rule.do[0], Dispatch) and not rule.when for rule in looked_up)
+    assert last.do == (Jump("inherited"),)
+    unproven = list(chains["unproven"].rules)
+    no_owner = unproven.index(Rule((FullSocket(),), (Goto("not_own"),)))
+    assert unproven.index(Rule((), (Dispatch("own_place5", 5),))) < no_owner
+
+
+def test_there_is_one_base_chain_a_hook() -> None:
+    hooks = {chain.name: chain.hook for chain in built(*LEVELS).values() if chain.hook}
+    assert hooks == {"output": Hook.OUTPUT, "input": Hook.INPUT}
+
+
+def test_bystanders_are_asked_for_labels_on_loopback_only_unless_look_ups_have_some() -> None:
+    asked = {names: built(names=names)["output"].rules[-1].when for names in (False, True)}
+    assert asked[False] == (Loopback(Hook.OUTPUT), HasLabel(WORKLOAD))
+    assert asked[True] == (HasLabel(WORKLOAD),)
+
+
+def test_who_is_nobodys_marks_what_he_inherits() -> None:
+    for rule in built()["inherited"].rules:
+        assert rule.do == (SetLabel(STALE),)
+        assert rule.when, "and nothing else"
+
+
+def test_what_no_socket_takes_is_a_look_up_or_not_begun() -> None:
+    """Look-ups come back behind whatever has a socket: that one is somebody's who must not have them."""
+    rules = list(built(names=True)["unproven"].rules)
+    place = rules.index(LOOKUP)
+    assert rules[place - 1] == Rule((FullSocket(),), (Goto("not_own"),))
+    assert rules[place + 1 :] == [Rule((Tracked.NEW,), (Goto("not_own"),))]
+    assert LOOKUP not in built()["unproven"].rules
+
+
+def test_each_label_leads_to_the_workload_that_sends() -> None:
+    assert built()["not_own"].rules == tuple(
+        Rule((HasLabel(label),), (Goto(f"deny_loopback_{name}"),)) for name, label in LABELS
+    )
+    assert built()["input"].rules[0].when == (Loopback(Hook.INPUT), HasLabel(UNPROVEN))
+
+
+@pytest.mark.parametrize(("name", "refuse"), [("governed_out", "refuse_out"), ("governed_in", "refuse_in")])
+def test_who_is_in_the_slice_and_nobodys_is_denied(name: str, refuse: str) -> None:
+    actions = [action for rule in built()[name].rules for action in rule.do]
+    assert actions[-1] == Goto(refuse)
+    kinds = [type(action) for action in actions]
+    assert kinds.index(Dispatch) < kinds.index(Count) < kinds.index(Log)
+    assert Final.ACCEPT not in actions
+
+
+def test_what_proves_that_cgroups_are_matched_goes_nowhere() -> None:
+    for name in (cgroup_maps.PROOF_OUT, cgroup_maps.PROOF_IN):
+        assert built()[name].rules == (Rule((), (Count(name),)), Rule((), (Final.DROP,)))
