@@ -85,6 +85,8 @@ CONDITIONS = [
     (PortIn("udp", End.DESTINATION, 0, 65535), "meta l4proto udp"),
     (Before(datetime(2026, 3, 1, tzinfo=UTC)), "meta time < 1772323200"),
     (Answering("s"), "th dport @s"),
+    (Before(datetime(2540, 1, 1, tzinfo=UTC)), "meta time < 17987443200"),
+    (Before(datetime(9999, 12, 31, tzinfo=UTC)), "meta time < 18000000000"),
     (AddressIn("s", 4, End.DESTINATION), "ip daddr @s"),
     (AddressIn("s", 6, End.SOURCE), "ip6 saddr @s"),
     (FlowIn("s", 4), "ip saddr . th sport . ip daddr . th dport . meta l4proto @s"),

@@ -124,7 +124,7 @@ def _of_names(condition: Condition) -> str:
                 return f"meta l4proto {protocol}"
             return f"{protocol} {ENDS[end]}port {first}" + (f"-{last}" if last != first else "")
         case Before(time):
-            return f"meta time < {int(time.timestamp())}"
+            return f"meta time < {min(int(time.timestamp()), LATEST)}"
         case Answering(name):
             return f"th dport @{name}"
         case AddressIn(name, family, end):
@@ -133,6 +133,9 @@ def _of_names(condition: Condition) -> str:
             return f"{_flow(family, answer)} @{name}"
     raise TypeError(f"no condition: {condition!r}")
 
+
+LATEST = 18_000_000_000
+"""In 2540: nft counts nanoseconds, and what it cannot count any more comes out as long ago."""
 
 HEADERS = {4: "ip", 6: "ip6"}
 
