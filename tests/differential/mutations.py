@@ -100,6 +100,10 @@ def modes(wrong: Callable[[Mode], Mode]) -> Callable[[Patch], None]:
 # --- the wrong functions ---
 
 
+def all_admit(rules: Any, address: Any) -> list[Any]:
+    return list(rules)
+
+
 def all_ports(chain: Chain) -> Chain:
     goto = [rule for rule in chain.rules if rule.do]
     return replace(chain, rules=(replace(goto[0], when=()),)) if goto else chain
@@ -416,7 +420,7 @@ MUTATIONS = [
         ),
         # names
         ("name-ports", "a learned address opens every port", changed(name_chains, "_ports", all_ports)),
-        ("name-private", "names open private addresses", replaced(name_elements, "admitting", lambda rules, _: list(rules))),
+        ("name-private", "names open private addresses", replaced(name_elements, "admitting", all_admit)),
         ("name-fit", "names open no address", replaced(name_elements, "admitting", lambda rules, _: [])),
         ("name-other", "a name opens what another name of its rule's workload led to", names_mixed),
         ("no-delete", "what a new policy drops stays open", no_deletes),

@@ -31,6 +31,11 @@ MAX_ADDRESSES = 64
 _FAILURES = frozenset({code.FORMERR, code.SERVFAIL, code.NOTIMP, code.REFUSED})
 _FOREVER = 0x7FFFFFFF  # seconds
 _ADDRESSES = frozenset({code.A, code.AAAA})
+_RUNS = {
+    b"\xc0\x0c" + code.TYPE_CLASS.pack(kind, code.IN): (kind, struct.Struct(f">6sIH{length}s"), length)
+    for kind, length in ((code.A, 4), (code.AAAA, 16))
+}
+"""By how a record begins whose owner points to the question: its type, its layout, and how long its data is."""
 
 
 class Record(NamedTuple):
@@ -77,9 +82,14 @@ class Chain(NamedTuple):
     terminal: str  # the last name, as `text_of` writes it; the asked one where there is no CNAME
     links: tuple[Record, ...]  # the CNAMEs in order
     records: tuple[Record, ...]  # the terminal name's of the asked type, no two the same
-    addresses: tuple[tuple[Address, int], ...]  # if A or AAAA, one for each: lowest TTL on the way to it
+    packed: tuple[tuple[bytes, int], ...]  # of A or AAAA, for each its address and the lowest TTL on the way to it
     ttl: int | None  # lowest of links and records; None when there is none
     cut: bool  # there were more than 64 addresses: the others are in neither list
+
+    @property
+    def addresses(self) -> tuple[tuple[Address, int], ...]:
+        """`packed`, as addresses."""
+        return tuple([(_address(packed), ttl) for packed, ttl in self.packed])
 
 
 def parse_answer(data: bytes, id: int, name: str, qtype: int) -> Answer:
@@ -126,8 +136,16 @@ def _sections(data: bytes, at: int, asked: bytes, flags: int, counts: list[int])
 
 def _section(data: bytes, at: int, asked: bytes, count: int) -> tuple[tuple[Record, ...], int]:
     """`count` records, without those of types that we do not know, and where they end."""
-    records = []
-    for _ in range(count):
+    records: list[Record] = []
+    left = count
+    while left:
+        run = _RUNS.get(data[at : at + 6])
+        if run is not None:
+            taken, at = _run(data, at, asked, left, run, records)
+            if taken:
+                left -= taken
+                continue
+        left -= 1
         if data[at] == 0xC0 and data[at + 1] == HEADER_SIZE:
             owner, at = asked, at + 2
         else:
@@ -144,6 +162,25 @@ def _section(data: bytes, at: int, asked: bytes, count: int) -> tuple[tuple[Reco
         if reader is not None:
             records.append(Record(owner, kind, ttl if ttl < 0x80000000 else 0, reader(data, start, at)))
     return tuple(records), at
+
+
+def _run(
+    data: bytes, at: int, asked: bytes, most: int, run: tuple[int, struct.Struct, int], records: list[Record]
+) -> tuple[int, int]:
+    """Addresses of the asked name one behind the other, at most `most`: how many, and where they end.
+
+    Content networks give dozens, and they all look alike.
+    """
+    kind, layout, length = run
+    first, size = data[at : at + 6], layout.size
+    whole = min(most, (len(data) - at) // size)
+    taken = 0
+    for head, ttl, said, rdata in layout.iter_unpack(data[at : at + whole * size]):
+        if head != first or said != length:
+            break
+        records.append(Record(asked, kind, ttl if ttl < 0x80000000 else 0, rdata))
+        taken += 1
+    return taken, at + taken * size
 
 
 def _additional(data: bytes, at: int, asked: bytes, count: int) -> tuple[int, int]:
@@ -175,11 +212,12 @@ def follow(answer: Answer, name: str, qtype: int) -> Chain:
         terminal = links[-1].rdata.lower()
     records, cut = _terminal_records(answer, terminal, qtype)
     ttls = [link.ttl for link in links]
-    addresses: tuple[tuple[Address, int], ...] = ()
+    packed: tuple[tuple[bytes, int], ...] = ()
     if qtype in _ADDRESSES:
-        addresses = tuple([(_address(record.rdata), min(record.ttl, *ttls, _FOREVER)) for record in records])
+        least = min(ttls, default=_FOREVER)
+        packed = tuple([(rdata, ttl if ttl < least else least) for _, _, ttl, rdata in records])
     ttls += [record.ttl for record in records]
-    return Chain(text_of(terminal)[0], links, records, addresses, min(ttls) if ttls else None, cut)
+    return Chain(text_of(terminal)[0], links, records, packed, min(ttls) if ttls else None, cut)
 
 
 def _terminal_records(answer: Answer, owner: bytes, qtype: int) -> tuple[tuple[Record, ...], bool]:

@@ -16,6 +16,7 @@ from penstock.core.policy import Address
 _EDE = struct.Struct(">HHH")  # code of the option, its length, the extended error
 _EDE_OPTION = 15
 _POINTER_TO_QUESTION = b"\xc0\x0c"
+_HEADS = {kind: _POINTER_TO_QUESTION + code.TYPE_CLASS.pack(kind, code.IN) for kind in (code.A, code.AAAA)}
 _PROOFS = frozenset({code.NSEC, code.NSEC3})
 _SERVICES = frozenset({code.SVCB, code.HTTPS})
 
@@ -35,7 +36,7 @@ def rebuild(
     query: Query,
     answer: Answer,
     chain: Chain,
-    admits: Callable[[Address], bool],
+    admits: Callable[[Address], bool] | None,
     *,
     ede: int | None = None,
     ede_text: str = "",
@@ -44,8 +45,8 @@ def rebuild(
     """The reply to a client whose `query` got this `answer`, `chain` being follow(answer, name, qtype) of it.
 
     It holds the question as the client wrote it, the chain's CNAMEs, the terminal records (of addresses those
-    that `admits` takes; services without address hints), SOA for a negative answer, and with DO what proves
-    it; nothing of the additional section.  It is empty and says TC when longer than `limit` bytes.  AD only to
+    that `admits` takes, None: all; services without address hints), SOA for a negative answer, and with DO what
+    proves it; nothing of the additional section.  It is empty and says TC when longer than `limit` bytes.  AD only to
     who asked for it, and not when something was taken out.  NOERROR and NXDOMAIN stay; any other rcode is
     SERVFAIL, without records.
     """
@@ -66,8 +67,10 @@ def rebuild(
     return _reply(query, answer.rcode, code.AD if ad else 0, records, counts, ede, ede_text, limit)
 
 
-def _admitted(chain: Chain, admits: Callable[[Address], bool]) -> tuple[Record, ...]:
-    if chain.addresses:
+def _admitted(chain: Chain, admits: Callable[[Address], bool] | None) -> tuple[Record, ...]:
+    if chain.packed and admits is None:
+        return chain.records
+    if chain.packed and admits is not None:
         pairs = zip(chain.records, chain.addresses, strict=True)
         return tuple([record for record, (address, _) in pairs if admits(address)])
     return tuple(
@@ -108,10 +111,16 @@ def _subject(record: Record) -> int:
 
 def _written(query: Query, records: tuple[Record, ...]) -> bytes:
     """In wire form; an owner that stands before, as a whole name, is a pointer to it."""
-    places = {query.question[:-4].lower(): _POINTER_TO_QUESTION}
+    asked = query.question[:-4].lower()
+    places = {asked: _POINTER_TO_QUESTION}
     at = HEADER_SIZE + len(query.question)
     parts: list[bytes] = []
     for owner, kind, ttl, rdata in records:
+        head = _HEADS.get(kind) if owner == asked else None
+        if head is not None:  # as with most there are
+            parts.append(head + ttl.to_bytes(4, "big") + len(rdata).to_bytes(2, "big") + rdata)
+            at += len(rdata) + 12
+            continue
         name = places.get(owner)
         if name is None:
             name = owner

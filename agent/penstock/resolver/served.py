@@ -67,7 +67,9 @@ class Served:
 class Lookup:
     """One question of a workload, and all clients of it that wait for the answer."""
 
-    __slots__ = ("admitted", "answer", "chain", "generation", "id", "question", "rules", "served", "waiters")
+    __slots__ = (
+        *("admitted", "answer", "chain", "generation", "id", "question", "rules", "served", "waiters", "whole"),
+    )
 
     def __init__(self, served: Served, question: Question, rules: Forward, generation: int) -> None:
         self.served = served
@@ -79,3 +81,4 @@ class Lookup:
         self.answer: Answer | None = None
         self.chain: Chain | None = None
         self.admitted: tuple[tuple[Address, int], ...] = ()  # of the chain's addresses, those that a rule takes
+        self.whole = False  # it takes all of them

@@ -36,10 +36,6 @@ MAX_OBSERVED = 256
 """Names of a workload and second that are told, while it is only observed."""
 
 
-def _any(address: Address) -> bool:
-    return True
-
-
 class Service:
     """All workloads.  `configure` and `settled` are what the daemon says."""
 
@@ -179,19 +175,21 @@ class Service:
         rules, chain = lookup.rules, lookup.chain
         if chain is None:
             return
+        key = lookup.served.workload, lookup.question.name, lookup.question.qtype
         if not rules.rules:
             self._observe(lookup, chain.addresses)
-        if not rules.rules or not chain.addresses:
+        if not rules.rules or not chain.packed:
             self._reply(lookup)
             return
-        key = lookup.served.workload, lookup.question.name, lookup.question.qtype
-        if self._settled.has(key, self._generation, chain.addresses, self._loop.now):
-            lookup.admitted = chain.addresses
+        if self._settled.has(key, self._generation, chain.packed, self._loop.now):
+            lookup.whole = True
             self._reply(lookup)
             return
-        lookup.admitted = tuple([pair for pair in chain.addresses if rules.admits(pair[0])])
-        if len(lookup.admitted) < len(chain.addresses) and self._only_observed(lookup):
-            self._observe(lookup, [pair for pair in chain.addresses if pair not in lookup.admitted])
+        addresses = chain.addresses
+        lookup.admitted = tuple([pair for pair in addresses if rules.admits(pair[0])])
+        lookup.whole = len(lookup.admitted) == len(addresses)
+        if not lookup.whole and self._only_observed(lookup):
+            self._observe(lookup, [pair for pair in addresses if pair not in lookup.admitted])
         if lookup.admitted:
             self._learn(lookup)
         elif self._only_observed(lookup):
@@ -242,11 +240,11 @@ class Service:
     def _keep(self, lookup: Lookup) -> None:
         """Remember that it is learned, unless what its rules take may change by itself."""
         chain = lookup.chain
-        if chain is None or len(lookup.admitted) < len(chain.addresses):
+        if chain is None or not lookup.whole:
             return
         if all(rule.said.expires is None for rule in lookup.rules.rules):
             key = lookup.served.workload, lookup.question.name, lookup.question.qtype
-            self._settled.remember(key, lookup.generation, chain.addresses, self._loop.now)
+            self._settled.remember(key, lookup.generation, chain.packed, self._loop.now)
 
     def _unlearned(self, id: int) -> None:
         """The daemon took too long."""
@@ -268,8 +266,9 @@ class Service:
         answer, chain = lookup.answer, lookup.chain
         if answer is None or chain is None:
             return
-        whole = not chain.addresses or len(lookup.admitted) == len(chain.addresses) or self._only_observed(lookup)
-        admits = _any if whole else frozenset(address for address, _ in lookup.admitted).__contains__
+        admits = None
+        if chain.packed and not lookup.whole and not self._only_observed(lookup):
+            admits = frozenset(address for address, _ in lookup.admitted).__contains__
         for query, caller in lookup.waiters:
             way, address, longest = caller
             limit = longest if way.protocol == "tcp" else min(longest, query.size)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-
-from penstock.core.policy import Address
+from collections.abc import Hashable
 
 HOLDS = 100.0
 """Seconds.  In the kernel an address stays that much longer than its TTL says, or `FLOOR`."""
@@ -15,8 +14,8 @@ MOST = 32_768
 Key = tuple[str, str, int]
 """Workload, name, type."""
 
-Addresses = tuple[tuple[Address, int], ...]
-"""With their TTLs, in seconds."""
+Addresses = tuple[tuple[Hashable, int], ...]
+"""In one form or another, with their TTLs, in seconds."""
 
 
 class Settled:
