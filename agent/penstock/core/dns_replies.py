@@ -46,8 +46,8 @@ def rebuild(
 
     It holds the question as the client wrote it, the chain's CNAMEs, the terminal records (of addresses those
     that `admits` takes, None: all; services without address hints), SOA for a negative answer, and with DO what
-    proves it; nothing of the additional section.  It is empty and says TC when longer than `limit` bytes.  AD only to
-    who asked for it, and not when something was taken out.  NOERROR and NXDOMAIN stay; any other rcode is
+    proves it; nothing of the additional section.  It is empty and says TC when longer than `limit` bytes.  AD
+    only to who asked for it, and not when something was taken out.  NOERROR and NXDOMAIN stay; any other rcode is
     SERVFAIL, without records.
     """
     if answer.rcode not in (code.NOERROR, code.NXDOMAIN):

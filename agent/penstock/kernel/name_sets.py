@@ -64,7 +64,8 @@ def say_answering(nft: Nft) -> None:
     key = nl.nested(KEY, nl.attribute(1, struct.pack(">H", PORT)))
     add = _message(ANSWERING, key + nl.attribute(TIMEOUT, struct.pack(">Q", ANSWERS * 1000)))
     delete = _message(ANSWERING, key)
-    nft.commit([(_NEW, nl.F_CREATE, INET, add), (_DEL, 0, INET, delete), (_NEW, nl.F_CREATE, INET, add)], "to say so")
+    again = (_NEW, nl.F_CREATE, INET, add)
+    nft.commit([again, (_DEL, 0, INET, delete), again], "to be told that look-ups are answered")
 
 
 def learned(nft: Nft, set_names: Iterable[str]) -> Iterator[Opened]:
