@@ -15,7 +15,9 @@ T = 1_764_036_000.0
 ADDRESSES = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
 NAMES = st.sampled_from(["a.example", "b.example", "_x.a-b.example", "9.example"])
 ANSWERS = st.lists(
-    st.tuples(st.sampled_from(["w", "open-webui", "a.example"]), ADDRESSES, NAMES, st.integers(0, 2 * int(T)).map(float))
+    st.tuples(
+        st.sampled_from(["w", "open-webui", "a.example"]), ADDRESSES, NAMES, st.integers(0, 2 * int(T)).map(float)
+    )
 )
 
 

@@ -238,6 +238,16 @@ def test_the_resolver_is_told_what_is_in_force_and_when_it_is_new() -> None:
     assert "resolver-down" not in findings(host)
 
 
+def test_the_resolver_is_told_when_nobody_needs_it() -> None:
+    host = running()
+    host.apply({"rules.d/a.yaml": rules("a")})
+    assert host.configured
+    assert host.configured.workloads == ()
+    before = host.configured
+    host.apply({"rules.d/a.yaml": rules("a"), "rules.d/c.yaml": rules("c")})
+    assert host.configured is before
+
+
 def test_other_servers() -> None:
     host = running()
     host.feed(events.UpstreamsRead(host.now, (OTHER,), ()))

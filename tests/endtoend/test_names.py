@@ -197,6 +197,20 @@ def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def test_without_rules_by_name_there_is_no_resolver(running: Running) -> None:
+    running.rules("a", RULES)
+    running.up()
+    assert running.asker(_resolvers, running.lab.cgroup)
+    running.rules("a")
+    running.ask("apply")
+    eventually(lambda: running.asker(_resolvers, running.lab.cgroup) == [])
+    assert "lookups" not in running.ruleset()
+    running.rules("a", RULES)
+    running.ask("apply")
+    with running.actor("a") as a:
+        assert a(ask, "hub.example")[0] == "NOERROR"
+
+
 def test_upstreams_do_not_answer(running: Running, server: subprocess.Popen[Any]) -> None:
     running.rules("a", RULES)
     running.up()

@@ -108,8 +108,8 @@ class Naming:
         return [*self.configure(in_force), *self._say_answering(in_force)]
 
     def configure(self, in_force: InForce | None) -> list[Effect]:
-        """Tell the resolver what is in force, unless it knows."""
-        if in_force is None or not in_force.ruleset.by_name:
+        """Tell the resolver what is in force, unless it knows; and when nobody needs it any more."""
+        if in_force is None or not (in_force.ruleset.by_name or (self._told and self._told.workloads)):
             return []
         state = self._view.resolver
         told = resolver_wire.Configure(

@@ -82,7 +82,9 @@ class ResolverLink:
             if self._process is None:
                 await self._start()
         except PenstockError as e:
-            error = f"look-ups are not answered: {e}"
+            error = str(e)
+            if self._process is None and self._again is None:
+                self._ended(f"cannot be started: {error}")
         ports = {name: self._listeners[name].port for name in effect.workloads if name in self._listeners}
         return events.Listening(now(), effect.operation, ports, error)
 
