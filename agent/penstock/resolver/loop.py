@@ -92,6 +92,10 @@ class Loop:
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
+    def forget(self, descriptor: int) -> None:
+        """As `remove`, for one that is closed at once and that nobody else holds: that says it to the kernel."""
+        self._handlers.pop(descriptor, None)
+
     def deadlines(self, delay: float, over: Callable[[K], object]) -> Deadlines[K]:
         """Deadlines that this loop looks after."""
         made = Deadlines(delay, over)

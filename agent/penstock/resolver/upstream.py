@@ -280,7 +280,7 @@ class Exchange:
         sock, self._sock = self._sock, None
         if sock is not None:
             self._all.waits.discard(self)
-            self._all.loop.remove(sock.fileno())
+            self._all.loop.forget(sock.fileno())
             sock.close()
 
     def _finish(self, answer: Answer | None) -> None:
