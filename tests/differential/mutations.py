@@ -17,6 +17,7 @@ from penstock.core import (
     name_elements,
     regions,
     render_nft,
+    render_rule,
 )
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
 from penstock.core.rule_parts import Count, Detour, Dispatch, Echo, End, Final, ForeignSource, InSet, Tracked
@@ -416,7 +417,7 @@ MUTATIONS = [
         (
             "text-ends",
             "source and destination are swapped",
-            replaced(render_nft, "ENDS", {End.SOURCE: "d", End.DESTINATION: "s"}),
+            replaced(render_rule, "ENDS", {End.SOURCE: "d", End.DESTINATION: "s"}),
         ),
         # names
         ("name-ports", "a learned address opens every port", changed(name_chains, "_ports", all_ports)),
