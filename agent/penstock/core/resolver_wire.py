@@ -151,6 +151,8 @@ def renumbered(message: Configure, generation: int) -> Configure:
 def encode(message: ToResolver | FromResolver) -> bytes:
     """One frame."""
     values = [getattr(message, field) for field in message.__dataclass_fields__]
+    if isinstance(message, Learn):  # the many ones: a call from within the encoder costs more
+        values[-1] = [(str(address), ttl) for address, ttl in message.addresses]
     body = _JSON.encode([type(message).__name__, *values]).encode()
     return len(body).to_bytes(HEADER) + body
 

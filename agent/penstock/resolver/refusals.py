@@ -82,7 +82,7 @@ class Refusals:
     def _say(self, id: int, served: Served, key: tuple[str, str, str], told: Told) -> None:
         name, reason, qtype = key
         caller, count = told
-        client = ip_address(caller.address[0]), caller.address[1]
+        client = ip_address(caller.address[0].partition("%")[0]), caller.address[1]  # the daemon takes no scope
         count = min(count, MAX_COUNT)
         self._link.say(Refused(id, served.workload, name, qtype, reason, caller.way.protocol, client, count))
 
