@@ -21,7 +21,8 @@ Reply = Json | tuple[str, str] | Callable[[Message], Json] | bytes
 """A result, an error with its hint, a function of the request, or bytes as they are."""
 
 FILES = {
-    "penstock.yaml": b"version: 1\nnetworks:\n  clients: {cidr: 10.30.0.0/16, plane: inference}\ndns: {upstream: [192.0.2.53]}\n",
+    "penstock.yaml": b"version: 1\nnetworks:\n  clients: {cidr: 10.30.0.0/16, plane: inference}\n"
+    b"dns: {upstream: [192.0.2.53]}\n",
     "rules.d/litellm.yaml": b"""\
 version: 1
 workload: litellm
