@@ -85,6 +85,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
     monkeypatch.setattr(systemctl, "run", made.run)
     monkeypatch.setattr(systemctl, "available", lambda: True)
     monkeypatch.setattr(dropin, "UNITS", tmp_path / "system")
+    monkeypatch.setattr(dropin, "RESOLVE", tmp_path / "resolve")
     monkeypatch.setattr(running, "of_unit", lambda group, main: made.processes.get(group, ()))
     monkeypatch.setattr(running, "listeners", lambda pids: made.ports if pids else ())
     return made

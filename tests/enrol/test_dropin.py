@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock.enrol import dropin, systemctl
+from penstock.enrol.dropin import Hide
 from penstock.errors import PenstockError
 
 
@@ -53,10 +54,19 @@ def test_what_answers_look_ups_past_the_rules_is_hidden() -> None:
     }
 
 
-def test_in_a_root_of_its_own_nothing_is_made_that_may_fail() -> None:
-    said = hidden(dropin.text("a.service", "a", rooted=True))
-    assert said.keys() == {"InaccessiblePaths"}
-    assert all(path.startswith("-+/run/") for path in said["InaccessiblePaths"])
+def test_nothing_is_made_where_it_is_not_or_may_fail() -> None:
+    for hidden_lines in (Hide.OWN_ROOT, Hide.NO_RESOLVED):
+        said = hidden(dropin.text("a.service", "a", hidden_lines))
+        assert said.keys() == {"InaccessiblePaths"}
+        paths = [path.removeprefix("-").removeprefix("+") for path in said["InaccessiblePaths"]]
+        assert paths == ["/run/dbus", "/run/nscd", "/run/avahi-daemon", "/run/systemd/resolve/io.systemd.Resolve"]
+
+
+def test_what_is_hidden_depends_on_unit_and_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropin, "RESOLVE", tmp_path / "resolve")
+    assert (dropin.hide(False), dropin.hide(True)) == (Hide.NO_RESOLVED, Hide.OWN_ROOT)
+    (tmp_path / "resolve").mkdir()
+    assert (dropin.hide(False), dropin.hide(True)) == (Hide.RESOLVED, Hide.OWN_ROOT)
 
 
 @pytest.mark.parametrize("armed", [False, True])
@@ -70,7 +80,7 @@ def test_one_of_another_version_is_written_anew_where_it_is(
     before = dropin.of_unit("a.service")
     assert before is not None
     assert not dropin.is_stale(before)
-    assert dropin.is_stale(before, rooted=True)
+    assert dropin.is_stale(before, Hide.OWN_ROOT)
     before.path.write_text(before.path.read_text().splitlines(keepends=True)[0] + "[Service]\nNice=1\n")
     assert dropin.is_stale(before)
     dropin.renew(before)

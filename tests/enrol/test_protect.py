@@ -16,6 +16,7 @@ from penstock import files
 from penstock.core.parse import parse
 from penstock.core.policy import Mode
 from penstock.enrol import dropin, protect, systemctl
+from penstock.enrol.dropin import Hide
 from penstock.enrol.protect import Plan, Request
 from penstock.enrol.running import Listener, Process
 from penstock.errors import PenstockError
@@ -271,8 +272,10 @@ def test_the_drop_in_is_for_the_root_that_the_unit_has(
     systemd.add("a.service", ExecStart="/x", **properties)
     protect.perform(ask("a"))
     written = dropin.pending_path("a.service").read_text()
-    assert written == dropin.text("a.service", "a", rooted=rooted)
+    assert written == dropin.text("a.service", "a", Hide.OWN_ROOT if rooted else Hide.NO_RESOLVED)
     assert ask("a").stale == frozenset()
+    dropin.RESOLVE.mkdir()
+    assert ask("a").stale == (frozenset() if rooted else {"a.service"})
 
 
 def test_a_drop_in_of_another_version_is_written_anew(systemd: FakeSystemd, ask: Ask) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from penstock.core.slices import DROPIN, slice_unit
@@ -25,19 +26,31 @@ PENDING = f"{DROPIN}.pending"
 LOOK_UP = ("systemd-resolved.service", "nscd.service", "avahi-daemon.service")
 """What is not there yet when a unit starts cannot be hidden from it.  The system bus comes before all services."""
 
-# Directories, because a mount over a socket goes when its owner makes the socket anew, as each restart of
-# systemd-resolved does.  Its directory also holds what /etc/resolv.conf leads to.
-_HIDDEN = """\
+RESOLVE = Path("/run/systemd/resolve")
+
+
+class Hide(Enum):
+    """What is hidden from a unit, in lines of its drop-in.
+
+    Directories where that can be, because a mount over a socket goes when its owner makes the socket anew, as each
+    restart of systemd-resolved does.  Its directory also holds what /etc/resolv.conf leads to.
+    """
+
+    RESOLVED = """\
 InaccessiblePaths=-/run/dbus -/run/nscd -/run/avahi-daemon
 TemporaryFileSystem=/run/systemd/resolve:ro
 BindReadOnlyPaths=-/run/systemd/resolve/resolv.conf -/run/systemd/resolve/stub-resolv.conf
 """
-
-# With `+` paths count from the unit's own root, which has the sockets only if the unit binds them there.  A mount
-# point that is missing would be made there, and the unit fail where that is not possible; hence a socket here.
-_HIDDEN_ROOTED = """\
+    # On a host without it the directory would be made, and left there.
+    NO_RESOLVED = """\
+InaccessiblePaths=-/run/dbus -/run/nscd -/run/avahi-daemon -/run/systemd/resolve/io.systemd.Resolve
+"""
+    # With `+` paths count from the unit's own root, which has the sockets only if the unit binds them there.  Here
+    # too a directory would be made, and where that is not possible the unit would fail.
+    OWN_ROOT = """\
 InaccessiblePaths=-+/run/dbus -+/run/nscd -+/run/avahi-daemon -+/run/systemd/resolve/io.systemd.Resolve
 """
+
 
 _OURS = re.compile(r"# Written by `penstock protect`: (\S{1,255}) belongs to the workload ([a-z0-9-]{1,48})\.\n")
 
@@ -52,8 +65,15 @@ class DropIn:
     armed: bool
 
 
-def text(unit: str, workload: str, *, rooted: bool = False) -> str:
-    """The content of the file.  `rooted`: the unit has a root directory or image of its own."""
+def hide(rooted: bool) -> Hide:
+    """What to hide on this host, as it is now.  `rooted`: the unit has a root directory or image of its own."""
+    if rooted:
+        return Hide.OWN_ROOT
+    return Hide.RESOLVED if RESOLVE.is_dir() else Hide.NO_RESOLVED
+
+
+def text(unit: str, workload: str, hidden: Hide = Hide.RESOLVED) -> str:
+    """The content of the file."""
     return f"""\
 # Written by `penstock protect`: {unit} belongs to the workload {workload}.
 # The unit needs the floor, the last good rules, and only wants the daemon: an upgrade never stops a model server.
@@ -67,7 +87,7 @@ Slice={slice_unit(workload)}
 # With these it could send packets past the rules, change them, or leave its slice.
 CapabilityBoundingSet=~CAP_NET_RAW CAP_NET_ADMIN CAP_SYS_ADMIN
 # Here others look names up for whoever asks, past the rules: the system bus, nscd, avahi, systemd-resolved.
-{_HIDDEN_ROOTED if rooted else _HIDDEN}"""
+{hidden.value}"""
 
 
 def armed_path(unit: str) -> Path:
@@ -91,7 +111,7 @@ def of_unit(unit: str) -> DropIn | None:
     return None
 
 
-def write_pending(unit: str, workload: str, *, rooted: bool = False) -> bool:
+def write_pending(unit: str, workload: str, hidden: Hide = Hide.RESOLVED) -> bool:
     """Have the drop-in wait, unless it is there already; whether a file was written.
 
     PenstockError when the place is somebody else's, or the unit another workload's; OSError when it cannot be
@@ -101,21 +121,21 @@ def write_pending(unit: str, workload: str, *, rooted: bool = False) -> bool:
     if found is None:
         path = pending_path(unit)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        replace(path, text(unit, workload, rooted=rooted).encode(), 0o644)
+        replace(path, text(unit, workload, hidden).encode(), 0o644)
         return True
     if found.workload != workload:
         raise PenstockError(f"puts {unit} into the workload {found.workload}", where=str(found.path))
     return False
 
 
-def is_stale(one: DropIn, *, rooted: bool = False) -> bool:
-    """Whether an earlier penstock wrote it, or somebody changed it below its first line."""
-    return read_file(one.path).decode("utf-8", "replace") != text(one.unit, one.workload, rooted=rooted)
+def is_stale(one: DropIn, hidden: Hide = Hide.RESOLVED) -> bool:
+    """Whether it says something else: of an earlier penstock, of a host without systemd-resolved, or changed."""
+    return read_file(one.path).decode("utf-8", "replace") != text(one.unit, one.workload, hidden)
 
 
-def renew(one: DropIn, *, rooted: bool = False) -> None:
+def renew(one: DropIn, hidden: Hide = Hide.RESOLVED) -> None:
     """Write it anew where it is; it counts for the unit's next start.  OSError when it cannot be written."""
-    replace(one.path, text(one.unit, one.workload, rooted=rooted).encode(), 0o644)
+    replace(one.path, text(one.unit, one.workload, hidden).encode(), 0o644)
     if one.armed:
         systemctl.daemon_reload()
 

@@ -23,7 +23,7 @@ from penstock.core.slices import slice_unit
 from penstock.core.text import printable
 from penstock.enrol import dropin, systemctl, unit
 from penstock.enrol.draft import Draft, Wanted, draft
-from penstock.enrol.dropin import DropIn
+from penstock.enrol.dropin import DropIn, Hide
 from penstock.enrol.running import Listener
 from penstock.enrol.unit import Facts
 from penstock.errors import PenstockError
@@ -122,17 +122,17 @@ def perform(wanted: Plan) -> Done:
     """Write what the plan says.  PenstockError, and then nothing of it is left, when one file cannot be put."""
     written: list[Path] = []
     made: list[Path] = []
-    rooted = {facts.name: facts.rooted for facts in wanted.units}
+    hidden = {facts.name: dropin.hide(facts.rooted) for facts in wanted.units}
     try:
         for name in (name for name, one in wanted.drop_ins.items() if one is None):
             made += _make(dropin.pending_path(name).parent)
-            dropin.write_pending(name, wanted.workload, rooted=rooted[name])
+            dropin.write_pending(name, wanted.workload, hidden[name])
             written.append(dropin.pending_path(name))
         if wanted.rules is not None:
             made += _make(wanted.rules_path.parent)
             written.append(wanted.rules_path)
             put_file(wanted.rules_path, wanted.rules.text.encode(), 0o644)
-        renewed = tuple(_renewed(wanted, rooted))
+        renewed = tuple(_renewed(wanted, hidden))
     except (OSError, PenstockError) as e:
         for path in written:
             with contextlib.suppress(OSError):
@@ -151,16 +151,16 @@ def perform(wanted: Plan) -> Done:
 
 
 def _is_stale(facts: Facts, one: DropIn | None) -> bool:
-    return one is not None and dropin.is_stale(one, rooted=facts.rooted)
+    return one is not None and dropin.is_stale(one, dropin.hide(facts.rooted))
 
 
-def _renewed(wanted: Plan, rooted: Mapping[str, bool]) -> Iterator[Path]:
+def _renewed(wanted: Plan, hidden: Mapping[str, Hide]) -> Iterator[Path]:
     """Last, because what they were is not kept: each counts as it is, written anew or not."""
     done: set[Path] = set()
     for name in sorted(wanted.stale):
         one = wanted.drop_ins[name]
         if one is not None and one.path not in done:  # instances share their template's
-            dropin.renew(one, rooted=rooted[name])
+            dropin.renew(one, hidden[name])
             done.add(one.path)
             yield one.path
 

@@ -48,7 +48,7 @@ class ResolverProcess:
     def close(self) -> None:
         """Kill it, and reap it.  Harmless if it has ended by itself."""
         self.link.close()
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # without CAP_KILL: it ends with its link
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         select.select([self.pidfd], [], [], PATIENCE)
         os.close(self.pidfd)
