@@ -19,7 +19,7 @@ RULES = f"version: 1\nworkload: {WORKLOAD}\nmode: enforce\negress: []\ningress: 
 GOVERN = f"""
 from penstock.enrol import dropin
 for unit in {list(UNITS)!r}:
-    dropin.write_pending(unit, {WORKLOAD!r})
+    dropin.write_pending(unit, {WORKLOAD!r}, dropin.hide(rooted=False))
 dropin.arm({{{WORKLOAD!r}}})
 """
 SERVICES = tuple(service for services in UNITS.values() for service in services)
