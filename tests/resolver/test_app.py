@@ -89,6 +89,19 @@ def test_too_few_sockets_are_a_trouble(server: Upstream, count: int) -> None:
         assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
 
 
+def test_a_host_without_ipv6_has_two(server: Upstream) -> None:
+    with Resolver() as resolver:
+        sockets = four()
+        resolver.ports["w"] = sockets[0].getsockname()[1]
+        resolver.daemon.say(wire.Listen("w"), [sock.fileno() for sock in sockets[:2]])
+        for sock in sockets:
+            sock.close()
+        resolver.configure("hub.example", upstreams=[server])
+        for tcp in (False, True):
+            assert addresses(resolver.ask("hub.example", tcp=tcp)) == ["192.0.2.1"]
+        assert resolver.daemon.of(wire.Trouble) == []
+
+
 def test_what_it_did_is_counted(server: Upstream) -> None:
     with Resolver() as resolver:
         resolver.configure("hub.example", upstreams=[server])

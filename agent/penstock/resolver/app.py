@@ -56,7 +56,7 @@ class App:
                     self._troubles.forget(workload)
 
     def _listen(self, workload: str, descriptors: list[int]) -> None:
-        if len(descriptors) != EACH:
+        if len(descriptors) not in (EACH, EACH // 2):  # two on a host that has no ::1
             for descriptor in descriptors:
                 os.close(descriptor)
             text = "its sockets did not arrive: there are too many descriptors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -88,6 +89,10 @@ class Link:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 passed.frombytes(content[: len(content) - len(content) % passed.itemsize])
         if passed or flags & socket.MSG_CTRUNC:  # the kernel never hands over those of two writes at once
+            if flags & socket.MSG_CTRUNC:  # some are missing: two that are left would pass for a host without IPv6
+                for descriptor in passed:
+                    os.close(descriptor)
+                del passed[:]
             self._descriptors.append(list(passed))
         try:
             messages = [wire.decode_to_resolver(frame) for frame in self._frames.feed(data)]
