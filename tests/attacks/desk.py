@@ -9,6 +9,7 @@ import contextlib
 import os
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +24,15 @@ PATIENCE = 1.0
 Option = tuple[int, int, int | bytes]
 RESET: Option = (socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
 """A TCP connection ends at once, and its port is free."""
+
+
+def by_way_of(to: str, via: str) -> Option:
+    """Have a socket's packets to `to` go to `via` first: a source route (RFC 791, RFC 8754)."""
+    if ":" in to:
+        route = struct.pack("!BBBBBBH", 0, 4, 4, 1, 1, 0, 0)
+        stops = socket.inet_pton(socket.AF_INET6, to) + socket.inet_pton(socket.AF_INET6, via)
+        return socket.IPPROTO_IPV6, socket.IPV6_RTHDR, route + stops
+    return socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([131, 7, 4, *socket.inet_aton(via), 0])
 
 
 class Desk:
@@ -103,6 +113,12 @@ def attend(name: str, addresses: Sequence[str], port: int = PORT) -> None:
 def seen(name: str) -> list[str]:
     """See `Desk.seen`."""
     return _desks[name].seen()
+
+
+def say(name: str, text: str, address: str, port: int) -> None:
+    """Send somebody who did not ask a datagram from it."""
+    mine = (s for s in _desks[name]._sockets if (s.family, s.type) == (ops.family_of(address), socket.SOCK_DGRAM))
+    next(mine).sendto(text.encode(), (address, port))
 
 
 def leave(name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -29,7 +28,7 @@ PORT = 40053
 UPSTREAMS = ("198.51.100.10", "2001:db8:51::10")
 RESOLVER = Resolver({"w": PORT}, tuple(Upstream(ip_address(a)) for a in UPSTREAMS))
 FILES = (rules("w", "[{to: hub.example}]"), rules("other"))
-IP_FREEBIND, IPV6_FREEBIND, IP_OPTIONS, IPV6_RTHDR = 15, 78, 4, 57
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 _ports = itertools.count(26000)
 
 
@@ -151,6 +150,7 @@ def test_its_server_speaks_only_when_asked_and_from_its_port(
     here, port, other = lab.host.address(family), next(_ports), next(_ports)
     waiting = actors["resolver"](ops.udp, here, port)
     sender = actors["server"](ops.udp, lab.remote["registry"].address(family), other)
+    actors["server"](desk.say, "server53", "unasked", here, port)
     actors["server"](ops.sendto, sender, b"unasked", here, port)
     actors["resolver"](ops.sendto, waiting, b"question", lab.remote["registry"].address(family), 53)
     actors["server"](ops.sendto, sender, b"another port", here, port)
@@ -190,25 +190,47 @@ def test_answers_go_to_who_was_redirected_here_only(
     governed.nft(f"delete table {ip} dns")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_look_up_is_what_was_redirected_and_asked_at_port_53(
+    family: int, kind: str, lab: Lab, governed: Governed, actors: dict[str, Actor]
+) -> None:
+    """Not what others send to the listener from another port, nor what comes to a port 53 of the resolver."""
+    ip, here = {4: "ip", 6: "ip6"}[family], lab.host.address(family)
+    governed.nft(
+        f"table {ip} theirs {{ chain o {{ type nat hook output priority -100;"
+        f" {ip} daddr {here} meta l4proto {{ tcp, udp }} th dport 9999 redirect to :{PORT}; }}\n}}"
+    )
+    actors["listener"](desk.seen, "w")
+    assert ":" not in actors["w"](desk.ask, kind, here, port=9999)
+    assert actors["listener"](desk.seen, "w") == []
+    governed.nft(f"delete table {ip} theirs")
+    actors["listener"](desk.attend, "other53", [here], 53)
+    governed.load(*FILES, resolver=Resolver({}, RESOLVER.upstreams))
+    assert ":" not in actors["w"](desk.ask, kind, here)
+    assert actors["listener"](desk.seen, "other53") == []
+    actors["listener"](desk.leave, "other53")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", ["borrowed source", "route"])
 def test_its_servers_pass_nothing_on(
     how: str, family: int, lab: Lab, actors: dict[str, Actor], wires: dict[str, Witness]
 ) -> None:
-    """A server answers to whom a question names as its sender, and passes on what names the next stop."""
-    there, source = lab.remote["registry"].address(family), None
+    """A server answers to whom a question names as its sender, and passes on what names it as the first stop."""
+    server, far = (lab.remote[name].address(family) for name in ("registry", "stranger"))
+    there, source, option = far, None, desk.by_way_of(far, server)
     if how == "borrowed source":
-        source = ({4: "203.0.113.66", 6: "2001:db8:66::66"}[family], 0)
-        option: desk.Option = (41, IPV6_FREEBIND, 1) if family == 6 else (0, IP_FREEBIND, 1)
-    elif family == 6:
-        stop = socket.inet_pton(socket.AF_INET6, "2001:db8:66::66")
-        option = (41, IPV6_RTHDR, bytes([0, 2, 2, 1, 0, 0, 0, 0]) + stop)
-    else:
-        option = (0, IP_OPTIONS, bytes([131, 7, 4, *socket.inet_aton("203.0.113.66"), 0]))
+        there, source = server, (far, 0)
+        option = (41, IPV6_TRANSPARENT, 1) if family == 6 else (0, IP_TRANSPARENT, 1)
+    for kind in KINDS:
+        actors["by"](desk.ask, kind, there, source=source, options=[option])
+    assert wires["registry"].packets() != []
+    wires["stranger"].packets()
     for kind in KINDS:
         actors["resolver"](desk.ask, kind, there, source=source, options=[option])
     for wire in wires.values():
-        assert wire.protocols() == set()
+        assert wire.packets() == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
