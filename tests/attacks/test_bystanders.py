@@ -12,6 +12,7 @@ from attacks.conftest import Witness
 from attacks.test_loopback import reach, tell
 from attacks.test_plain import ATTEMPTS, attempt
 from governed import Actor, Governed, rules
+from penstock.core.compile import Resolver
 from penstock.demo.lab import Lab
 
 pytestmark = pytest.mark.root
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.root
 FAMILIES = [pytest.param(4, id="v4"), pytest.param(6, id="v6")]
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 MODES = ["observe", "enforce", "lock"]
+BY_NAME, RESOLVER = "[{to: hub.example}]", Resolver({"w": 40053})
 _ports = itertools.count(23000)
 
 FOREIGN = """
@@ -48,13 +50,14 @@ def far(lab: Lab) -> Iterator[Actor]:
         yield actor
 
 
+@pytest.mark.parametrize("egress", [pytest.param("[]", id="plain"), pytest.param(BY_NAME, id="by-name")])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bystanders_notice_nothing(
-    family: int, mode: str, lab: Lab, governed: Governed, by: Actor, far: Actor, stranger: Witness
+    family: int, mode: str, egress: str, lab: Lab, governed: Governed, by: Actor, far: Actor, stranger: Witness
 ) -> None:
     here, there = lab.host.address(family), lab.remote["stranger"].address(family)
-    governed.load(rules("w", mode=mode), rules("x", mode=mode))
+    governed.load(rules("w", egress, mode=mode), rules("x", mode=mode), resolver=RESOLVER)
     for function in ATTEMPTS:
         stranger.packets()
         by(attempt, function, there)

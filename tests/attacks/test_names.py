@@ -6,7 +6,7 @@ import itertools
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ import pytest
 from attacks import desk, ops
 from attacks.conftest import Witness
 from attacks.test_loopback import states
+from attacks.test_plain import ATTEMPTS, attempt
 from governed import Actor, Governed, eventually, rules
 from penstock.core import render_nft
 from penstock.core.compile import Resolver
@@ -152,6 +153,44 @@ def other_protocol(name: str, address: str) -> str:
             return "sent"
     except OSError as error:
         return ops.name_of(error)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("function", ATTEMPTS, ids=lambda function: function.__name__)
+def test_nothing_else_leaves_by_what_was_learned(
+    function: Callable[[str], None],
+    family: int,
+    lab: Lab,
+    governed: Governed,
+    actors: dict[str, Actor],
+    wire: Witness,
+) -> None:
+    """To an address that was learned, at a port that no rule has; and to one that was not."""
+    for address, learned in ((far_of(lab, family), True), (far_of(lab, family), False)):
+        if learned:
+            governed.learn("w", NAME, address)
+        else:
+            governed.retract("w", address)
+        wire.packets()
+        actors["w"](attempt, function, address)
+        assert wire.packets() == []
+    actors["by"](attempt, function, address)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_errors_about_its_flows_arrive(
+    family: int, lab: Lab, governed: Governed, actors: dict[str, Actor]
+) -> None:
+    """As long as the address counts, and behind it."""
+    far, port = far_of(lab, family), next(_sources)
+    actors["far"](ops.sysctl, net__ipv4__icmp_ratelimit="0", net__ipv6__icmp__ratelimit="0")
+    governed.load(rules("w", f"[{{to: {NAME}, ports: [{port}/udp]}}]"), resolver=RESOLVER)
+    governed.learn("w", NAME, far)
+    actors["w"](desk.keep, "flow", "udp", far, None, port)
+    assert actors["w"](desk.again, "flow", far, "x", port) == "ECONNREFUSED"
+    governed.run_out("w", NAME, far)
+    assert actors["w"](desk.again, "flow", far, "x", port) == "ECONNREFUSED"
+    actors["w"](desk.drop, "flow")
 
 
 @pytest.mark.parametrize("closes", ["workload", "server"])
