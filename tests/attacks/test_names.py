@@ -249,6 +249,24 @@ def test_a_connection_that_ends_is_not_remembered_for_long(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_nor_when_it_ends_after_the_answer(
+    family: int, lab: Lab, governed: Governed, actors: dict[str, Actor]
+) -> None:
+    far, port = far_of(lab, family), next(_sources)
+    governed.load(rules("w", f"[{{to: {NAME}, ports: [{port}]}}]"), resolver=RESOLVER)
+    governed.learn("w", NAME, far)
+    listener = actors["far"](ops.listen, far, port)
+    made = actors["w"](ops.connect, far, port)
+    accepted = actors["far"](ops.accept, listener)
+    governed.run_out("w", NAME, far)
+    actors["w"](ops.send, made, b"x")
+    assert governed.held("w", flows=True)[far] > LONG - 10
+    actors["w"](ops.close, made)
+    assert governed.held("w", flows=True)[far] <= ENDED
+    actors["far"](ops.close, accepted, listener)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_who_is_not_answered_fills_no_memory(
     family: int, lab: Lab, governed: Governed, actors: dict[str, Actor]
 ) -> None:
