@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from penstock.core.base_chains import ICMP, ON_LOOPBACK_OUT, STALE, UDP, UNPROVEN, WORKLOAD
+from penstock.core.base_chains import ON_LOOPBACK_OUT, STALE, UDP, UNPROVEN, WORKLOAD
 from penstock.core.cgroup_maps import ASKS, RESOLVER_IN, RESOLVER_OUT, RESOLVER_OWN, ZONES, place_name_maps
 from penstock.core.name_rules import Group
 from penstock.core.rule_parts import (
@@ -170,16 +170,15 @@ def flows(plan: NamePlan, *, here: bool) -> list[Rule]:
 
 
 def answered(plan: NamePlan) -> list[Rule]:
-    """For the chain of what arrives as an answer.  (Answers of TCP need no rule: they are tracked.)"""
-    rules = []
-    for group, f in product(plan.groups, FAMILIES):
-        if _has(group, "udp"):
-            held = flow_set(plan.workload, group.id, f)
-            rules.append(_rule(*_until(group), UDP, FlowIn(held, f, answer=True), Final.ACCEPT))
-        if group.ports.icmp:
-            held = learned_set(plan.workload, group.id, f)
-            rules.append(_rule(*_until(group), ICMP, AddressIn(held, f, End.SOURCE), Final.ACCEPT))
-    return rules
+    """For the chain of what arrives as an answer.
+
+    Answers of TCP need no rule: they are tracked.  Those to echo requests never come there: they have no socket.
+    """
+    return [
+        _rule(*_until(group), UDP, FlowIn(flow_set(plan.workload, group.id, f), f, answer=True), Final.ACCEPT)
+        for group, f in product(plan.groups, FAMILIES)
+        if _has(group, "udp")
+    ]
 
 
 def echoes(plan: NamePlan) -> list[Rule]:
