@@ -194,6 +194,7 @@ class Host:
         self._events: deque[tuple[Event | None, deque[Effect] | None]] = deque()
         self._failed: set[str] = set()
         self._mark = (0, 0)
+        self._loaded = 0
 
     # --- what happens ---
 
@@ -278,6 +279,7 @@ class Host:
         self.done.append(effect)
         error = self.failing(effect)
         if error:
+            getattr(self, f"_fail_{name}", lambda effect: None)(effect)
             self._failed.add(name)
             numbers = (getattr(effect, "operation", None), getattr(effect, "request", None))
             ids = getattr(effect, "ids", ())
@@ -334,10 +336,14 @@ class Host:
         for path in (SLICE, *([RESOLVER] if effect.resolver else []), *map(slice_of, effect.workloads)):
             self.kernel.mkdir(path)
 
+    def _fail_Load(self, effect: effects.Load) -> None:
+        self.kernel.retract(effect.retract)  # which comes before what can fail
+
     def _do_Load(self, effect: effects.Load) -> None:
         assert effect.present is None or isinstance(effect.present, Present)
         self._mark = (self.kernel.generation, self.kernel.commits)
         self.kernel.retract(effect.retract)
+        self._loaded = effect.operation
         self.kernel.load(effect.ruleset, self.now)
         if effect.opened:
             self.kernel.learn(effect.opened)
@@ -348,9 +354,11 @@ class Host:
         return events.Listening(self.now, effect.operation, ports, self.deaf)
 
     def _do_Learn(self, effect: effects.Learn) -> None:
+        assert effect.loaded >= self._loaded
         self.kernel.learn(effect.opened)
 
     def _do_Renew(self, effect: effects.Renew) -> None:
+        assert effect.loaded >= self._loaded
         self.kernel.retract(effect.retract)
         if effect.opened:
             self.kernel.learn(effect.opened)

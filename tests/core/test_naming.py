@@ -171,6 +171,55 @@ def test_a_name_is_learned_only_if_the_policy_that_comes_has_it_too() -> None:
     assert held(host) == set()
 
 
+NARROW = {"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")}
+
+
+def test_what_went_is_not_learned_while_the_policy_is_being_saved() -> None:
+    host = running()
+    assert host.configured
+    assert host.engine.in_force
+    before, generation = host.engine.in_force.policy, host.configured.generation
+    host.files = dict(NARROW)
+    host.command("apply")
+    while host.engine.in_force.policy is before:
+        assert host.step()
+    say(host, *(Learn(8, number, "a", HUB, ((ip_address(FOUR), 60),)) for number in (generation, generation + 1)))
+    assert host.settled[8] is False
+    assert host.holds_policy()
+    assert held(host) == set()
+
+
+def test_what_went_is_not_learned_when_the_policy_could_not_be_saved() -> None:
+    host = running()
+    assert host.configured
+    before = host.configured.generation
+    host.files = dict(NARROW)
+    host.failing = always("CommitState")
+    host.command("apply")
+    host.settle()
+    for generation in (before, host.configured.generation):
+        assert not learn(host, HUB, FOUR, generation=generation)
+    assert held(host) == set()
+    assert learn(host, CDN, FOUR)
+
+
+def test_what_was_let_in_for_a_name_too_long_to_be_written_down_goes_when_nobody_knows_it() -> None:
+    host = running()
+    (name,) = (s.name for s in host.kernel.ruleset.name_sets if s.name.startswith("names4_b_")) if (
+        host.kernel.ruleset
+    ) else ("",)
+    again = Host(FILES, saved=host.state)
+    again.kernel = host.kernel
+    again.kernel.learned = {name: {ip_address(FOUR).packed: ""}}
+    element = Opened(name, ip_address(FOUR).packed, "", 300.0)
+    again.feed(events.Started(again.now, again.kernel.snapshot(again.now), again.state, 1, opened=(element,)))
+    again.settle()
+    assert held(again, "b") == set()
+    (load,) = (e for e in again.done if isinstance(e, effects.Load))
+    flows = {gone.set: gone.addresses for gone in load.retract if gone.set.startswith("flows4_b_")}
+    assert list(flows.values()) == [{ip_address(FOUR).packed}]
+
+
 def test_a_foreign_flush_brings_back_what_was_learned() -> None:
     host = running()
     learn(host, HUB, FOUR)
@@ -324,6 +373,21 @@ def test_a_locked_workload_learns_nothing() -> None:
     host = running({"rules.d/a.yaml": rules("a", NAMES, mode="lock"), "rules.d/b.yaml": FILES["rules.d/b.yaml"]})
     assert not learn(host, HUB, FOUR)
     assert learn(host, HUB, FOUR, workload="b")
+
+
+def test_what_a_policy_that_was_refused_would_take_away_stays() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    learn(host, CDN, SIX)
+    host.failing = always("Load")
+    host.files = dict(NARROW)
+    host.command("apply")
+    host.settle()
+    host.failing = lambda effect: ""
+    host.tick()
+    assert host.holds_policy()
+    assert held(host) == {(HUB, FOUR), (CDN, SIX)}
+    assert learn(host, HUB, FOUR)
 
 
 def test_a_load_that_fails_once_leaves_what_was_learned() -> None:

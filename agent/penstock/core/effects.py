@@ -116,10 +116,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """Put learned addresses into the kernel's sets, for the look-ups `ids`."""
+    """Put learned addresses into the kernel's sets, for the look-ups `ids`.
+
+    They were judged by what the operation `loaded` loads, and what was in force before it.  Once a later one has
+    loaded something else it fails.
+    """
 
     ids: tuple[int, ...]
     opened: tuple[Opened, ...]
+    loaded: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +134,14 @@ class SayAnswering:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Make the kernel's sets of learned addresses hold `opened` and what was not retracted."""
+    """Make the kernel's sets of learned addresses hold `opened` and what was not retracted.
+
+    `loaded`: as in Learn.
+    """
 
     retract: tuple[Retract, ...]
     opened: tuple[Opened, ...]
+    loaded: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,7 @@ class Engine:
         self._operations.in_force = replace(in_force, snapshot=event.snapshot, cgroups=event.cgroups)
         touched = self._keeper.suspects(event.snapshot.generation)
         again = self._operations.check() if self._keeper.agree(event.now, event.snapshot.generation) else []
-        return [*(self._naming.renewal(in_force, event.now) if touched else []), *again]
+        return [*(self._naming.renewal(event.now) if touched else []), *again]
 
     def _ruleset_changed(self, event: events.RulesetChanged) -> list[Effect]:
         self._keeper.announced(event)

@@ -44,6 +44,8 @@ class Naming:
         self.asked = Asked()
         self._lookups = Lookups(seed)
         self.names = Names()
+        self._policy = Policy()  # whose they are
+        self._loaded = 0  # by that operation
         self._view = view
         self._told: resolver_wire.Configure | None = None  # to the resolver
         self._generation = 0
@@ -74,8 +76,8 @@ class Naming:
                 self._view.troubles[effects.SaveNames.__name__] = f"what was saved of names is damaged: {e}"
         for element in event.opened:
             workload, _ = name_elements.workload_and_group(element.set)
-            if element.name:
-                self.learned.found(workload, element.address, element.name, now + element.seconds)
+            # Without a name it is no rule's: it goes, and with it the flows that it let in.
+            self.learned.found(workload, element.address, element.name, now + element.seconds)
 
     def changes(self, operation: Operation, in_force: InForce | None) -> Changes:
         """What goes before the operation loads, because its policy does not give it; what comes after that."""
@@ -88,17 +90,18 @@ class Naming:
         gone = name_elements.retractions(names, which, self.learned, now, strangers=strangers)
         return gone, tuple(name_elements.all_opened(names, which, self.learned, now))
 
-    def renewal(self, in_force: InForce, now: datetime) -> list[Effect]:
+    def renewal(self, now: datetime) -> list[Effect]:
         """Somebody changed our table, and what was learned cannot be seen in its shape: put it right."""
         if not self.names.rules:
             return []
         every = tuple(self.names.rules)
         gone = name_elements.retractions(self.names, every, self.learned, now, strangers=True)
-        return [effects.Renew(gone, tuple(name_elements.all_opened(self.names, every, self.learned, now)))]
+        opened = tuple(name_elements.all_opened(self.names, every, self.learned, now))
+        return [effects.Renew(gone, opened, self._loaded)]
 
-    def in_force(self, in_force: InForce, now: datetime) -> list[Effect]:
-        """Another ruleset is in force: what no rule stands for any more is forgotten, the resolver is told."""
-        self.names = Names(in_force.policy, now)
+    def in_force(self, in_force: InForce, operation: int, now: datetime) -> list[Effect]:
+        """What that operation loaded is in force: forget what no rule stands for any more, tell the resolver."""
+        self.names, self._policy, self._loaded = Names(in_force.policy, now), in_force.policy, operation
         for workload in self.learned.workloads():
             if workload in self.names.rules:
                 self.learned.forget(workload, lambda name, w=workload: bool(self.names.of(w, name)))  # type: ignore[misc]
@@ -150,7 +153,8 @@ class Naming:
         told: list[int] = []
         blocks: list[Block] = []
         policy = in_force.policy if in_force else Policy()
-        coming = self._coming(operation, in_force, event.now)
+        coming = self._coming(operation, event.now)
+        loaded = max(self._loaded, operation.id if operation else 0)
         for message in event.messages:
             match message:
                 case resolver_wire.Learn():
@@ -167,7 +171,7 @@ class Naming:
         done: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
         done += [effects.Settle((*told, *bad), False)] if told or bad else []
         if good:
-            done += [effects.Learn(tuple(good), tuple(opened)), effects.Settle(tuple(good), True)]
+            done += [effects.Learn(tuple(good), tuple(opened), loaded), effects.Settle(tuple(good), True)]
         return done
 
     def _refused(self, message: resolver_wire.Refused, policy: Policy, event: events.FromResolver) -> list[Block]:
@@ -190,9 +194,9 @@ class Naming:
         elif len(troubles) < MAX_TROUBLES:
             troubles[message.code, message.workload] = message.text
 
-    def _coming(self, operation: Operation | None, in_force: InForce | None, now: datetime) -> Names | None:
+    def _coming(self, operation: Operation | None, now: datetime) -> Names | None:
         """The rules by name of the policy that is being brought into force, if it is another one."""
-        if operation is None or in_force is None or operation.policy is in_force.policy:
+        if operation is None or operation.policy is self._policy:
             return None
         if self._brought[0] != operation.id:
             self._brought = operation.id, Names(operation.policy, now)
@@ -217,8 +221,10 @@ class Naming:
             if not admitted or not (coming is None or coming.admitting(workload, name, address.packed)):
                 return None
             found.append((address.packed, ttl, admitted))
+        if not found:
+            return None
         new = {address for address, _, _ in found if self.learned.is_new(workload, address, moment)}
-        if not found or not self.learned.learn(workload, name, [(a, ttl) for a, ttl, _ in found], moment):
+        if not self.learned.learn(workload, name, [(a, ttl) for a, ttl, _ in found], moment):
             self._view.troubles[f"{FULL} {workload}"] = f"{workload} has looked up more than is remembered"
             return None
         self._view.troubles.pop(f"{FULL} {workload}", None)

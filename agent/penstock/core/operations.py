@@ -247,12 +247,14 @@ class Operations:
         )
         self._let_go(before, self.in_force)
         self._keeper.agree(event.now, event.snapshot.generation)
+        if operation.tries:  # what was loaded counts from now on, saved or not
+            told += self._naming.in_force(self.in_force, operation.id, event.now)
         if operation.confirm and before is not None:
             until = event.now + timedelta(seconds=operation.confirm)
             self.trial = Trial(before, operation.confirm, until, operation.floor)
         if operation.saved or operation.confirm:
-            return self._done(operation, event.now)
-        return [effects.CommitState(operation.id)]
+            return [*told, *self._done(operation, event.now)]
+        return [*told, effects.CommitState(operation.id)]
 
     def _let_go(self, before: InForce | None, now: InForce) -> None:
         """Processes of a unit that a policy gave away have not left: they are not watched any more."""
@@ -282,8 +284,6 @@ class Operations:
         if operation.kind == "enrol":
             self._view.troubles.pop(ENROL, None)
         told: list[Effect] = []
-        if operation.kind != "enrol":
-            told += self._naming.in_force(self.in_force, now)
         if operation.kind == "start" and operation.saved:
             self.floor = operation.floor
             told.append(effects.KeepFloor(operation.floor))
@@ -323,7 +323,9 @@ class Operations:
             told.append(effects.EndTrial())
         if operation.request is not None:
             told.append(effects.Refuse(operation.request, error, "the last good policy stays in force"))
-        return [*told, *self.check()]
+        # What the policy does not give was taken out before it was refused.
+        back = self._naming.renewal(now) if effect == effects.Load.__name__ else []
+        return [*told, *back, *self.check()]
 
     def unsaved(self, error: str) -> list[Effect]:
         """In force, and the next start would bring back what was before."""

@@ -15,6 +15,7 @@ from penstock.core.name_elements import Opened
 from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of, slice_unit
 from penstock.daemon.clock import now
+from penstock.errors import PenstockError
 from penstock.kernel import cgroup, name_bypass, name_sets, process, proof, systemd
 from penstock.kernel.loading import load
 from penstock.kernel.nft import Nft
@@ -39,6 +40,7 @@ class KernelWorker:
         self._path = path.rstrip("/") + "/"
         self._nft = Nft()
         self._mark = _Mark()
+        self._loaded = 0  # by that operation
         self._bound: dict[str, int] = {}  # places, with the ids that the kernel's maps were given
         self.port = self._nft.port
         self.thread = threading.get_native_id()
@@ -53,15 +55,23 @@ class KernelWorker:
         self._mark = _Mark(self._nft.generation(), self._nft.commits)
         name_sets.retract(self._nft, effect.retract)
         load(self._nft, effect.ruleset, effect.present, now())
+        self._loaded = effect.operation
         name_sets.renew(self._nft, effect.opened)
 
     def learn(self, effect: effects.Learn) -> None:
+        self._still(effect.loaded)
         name_sets.learn(self._nft, effect.opened)
+
+    def _still(self, loaded: int) -> None:
+        """PenstockError when another policy was loaded since an address was judged: its rule may be gone."""
+        if self._loaded > loaded:
+            raise PenstockError("another policy was loaded since the look-up", hint="it is tried again by itself")
 
     def say_answering(self) -> None:
         name_sets.say_answering(self._nft)
 
     def renew(self, effect: effects.Renew) -> None:
+        self._still(effect.loaded)
         name_sets.retract(self._nft, effect.retract)
         name_sets.renew(self._nft, effect.opened)
 

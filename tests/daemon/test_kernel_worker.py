@@ -1,0 +1,54 @@
+"""What effects do to the kernel, where the order of what is asked for matters."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from ipaddress import ip_address
+
+import pytest
+
+from governed import policy_of, rules
+from penstock.core import effects
+from penstock.core.base_chains import FIRST_LABEL
+from penstock.core.compile import Live, Resolver, compile_policy
+from penstock.core.name_elements import Opened
+from penstock.daemon.kernel_worker import KernelWorker
+from penstock.demo.lab import Lab
+from penstock.errors import PenstockError
+from penstock.kernel.nft import Nft
+
+pytestmark = pytest.mark.root
+
+
+def late(tree: Lab) -> list[str]:
+    """Learn what was judged before the last load, and after it; what is held then, or the refusal."""
+    policy = policy_of(rules("w", "[{to: hub.example}]"))
+    ruleset = compile_policy(policy, Live(datetime.now(UTC), {"w": FIRST_LABEL}, 1, resolver=Resolver()))
+    worker = KernelWorker(tree.cgroup)
+    set_name = next(s.name for s in ruleset.name_sets if s.name.startswith("names4_"))
+    address = Opened(set_name, ip_address("192.0.2.1").packed, "hub.example", 60)
+    found = []
+    try:
+        worker.load(effects.Load(7, ruleset, None))
+        for loaded in (6, 7):
+            for ask in (
+                partial(worker.learn, effects.Learn((1,), (address,), loaded)),
+                partial(worker.renew, effects.Renew((), (address,), loaded)),
+            ):
+                try:
+                    ask()
+                except PenstockError as e:
+                    found.append(e.message)
+                else:
+                    found.append("done")
+            found.append(f"{len(worker.learned())} held")
+    finally:
+        Nft().load("add table inet penstock\ndelete table inet penstock\n")
+    return found
+
+
+def test_what_was_judged_by_another_policy_is_not_learned(lab: Lab) -> None:
+    found = lab.host.call(late, lab)
+    assert found[:2] == ["another policy was loaded since the look-up"] * 2
+    assert found[2:] == ["0 held", "done", "done", "1 held"]
