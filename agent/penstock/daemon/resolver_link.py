@@ -32,6 +32,8 @@ RECEIVE = 256 << 10
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a resolver that ended is started again; each time twice as long, until one has lived `STEADY`."""
 STEADY = 30.0
+SILENCE = 35.0
+"""Seconds without a word after which it hangs; it says something every ten."""
 
 
 class InKernel(Protocol):
@@ -65,12 +67,15 @@ class ResolverLink:
         self._waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._pause = FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
+        self._hangs: asyncio.TimerHandle | None = None  # unless it says something before
+        self._asked: frozenset[str] = frozenset()  # for whom listeners were wanted last
         self._closed = False
 
     # --- effects ---
 
     async def listen(self, effect: effects.Listen) -> events.Listening:
         """Have the resolver run and listen for these workloads.  What does not work is in the event."""
+        self._asked = frozenset(effect.workloads)
         new = [name for name in effect.workloads if name not in self._listeners]
         error = ""
         try:
@@ -89,9 +94,12 @@ class ResolverLink:
         return events.Listening(now(), effect.operation, ports, error)
 
     def configure(self, message: resolver_wire.Configure) -> None:
-        """Tell the resolver what is in force.  Who has no rules by name any more is not listened for."""
+        """Tell the resolver what is in force.  Who has no rules by name any more is not listened for.
+
+        Unless a policy is under way in which he has: its listeners are there before it is.
+        """
         wanted = {names.workload for names in message.workloads}
-        for name in self._listeners.keys() - wanted:
+        for name in self._listeners.keys() - wanted - (self._asked if wanted else frozenset()):
             self._listeners.pop(name).close()
             self._send(resolver_wire.encode(resolver_wire.Unlisten(name)))
         self._send(resolver_wire.encode(message))
@@ -131,6 +139,7 @@ class ResolverLink:
             self._pass(name)
         self._feed(events.ResolverChanged(now(), True))
         loop.call_later(STEADY, self._steady, process)
+        self._heard()
 
     def _spawn(self) -> ResolverProcess:
         cgroup.make(self._tree, (), resolver=True)
@@ -144,15 +153,22 @@ class ResolverLink:
 
     def _stop(self) -> None:
         process, self._process = self._process, None
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        for timer in (self._again, self._hangs):
+            if timer is not None:
+                timer.cancel()
+        self._again = self._hangs = None
         if process is None:
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(process.link)
         loop.remove_writer(process.link)
         process.close()
+
+    def _heard(self) -> None:
+        """It said something, or has just begun."""
+        if self._hangs is not None:
+            self._hangs.cancel()
+        self._hangs = asyncio.get_running_loop().call_later(SILENCE, self._ended, "does not go on, and was ended")
 
     def _ended(self, why: str) -> None:
         """Start another one, after a pause: what kills it may come again."""
@@ -226,10 +242,16 @@ class ResolverLink:
         except ValueError as e:
             self._ended(f"said what makes no sense ({e}), and was ended")
             return
-        if messages:
-            refused = [m for m in messages if isinstance(m, resolver_wire.Refused)]
+        self._heard()
+        # Two events, two lists of effects: an answer that waits for the kernel does not wait for the log's disk.
+        learned = tuple(m for m in messages if isinstance(m, resolver_wire.Learn))
+        others = tuple(m for m in messages if not isinstance(m, resolver_wire.Learn))
+        if learned:
+            self._feed(events.FromResolver(now(), learned))
+        if others:
+            refused = [m for m in others if isinstance(m, resolver_wire.Refused)]
             askers = {m.id: who for m in refused if (who := self._find(m)) is not None}
-            self._feed(events.FromResolver(now(), messages, askers))
+            self._feed(events.FromResolver(now(), others, askers))
 
 
 def _remembered(path: Path) -> dict[str, int]:

@@ -19,7 +19,7 @@ from penstock.resolver.upstream import Upstreams
 
 SECOND = 1.0
 COUNTED_EVERY = 10
-"""Seconds between two of those messages."""
+"""Seconds between two of those messages, which also say that this loop still goes round."""
 
 
 class App:
@@ -33,7 +33,6 @@ class App:
         self._service = Service(self._loop, self._link, upstreams, self._troubles)
         self._connections = Connections(self._loop, self._full)
         self._ticks: Deadlines[int] = self._loop.deadlines(SECOND, self._tick)
-        self._counted = self._service.counted()
 
     def run(self) -> None:
         """Until the daemon ends.  PenstockError when it says what makes no sense."""
@@ -79,7 +78,5 @@ class App:
         self._ticks.add(number + 1, self._loop.now)
         self._service.tick()
         self._troubles.check(self._loop.now)
-        counted = self._service.counted()
-        if number % COUNTED_EVERY == 0 and counted != self._counted:
-            self._counted = counted
-            self._link.say(counted)
+        if number % COUNTED_EVERY == 0:
+            self._link.say(self._service.counted())
