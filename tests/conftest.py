@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from penstock.demo.lab import Lab
 
@@ -16,6 +17,10 @@ NEEDED = ("ip", "nft")
 NEEDED_FOR_HOSTS = ("mmdebstrap", "systemd-nspawn", "dnsmasq", "sysctl", "nsenter", "unshare")
 COUNT_DIVISOR = 10
 """Without --full, tests use a tenth of the large counts."""
+
+
+# Beside what pytest remembers, and not as a directory of its own at the top.
+set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache/hypothesis")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

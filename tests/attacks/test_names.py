@@ -471,27 +471,26 @@ def test_a_name_at_an_address_of_this_host(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_was_learned_while_observing_counts_when_it_is_enforced(
-    family: int, kind: str, lab: Lab, governed: Governed, actors: dict[str, Actor], wire: Witness
+    family: int, kind: str, lab: Lab, governed: Governed, wire: Witness
 ) -> None:
     far, near = far_of(lab, family), lab.remote["registry"].address(family)
-    governed.load(rules("w", BOTH, mode="observe"), resolver=RESOLVER)
-    governed.learn("w", NAME, far)
-    before = governed.counters()["denied_out_w"]
-    actors["w"](desk.keep, "learned", kind, far, None, 443)
-    assert actors["w"](desk.again, "learned", far, "one", 443) == "443:one"
-    assert governed.counters()["denied_out_w"] == before, "a rule has it"
-    actors["w"](desk.keep, "stray", kind, near, None, 443)
-    assert actors["w"](desk.again, "stray", near, "one", 443) == "443:one"
-    assert governed.counters()["denied_out_w"] > before
-    governed.load(W, resolver=RESOLVER)
-    governed.run_out("w", NAME, far)
-    assert actors["w"](desk.again, "learned", far, "two", 443) == "443:two"
-    assert ":" not in actors["w"](desk.again, "stray", near, "two", 443)
-    governed.load(rules("w", BOTH, mode="lock"), resolver=RESOLVER)
-    assert ":" not in actors["w"](desk.again, "learned", far, "three", 443)
-    assert refused(actors["w"], wire, kind, far)
-    for name in ("learned", "stray"):
-        actors["w"](desk.drop, name)
+    name = f"seen{next(_sources)}"  # nothing of an earlier test is counted for it
+    governed.load(rules(name, BOTH, mode="observe"), resolver=RESOLVER)
+    governed.learn(name, NAME, far)
+    with governed.actor(name) as seen:
+        seen(desk.keep, "learned", kind, far, None, 443)
+        assert seen(desk.again, "learned", far, "one", 443) == "443:one"
+        assert governed.counters()[f"denied_out_{name}"] == 0, "a rule has it"
+        seen(desk.keep, "stray", kind, near, None, 443)
+        assert seen(desk.again, "stray", near, "one", 443) == "443:one"
+        assert governed.counters()[f"denied_out_{name}"] > 0
+        governed.load(rules(name, BOTH), resolver=RESOLVER)
+        governed.run_out(name, NAME, far)
+        assert seen(desk.again, "learned", far, "two", 443) == "443:two"
+        assert ":" not in seen(desk.again, "stray", near, "two", 443)
+        governed.load(rules(name, BOTH, mode="lock"), resolver=RESOLVER)
+        assert ":" not in seen(desk.again, "learned", far, "three", 443)
+        assert refused(seen, wire, kind, far)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,6 +19,7 @@ import dns.query
 import dns.rcode
 import pytest
 
+from conftest import cannot_run
 from daemon.running import Running
 from governed import Actor, eventually
 from penstock.demo.host import BASE_ENVIRONMENT
@@ -38,7 +39,7 @@ RULES = "[{to: hub.example, ports: [443, 443/udp]}]"
 @pytest.fixture
 def server(lab: Lab) -> Iterator[subprocess.Popen[Any]]:
     """A name server at `SERVER`, which knows `NAMES`, all of them at `HUB`; private.example is at home."""
-    program = shutil.which("dnsmasq", path=BASE_ENVIRONMENT["PATH"]) or "dnsmasq"
+    program = shutil.which("dnsmasq", path=BASE_ENVIRONMENT["PATH"]) or cannot_run("needs dnsmasq")
     argv = [program, "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--no-resolv", "--no-hosts"]
     argv += ["--bind-interfaces", "--local=/#/", "--pid-file=", *(f"--listen-address={a}" for a in SERVER)]
     argv += [f"--host-record={name},{HUB[0]},{HUB[1]}" for name in NAMES]
