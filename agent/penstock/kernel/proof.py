@@ -13,11 +13,11 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import NoReturn
 
 from penstock.core import cgroup_maps
 from penstock.core.slices import SLICE
 from penstock.errors import PenstockError
+from penstock.kernel import child
 from penstock.kernel.nft import Nft
 
 HERE, DISCARD = "127.0.0.1", 9
@@ -89,10 +89,7 @@ def _exchange(directory: Path) -> None:
     procs = os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     ready, told = os.pipe()  # from the child: its port
     done, end = os.pipe()  # to the child: it may go, when all who could write have closed this
-    child = os.fork()
-    if child == 0:
-        os.close(end)
-        _be_caught(procs, told, done)
+    pid = child.fork(lambda: _be_caught(procs, told, done, end))
     for descriptor in (procs, told, done):
         os.close(descriptor)
     try:
@@ -103,18 +100,16 @@ def _exchange(directory: Path) -> None:
     finally:
         os.close(end)
         os.close(ready)
-        os.waitpid(child, 0)
+        os.waitpid(pid, 0)
 
 
-def _be_caught(procs: int, told: int, done: int) -> NoReturn:
-    """The child.  Only system calls between fork and exit."""
-    try:
-        os.write(procs, b"0")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-            listener.bind((HERE, 0))
-            with contextlib.suppress(OSError):
-                listener.sendto(b"", (HERE, DISCARD))
-            os.write(told, listener.getsockname()[1].to_bytes(2))
-            os.read(done, 1)
-    finally:
-        os._exit(0)
+def _be_caught(procs: int, told: int, done: int, end: int) -> None:
+    """The child."""
+    os.close(end)
+    os.write(procs, b"0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind((HERE, 0))
+        with contextlib.suppress(OSError):
+            listener.sendto(b"", (HERE, DISCARD))
+        os.write(told, listener.getsockname()[1].to_bytes(2))
+        os.read(done, 1)
