@@ -232,7 +232,7 @@ def test_a_storm_of_units_costs_little_and_raises_no_alarm(site: Site) -> None:
         began, ticks = time.monotonic(), _cpu(site.running.process.pid)
         eventually(lambda: time.monotonic() - began > 3)
         used = (_cpu(site.running.process.pid) - ticks) / (time.monotonic() - began)
-        assert site.running.in_force() or site.running.status()["egress"] == "degraded"
+        assert site.running.status()["egress"] in ("enforcing", "degraded")  # one question: it comes and goes
     eventually(lambda: site.running.asker(_remove, tops))
     eventually(site.running.in_force)
     print(f"{made[0]} units came and went; the daemon used {used * 100:.0f} % of a CPU")
