@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,12 +26,14 @@ from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.name_elements import Opened, Retract
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
+from penstock.core.rule_parts import Condition, InCgroup
 from penstock.core.ruleset import Ruleset
 from penstock.core.slices import RESOLVER
 from penstock.demo import namespaces
 from penstock.demo.host import Host
 from penstock.demo.lab import Lab
 from penstock.kernel import name_sets
+from penstock.kernel.cgroup import slice_for_nft
 from penstock.kernel.nft import Nft
 
 SLICE = "penstock.slice"
@@ -143,6 +146,19 @@ def _serve(raw: socket.socket, enter: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
+def placed(ruleset: Ruleset, tree: Path) -> Ruleset:
+    """`ruleset`, which was compiled for the root of the cgroup tree, for the slice in `tree`."""
+
+    def there(condition: Condition) -> Condition:
+        return replace(condition, path=slice_for_nft(tree)) if isinstance(condition, InCgroup) else condition
+
+    chains = (
+        replace(c, rules=tuple(replace(rule, when=tuple(map(there, rule.when))) for rule in c.rules))
+        for c in ruleset.chains
+    )
+    return replace(ruleset, chains=tuple(chains))
+
+
 # --- in the actor that plays the agent: a bystander, as the real one is ---
 
 _nft: list[Nft] = []
@@ -159,7 +175,7 @@ def _load(
 ) -> None:
     nft, now = _firewall(), datetime.now(UTC)
     levels = questions.levels(places, DEPTH)
-    ruleset = compile_policy(policy, Live(now, labels, DEPTH, levels, resolver))
+    ruleset = compile_policy(policy, Live(now, labels, DEPTH, levels, resolver, slice_for_nft(tree)))
     held = nft.snapshot()
     chains = {chain.name for chain in ruleset.chains}
     kept = {
@@ -177,7 +193,6 @@ def _load(
 
 
 def _bound(policy: Policy, places: Mapping[str, str], ruleset: Ruleset) -> Iterator[Bound]:
-    yield SLICE, cgroup_maps.SLICE_BINDINGS
     for name in policy.workloads:
         yield slice_of(name), cgroup_maps.bindings(name)
     for path, name in places.items():

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,11 +32,15 @@ TOOLS = ("sed", "head", "tail", "wc", "tr", "sha256sum", "mkdir", "mv", "timeout
 FAMILIES = [pytest.param("127.0.0.1", id="v4"), pytest.param("::1", id="v6")]
 
 
+def live(lab: Lab, labels: Mapping[str, int]) -> Live:
+    return Live(NOW, labels, DEPTH, slice=f"{lab.name}/penstock.slice")
+
+
 def good(lab: Lab) -> bytes:
     """The floor of a policy with one workload."""
     policy = parse({"rules.d/w.yaml": RULES.encode()}).policy
     assert policy
-    ruleset = compile_policy(policy, Live(NOW, {WORKLOAD: base_chains.FIRST_LABEL}, DEPTH))
+    ruleset = compile_policy(policy, live(lab, {WORKLOAD: base_chains.FIRST_LABEL}))
     return floor.text(ruleset, (WORKLOAD,), "0123abc", lab.name)
 
 
@@ -53,7 +57,7 @@ class Floor:
         self.state, self.run, self.lib = place / "state", place / "run", place / "lib"
         for directory in (self.state, self.lib):
             directory.mkdir()
-        deny = floor.text(compile_policy(Policy(), Live(NOW, {}, DEPTH)), (), floor.NO_POLICY, lab.name)
+        deny = floor.text(compile_policy(Policy(), live(lab, {})), (), floor.NO_POLICY, lab.name)
         (self.lib / "floor-deny.nft").write_bytes(deny)
         (self.state / "applied.json").write_text("{}")
         self.path = ""

@@ -35,13 +35,14 @@ TIMES = 20
 REMOVE = "add table inet penstock\ndelete table inet penstock\n"
 
 
-def compiled(*workloads: str, levels: tuple[int, ...] = ()) -> Ruleset:
+def compiled(lab: Lab, *workloads: str, levels: tuple[int, ...] = ()) -> Ruleset:
     labels = {W: base_chains.FIRST_LABEL}
-    return compile_policy(policy_of(*workloads), Live(datetime.now(UTC), labels, DEPTH, levels))
+    place = cgroup.slice_for_nft(lab.cgroup)
+    return compile_policy(policy_of(*workloads), Live(datetime.now(UTC), labels, DEPTH, levels, slice=place))
 
 
 def floor_of(lab: Lab, *workloads: str) -> bytes:
-    return floor.text(compiled(*workloads), tuple(policy_of(*workloads).workloads), "0", lab.name)
+    return floor.text(compiled(lab, *workloads), tuple(policy_of(*workloads).workloads), "0", lab.name)
 
 
 def boot(lab: Lab, data: bytes) -> None:
@@ -95,8 +96,9 @@ def found(tree: Path, wanted: Ruleset) -> tuple[int, list[str], dict[str, tuple[
     """The generation, how the kernel differs from `wanted` with `W` bound, the counters."""
     nft = Nft()
     snapshot = nft.snapshot()
-    bound = bindings((W,), cgroup.ids(tree, (W,)))
-    return snapshot.generation, differences(wanted, bound, snapshot, datetime.now(UTC)), nft.counters()
+    ids = cgroup.ids(tree, (W,))
+    wrong = differences(wanted, bindings((W,), ids), ids[SLICE], snapshot, datetime.now(UTC))
+    return snapshot.generation, wrong, nft.counters()
 
 
 def test_it_replaces_all_that_counts_in_one_transaction(lab: Lab, governed: Governed) -> None:
@@ -110,7 +112,7 @@ def test_it_replaces_all_that_counts_in_one_transaction(lab: Lab, governed: Gove
     )
     with governed.actor(W) as w:
         w(ops.call, lab.remote["stranger"].v4)
-    wanted = compiled(rules(W, f"[{TO_REGISTRY}]"))
+    wanted = compiled(lab, rules(W, f"[{TO_REGISTRY}]"))
     before, wrong, counted = lab.host.call(found, lab.cgroup, wanted)
     assert len(wrong) > 3
     assert sum(packets for packets, _ in counted.values())

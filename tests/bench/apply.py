@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from governed import DEPTH, Actor
 from penstock.core import base_chains, render_nft
@@ -23,6 +24,7 @@ from penstock.core.parse import parse
 from penstock.core.render_nft import Present
 from penstock.core.ruleset import TABLE
 from penstock.demo.lab import Lab
+from penstock.kernel import cgroup
 from penstock.kernel.nft import Nft
 
 from .variants import policy
@@ -44,9 +46,11 @@ class Watch:
         self.phases[name] = (time.perf_counter() - start) * 1000
 
 
-def apply(files: list[str]) -> dict[str, float]:
+def apply(files: list[str], tree: Path) -> dict[str, float]:
     """Put `files` in force where nothing is, then with one rule less; in a process of its own namespace."""
     nft, watch, now = Nft(), Watch(), datetime.now(UTC)
+    cgroup.make(tree, ())
+    place = cgroup.slice_for_nft(tree)
     for change in ("", "change: "):
         if change:
             files = [files[0].replace("10.", "11.", 1), *files[1:]]
@@ -55,7 +59,7 @@ def apply(files: list[str]) -> dict[str, float]:
         assert parsed.policy, parsed.problems
         labels = {name: base_chains.FIRST_LABEL + i for i, name in enumerate(parsed.policy.workloads)}
         with watch.phase(f"{change}compile"):
-            ruleset = compile_policy(parsed.policy, Live(now, labels, DEPTH))
+            ruleset = compile_policy(parsed.policy, Live(now, labels, DEPTH, slice=place))
         with watch.phase(f"{change}render"):
             present = nft.snapshot().present if change else Present()
             script = render_nft.script(ruleset, present, now)
@@ -79,7 +83,7 @@ def main() -> int:
     with Lab() as lab, Actor(lab.host) as actor:
         for workloads, addresses in SIZES:
             files = policy(lab, workloads, addresses)
-            runs = [actor(apply, files) for _ in range(options.runs)]
+            runs = [actor(apply, files, lab.cgroup) for _ in range(options.runs)]
             medians = {phase: statistics.median(run[phase] for run in runs) for phase in runs[0]}
             found[f"{workloads} x {addresses:,}"] = medians
     if options.json:

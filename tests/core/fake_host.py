@@ -69,6 +69,7 @@ class Kernel:
         self.commits = 0  # of ours
         self.recognised = True  # our loads are announced as ours
         self.cgroups: dict[str, int] = {}
+        self.slices: dict[str, int] = {}  # base chain -> the slice that was there when it was loaded
         self.counters: dict[str, int] = {}
         self.announcements: deque[Commit] = deque()
         self._next_cgroup = 100
@@ -84,6 +85,7 @@ class Kernel:
 
     def load(self, ruleset: Ruleset, now: datetime) -> None:
         self.ruleset, self.ours, self.tampered = ruleset, True, ""
+        self.slices = dict.fromkeys(("output", "input"), self.cgroups[SLICE])
         kept = {chain.name for chain in ruleset.chains}
         for name in ruleset.maps:
             held = self.bindings.get(name, {})
@@ -146,6 +148,7 @@ class Kernel:
             digest=sha256((chains + self.tampered).encode()).hexdigest(),
             counters=frozenset(ruleset.counters) if self.ours else frozenset(ruleset.counters) - {MARKER},
             bindings={name: dict(elements) for name, elements in self.bindings.items()},
+            slices=self.slices,
             sets=held | {s.name: frozenset() for s in ruleset.name_sets},
             timed={name: frozenset(e for e in elements if e in ends[name]) for name, elements in held.items()},
         )
@@ -278,6 +281,8 @@ class Host:
         name = type(effect).__name__
         self.done.append(effect)
         error = self.failing(effect)
+        if isinstance(effect, effects.Load) and SLICE not in self.kernel.cgroups:
+            error = "cgroupv2 path fails: No such file or directory"
         if error:
             getattr(self, f"_fail_{name}", lambda effect: None)(effect)
             self._failed.add(name)

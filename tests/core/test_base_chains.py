@@ -14,9 +14,11 @@ from penstock.core.rule_parts import (
     Goto,
     HasLabel,
     Hook,
+    InCgroup,
     Jump,
     Log,
     Loopback,
+    Original,
     Protocol,
     Redirected,
     SetLabel,
@@ -25,13 +27,14 @@ from penstock.core.rule_parts import (
 from penstock.core.ruleset import Chain, Rule
 
 DEPTH, LEVELS = 4, (5, 7, 6)
+GOVERNED = InCgroup("penstock.slice", DEPTH)
 LABELS = [("a", FIRST_LABEL), ("b", FIRST_LABEL + 1)]
 LOOKUP = Rule((Protocol("udp"), Redirected()), (Final.RETURN,))
 
 
 def built(*levels: int, names: bool = False) -> dict[str, Chain]:
     chains = base_chains.shared(LABELS, DEPTH, levels, [LOOKUP] if names else ())
-    return {chain.name: chain for chain in (*chains, *base_chains.base(DEPTH, levels, names=names))}
+    return {chain.name: chain for chain in (*chains, *base_chains.base(GOVERNED, levels, names=names))}
 
 
 def dispatches(chain: Chain) -> list[tuple[str, int]]:
@@ -40,10 +43,11 @@ def dispatches(chain: Chain) -> list[tuple[str, int]]:
     return [(action.map, action.level) for action in found if isinstance(action, Dispatch)]
 
 
-def test_the_slice_is_looked_up_at_its_level_and_workloads_below_it() -> None:
+def test_the_slice_is_compared_with_and_workloads_are_looked_up_below_it() -> None:
+    governed = {name: chain.rules for name, chain in built().items() if chain.hook}
+    assert Rule((GOVERNED,), (Goto("governed_out"),)) in governed["output"]
+    assert Rule((GOVERNED,), (Goto("governed_in"),)) in governed["input"]
     assert {name: found for name, chain in built().items() if (found := dispatches(chain))} == {
-        "output": [(cgroup_maps.OUT_SLICE, DEPTH)],
-        "input": [(cgroup_maps.IN_SLICE, DEPTH)],
         "governed_out": [(cgroup_maps.OUT, DEPTH + 1)],
         "governed_in": [(cgroup_maps.IN, DEPTH + 1)],
         "unproven": [(cgroup_maps.OWN, DEPTH + 1)],
@@ -52,20 +56,22 @@ def test_the_slice_is_looked_up_at_its_level_and_workloads_below_it() -> None:
 
 def test_in_place_is_looked_up_after_the_slice_and_the_deepest_first() -> None:
     chains = built(*LEVELS)
-    for name, first, place in (
-        ("output", (cgroup_maps.OUT_SLICE, DEPTH), "out_place"),
-        ("input", (cgroup_maps.IN_SLICE, DEPTH), "in_place"),
-        ("unproven", (cgroup_maps.OWN, DEPTH + 1), "own_place"),
-    ):
-        assert dispatches(chains[name]) == [first, *((f"{place}{n}", n) for n in (7, 6, 5))]
+    for name, place in (("output", "out_place"), ("input", "in_place")):
+        assert dispatches(chains[name]) == [(f"{place}{n}", n) for n in (7, 6, 5)]
+        rules = chains[name].rules
+        slice_at = next(i for i, rule in enumerate(rules) if GOVERNED in rule.when)
+        assert not any(isinstance(action, Dispatch) for rule in rules[:slice_at] for action in rule.do)
+    owners = [(cgroup_maps.OWN, DEPTH + 1), *((f"own_place{n}", n) for n in (7, 6, 5))]
+    assert dispatches(chains["unproven"]) == owners
 
 
 def test_what_is_bound_in_place_is_no_bystander() -> None:
     """The part of the base chain that is for those whom nobody governs is behind all look-ups."""
     chains = built(*LEVELS)
-    *looked_up, last = chains["output"].rules
+    first, *looked_up, new, udp = chains["output"].rules
+    assert first.when == (GOVERNED,)
     assert all(isinstance(rule.do[0], Dispatch) and not rule.when for rule in looked_up)
-    assert last.do == (Jump("inherited"),)
+    assert new.do == udp.do == (Jump("inherited"),)
     unproven = list(chains["unproven"].rules)
     no_owner = unproven.index(Rule((FullSocket(),), (Goto("not_own"),)))
     assert unproven.index(Rule((), (Dispatch("own_place5", 5),))) < no_owner
@@ -77,9 +83,15 @@ def test_there_is_one_base_chain_a_hook() -> None:
 
 
 def test_bystanders_are_asked_for_labels_on_loopback_only_unless_look_ups_have_some() -> None:
-    asked = {names: built(names=names)["output"].rules[-1].when for names in (False, True)}
-    assert asked[False] == (Loopback(Hook.OUTPUT), HasLabel(WORKLOAD))
-    assert asked[True] == (HasLabel(WORKLOAD),)
+    for names, here in ((False, [Loopback(Hook.OUTPUT)]), (True, [])):
+        asked = [rule.when for rule in built(names=names)["output"].rules[-2:]]
+        assert asked == [(*here, which, HasLabel(WORKLOAD)) for which in (Tracked.NEW, Protocol("udp"))]
+
+
+def test_nobody_is_marked_who_was_not_asked() -> None:
+    """What `inherited` is about is new, or a datagram."""
+    for rule in built()["inherited"].rules:
+        assert Tracked.NEW in rule.when or Protocol("udp") in rule.when
 
 
 def test_who_is_nobodys_marks_what_he_inherits() -> None:
@@ -101,7 +113,7 @@ def test_each_label_leads_to_the_workload_that_sends() -> None:
     assert built()["not_own"].rules == tuple(
         Rule((HasLabel(label),), (Goto(f"deny_loopback_{name}"),)) for name, label in LABELS
     )
-    assert built()["input"].rules[0].when == (Loopback(Hook.INPUT), HasLabel(UNPROVEN))
+    assert built()["input"].rules[0].when == (Loopback(Hook.INPUT), Original(), HasLabel(UNPROVEN))
 
 
 @pytest.mark.parametrize(("name", "refuse"), [("governed_out", "refuse_out"), ("governed_in", "refuse_in")])

@@ -20,6 +20,7 @@ from penstock.core.rule_parts import (
     ForeignSource,
     Goto,
     Hook,
+    InCgroup,
     InSet,
     Jump,
     Log,
@@ -29,15 +30,16 @@ from penstock.core.rule_parts import (
 from penstock.core.ruleset import Chain, Rule
 
 DEPTH = 4
+GOVERNED = InCgroup("penstock.slice", DEPTH)
 PLANS = [
     Plan(f"{mode}-{'echo' if echo else 'mute'}", mode, FIRST_LABEL + 2 * number + echo, echo, in_place=True)
     for number, mode in enumerate(Mode)
     for echo in (False, True)
 ]
 LEVELS = (5, 7, 6)
-ALONE = {chain.name: chain for chain in chains.build([replace(p, in_place=False) for p in PLANS], DEPTH)}
-BUILT = {chain.name: chain for chain in chains.build(PLANS, DEPTH, LEVELS)}
-RETURNING = ("elder_", "inherited", "own_", "stale_", "told", "unproven", "not_own", "deny_loopback_")
+ALONE = {chain.name: chain for chain in chains.build([replace(p, in_place=False) for p in PLANS], GOVERNED)}
+BUILT = {chain.name: chain for chain in chains.build(PLANS, GOVERNED, LEVELS)}
+RETURNING = ("elder_", "inherited", "new_", "own_", "stale_", "told", "unproven", "not_own", "deny_loopback_")
 """Chains that are jumped to, and may come back."""
 
 
@@ -65,7 +67,7 @@ def actions(*names: str) -> list[object]:
 
 
 def test_names_are_unique() -> None:
-    assert len(BUILT) == len(chains.build(PLANS, DEPTH, LEVELS))
+    assert len(BUILT) == len(chains.build(PLANS, GOVERNED, LEVELS))
 
 
 def test_a_chain_stands_before_those_that_call_it() -> None:
@@ -87,8 +89,7 @@ def test_what_is_named_exists() -> None:
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_bindings_lead_to_chains(plan: Plan) -> None:
-    shared = (*cgroup_maps.SLICE_BINDINGS, *cgroup_maps.PROOF_BINDINGS)
-    for name, verb, chain in (*shared, *cgroup_maps.bindings(plan.name)):
+    for name, verb, chain in (*cgroup_maps.PROOF_BINDINGS, *cgroup_maps.bindings(plan.name)):
         assert name in cgroup_maps.MAPS
         assert verb in ("goto", "jump")
         assert chain in BUILT
@@ -102,7 +103,7 @@ def test_who_is_not_bound_in_place_pays_nothing_for_levels_that_are_not_in_use()
     for name, chain in ALONE.items():
         places = [rule for rule in BUILT[name].rules if rule not in chain.rules]
         more = {"output": len(LEVELS), "input": len(LEVELS), "unproven": len(LEVELS)}
-        assert len(places) == more.get(name, name.startswith("loopback_")), name
+        assert len(places) == more.get(name, name.startswith("loopback")), name
         assert [rule for rule in BUILT[name].rules if rule not in places] == list(chain.rules)
 
 
@@ -182,7 +183,7 @@ def test_nothing_is_accepted_for_being_established() -> None:
 
 def test_each_workload_has_its_own_label() -> None:
     set_bits = {
-        plan.name: {a.bit for a in actions(f"loopback_{plan.name}") if isinstance(a, SetLabel)}
+        plan.name: {a.bit for a in actions(f"new_{plan.name}", f"loopback_{plan.name}") if isinstance(a, SetLabel)}
         - {base_chains.UNPROVEN, base_chains.WORKLOAD}
         for plan in PLANS
         if plan.mode is not Mode.LOCK
@@ -191,6 +192,6 @@ def test_each_workload_has_its_own_label() -> None:
 
 
 def test_without_workloads_the_slice_is_closed_all_the_same() -> None:
-    alone = {chain.name: chain for chain in chains.build([], 1)}
+    alone = {chain.name: chain for chain in chains.build([], GOVERNED)}
     for name, refuse in (("governed_out", "refuse_out"), ("governed_in", "refuse_in")):
         assert alone[name].rules[-1] == Rule((), (Goto(refuse),))

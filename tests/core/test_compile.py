@@ -36,6 +36,7 @@ from penstock.core.policy import (
     Workload,
     WorkloadPeer,
 )
+from penstock.core.rule_parts import InCgroup
 from penstock.core.ruleset import MARKER, AddressSet, Element, Ruleset
 from penstock.core.verdict import Live as JudgeLive
 from penstock.core.verdict import judge
@@ -194,7 +195,8 @@ def test_the_table_has_its_marker_counters_and_empty_maps() -> None:
 def test_levels_bring_maps_and_look_ups() -> None:
     found = compile_policy(policy(), Live(NOW, {"w": 3}, 1, levels=(2, 3)))
     assert found.maps == cgroup_maps.maps((2, 3))
-    assert found.chains == chains.build([chains.Plan("w", Mode.ENFORCE, 3, echo=False, in_place=True)], 1, (2, 3))
+    plan = chains.Plan("w", Mode.ENFORCE, 3, echo=False, in_place=True)
+    assert found.chains == chains.build([plan], InCgroup("penstock.slice", 1), (2, 3))
     assert found.chains != compiled().chains
 
 

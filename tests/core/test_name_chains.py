@@ -27,6 +27,7 @@ from penstock.core.rule_parts import (
     Goto,
     HasLabel,
     Hook,
+    InCgroup,
     InSet,
     Jump,
     LinkLocalDestination,
@@ -47,6 +48,7 @@ from penstock.core.rule_parts import (
 from penstock.core.ruleset import Chain, Rule
 
 DEPTH, LEVELS = 4, (5, 6)
+GOVERNED = InCgroup("penstock.slice", DEPTH)
 END = datetime(2026, 4, 1, tzinfo=UTC)
 TCP, UDP = PortRange("tcp", 443, 443), PortRange("udp", 8000, 8100)
 OPEN, PRIVATE = Group(Ports((TCP, UDP))), Group(Ports((TCP,), icmp=True), private=True)
@@ -57,11 +59,11 @@ B = NamePlan("b", FIRST_LABEL + 2, 40054, ())
 NAMES = (A, MUTE, B)
 PLANS = [Plan(n.workload, Mode.ENFORCE, n.label, echo=False, names=n) for n in NAMES]
 PLANS.append(Plan("plain", Mode.ENFORCE, FIRST_LABEL + 3, echo=False))
-BUILT = {chain.name: chain for chain in chains.build(PLANS, DEPTH, LEVELS)}
-WITHOUT = chains.build([Plan("plain", Mode.ENFORCE, FIRST_LABEL, echo=False)], DEPTH, LEVELS)
+BUILT = {chain.name: chain for chain in chains.build(PLANS, GOVERNED, LEVELS)}
+WITHOUT = chains.build([Plan("plain", Mode.ENFORCE, FIRST_LABEL, echo=False)], GOVERNED, LEVELS)
 RETURNING = (
-    "ask_", "lookup_", "dns_", "zone_", "named", "strays", "inherited", "own_", "stale_", "told", "unproven",
-    "not_own", "resolver_own",
+    "ask_", "lookup_", "dns_", "zone_", "named", "strays", "inherited", "new_", "own_", "stale_", "told",
+    "unproven", "not_own", "resolver_own",
 )  # fmt: skip
 """Chains that are jumped to, and may come back."""
 
@@ -82,7 +84,7 @@ def accepting(found: list[Rule]) -> list[Rule]:
 
 
 def test_a_chain_stands_once_and_before_those_that_call_it() -> None:
-    assert len(BUILT) == len(chains.build(PLANS, DEPTH, LEVELS))
+    assert len(BUILT) == len(chains.build(PLANS, GOVERNED, LEVELS))
     seen: set[str] = set()
     for chain in BUILT.values():
         assert set(targets(chain)) <= seen, chain.name
@@ -143,7 +145,7 @@ def test_who_has_no_names_gets_no_rule_for_them() -> None:
 def test_a_locked_workload_may_not_even_ask() -> None:
     (plan,) = [plan for plan in PLANS if plan.name == "b"]
     locked = Plan("b", Mode.LOCK, plan.label, echo=False)
-    names = {chain.name for chain in chains.build([locked], DEPTH)}
+    names = {chain.name for chain in chains.build([locked], GOVERNED)}
     assert not any(name.startswith(("dns_", "zone_", "ask_")) for name in names)
 
 
@@ -211,12 +213,16 @@ def test_a_look_up_goes_only_to_our_listener_and_carries_its_labels(plan: NamePl
 
 
 def test_look_ups_are_asked_for_before_anything_is_allowed_and_behind_what_is_denied() -> None:
-    for name in ("out_a", "loopback_a"):
+    (ask,) = name_chains.asks(A)
+    assert rules("new_a")[0] == ask
+    here = Rule((Tracked.NEW,), (Jump("new_a"),))
+    chains_of_a = (("out_a", ask, (4, 6)), ("loopback_a", here, (4,)), ("loopback6_a", here, (6,)))
+    for name, to_ask, families in chains_of_a:
         found = rules(name)
-        place = found.index(name_chains.asks(A)[0])
+        place = found.index(to_ask)
         assert all(Final.ACCEPT not in rule.do for rule in found[:place])
         before = {condition for rule in found[:place] for condition in rule.when}
-        assert {ForeignSource(), Detour(4), Detour(6), Reply()} <= before
+        assert {ForeignSource(), Reply(), *map(Detour, families)} <= before
 
 
 def test_whose_listener_is_not_there_asks_nobody() -> None:

@@ -15,10 +15,9 @@ from penstock.core.slices import SLICE, slice_of
 HOLDS = {"workload": "w", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 443}
 
 
-def test_the_slice_and_each_workload_are_bound() -> None:
+def test_each_workload_is_bound() -> None:
     wanted = questions.bindings(("a",), {SLICE: 1, slice_of("a"): 2})
     assert wanted.keys() == set(cgroup_maps.MAPS)
-    assert wanted[cgroup_maps.OUT_SLICE] == {1: ("goto", "governed_out")}
     assert wanted[cgroup_maps.OUT] == {2: ("goto", "out_a")}
     assert wanted[cgroup_maps.OWN] == {2: ("jump", "own_a")}
 

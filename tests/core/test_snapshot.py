@@ -27,7 +27,8 @@ def compare(found: Host, snapshot: Snapshot, seconds: float = 0) -> list[str]:
     in_force = found.engine.in_force
     assert in_force
     wanted = bindings(("a",), in_force.cgroups)
-    return differences(in_force.ruleset, wanted, snapshot, START + timedelta(seconds=seconds))
+    governed = in_force.cgroups["penstock.slice"]
+    return differences(in_force.ruleset, wanted, governed, snapshot, START + timedelta(seconds=seconds))
 
 
 def without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from penstock.core.name_elements import Opened
 from penstock.daemon.kernel_worker import KernelWorker
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
+from penstock.kernel import cgroup
 from penstock.kernel.nft import Nft
 
 pytestmark = pytest.mark.root
@@ -24,8 +25,10 @@ pytestmark = pytest.mark.root
 def late(tree: Lab) -> list[str]:
     """Learn what was judged before the last load, and after it; what is held then, or the refusal."""
     policy = policy_of(rules("w", "[{to: hub.example}]"))
-    ruleset = compile_policy(policy, Live(datetime.now(UTC), {"w": FIRST_LABEL}, 1, resolver=Resolver()))
+    place = cgroup.slice_for_nft(tree.cgroup)
+    ruleset = compile_policy(policy, Live(datetime.now(UTC), {"w": FIRST_LABEL}, 1, (), Resolver(), place))
     worker = KernelWorker(tree.cgroup)
+    worker.make_cgroups(effects.MakeCgroups(7, ()))
     set_name = next(s.name for s in ruleset.name_sets if s.name.startswith("names4_"))
     address = Opened(set_name, ip_address("192.0.2.1").packed, "hub.example", 60)
     found = []

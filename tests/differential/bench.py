@@ -29,6 +29,7 @@ from penstock.core.render_nft import Present
 from penstock.core.verdict import Live, Verdict, judge
 from penstock.demo.host import Host
 from penstock.demo.lab import Lab
+from penstock.kernel.cgroup import slice_for_nft
 
 from . import agent as agent_program
 from .universe import ADDRESSES, BYSTANDER, OWN, PORTS, WORKLOADS, Found, Probe
@@ -155,7 +156,8 @@ class Bench:
         """Put `policy` into force, from whatever was before; `found` is what look-ups said since."""
         self.policy, self.now, self.found = policy, now, found
         labels = {name: base_chains.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
-        live = compile.Live(now, labels, SLICE_DEPTH, LEVELS, compile.Resolver())
+        place = slice_for_nft(self.lab.cgroup)
+        live = compile.Live(now, labels, SLICE_DEPTH, LEVELS, compile.Resolver(), place)
         ruleset = compile.compile_policy(policy, live)
         gone, opened = self._learned(policy, now, found)
         script = render_nft.script(ruleset, self.present, now)
@@ -179,7 +181,8 @@ class Bench:
 
     def unbind(self) -> None:
         """Leave the table, and govern nobody."""
-        self.bystander.ask("load", "", {name: {} for name in cgroup_maps.maps(LEVELS)}, [], [])
+        script = "".join(f"flush chain inet penstock {name}\n" for name in ("output", "input"))
+        self.bystander.ask("load", script, {name: {} for name in cgroup_maps.maps(LEVELS)}, [], [])
 
     def reset(self) -> None:
         """Remove the table."""
@@ -188,8 +191,7 @@ class Bench:
 
     def _bindings(self) -> Mapping[str, Mapping[str, tuple[str, str]]]:
         result: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in cgroup_maps.maps(LEVELS)}
-        bound: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
-        bound += [(self.cgroups[name], cgroup_maps.bindings(name)) for name in WORKLOADS if name not in PLACES]
+        bound = [(self.cgroups[name], cgroup_maps.bindings(name)) for name in WORKLOADS if name not in PLACES]
         bound += [
             (path, cgroup_maps.place_bindings(name, level(path, SLICE_DEPTH))) for name, path in PLACES.items()
         ]

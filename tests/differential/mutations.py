@@ -20,7 +20,18 @@ from penstock.core import (
     render_rule,
 )
 from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
-from penstock.core.rule_parts import Count, Detour, Dispatch, Echo, End, Final, ForeignSource, InSet, Tracked
+from penstock.core.rule_parts import (
+    Count,
+    Detour,
+    Dispatch,
+    Echo,
+    End,
+    Final,
+    ForeignSource,
+    InCgroup,
+    InSet,
+    Tracked,
+)
 from penstock.core.ruleset import Chain, Element
 from penstock.core.ruleset import Rule as ChainRule
 
@@ -92,8 +103,8 @@ def sets_asked(prefix: str, **ends: Any) -> Callable[[Patch], None]:
 def modes(wrong: Callable[[Mode], Mode]) -> Callable[[Patch], None]:
     original = chains.build
 
-    def build(plans: Sequence[chains.Plan], depth: int, levels: Sequence[int]) -> tuple[Chain, ...]:
-        return original([replace(plan, mode=wrong(plan.mode)) for plan in plans], depth, levels)
+    def build(plans: Sequence[chains.Plan], governed: InCgroup, levels: Sequence[int]) -> tuple[Chain, ...]:
+        return original([replace(plan, mode=wrong(plan.mode)) for plan in plans], governed, levels)
 
     return replaced(chains, "build", build)
 
@@ -218,7 +229,9 @@ def workloads_swapped(patch: Patch) -> None:
 
 def depth_wrong(patch: Patch) -> None:
     original = chains.build
-    patch.setattr(chains, "build", lambda plans, depth, levels: original(plans, depth + 1, levels))
+    patch.setattr(
+        chains, "build", lambda plans, at, levels: original(plans, replace(at, level=at.level + 1), levels)
+    )
 
 
 def place_wrong(patch: Patch) -> None:

@@ -219,7 +219,8 @@ def _of_others(running: Running) -> list[str]:
 
 
 def _bound(running: Running) -> set[int]:
-    return {cgroup for held in running.snapshot().bindings.values() for cgroup in held}
+    snapshot = running.snapshot()
+    return {cgroup for held in snapshot.bindings.values() for cgroup in held} | {*snapshot.slices.values()}
 
 
 # --- in actors ---

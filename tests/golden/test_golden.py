@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from governed import placed
 from penstock.core import base_chains, floor
 from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.parse import parse
@@ -24,6 +25,7 @@ from penstock.core.policy import Policy, Upstream
 from penstock.core.render_nft import Present, headed, script
 from penstock.core.ruleset import Ruleset
 from penstock.demo.lab import Lab
+from penstock.kernel import cgroup
 from penstock.kernel.nft import Nft
 
 HERE = Path(__file__).parent
@@ -100,10 +102,12 @@ def test_the_floor_that_is_shipped() -> None:
     assert FLOOR.read_bytes() == wanted
 
 
-def read_back(wanted: Ruleset, text: str) -> None:
+def read_back(wanted: Ruleset, text: str, tree: Path) -> None:
     nft = Nft()
+    cgroup.make(tree, ())
+    wanted = placed(wanted, tree)
     try:
-        nft.load(text)
+        nft.load(text.replace('"penstock.slice"', f'"{tree.name}/penstock.slice"'))
         found = nft.snapshot()
         assert found.present == Present.of(wanted, NOW)
         assert found.chains == {chain.name: len(chain.rules) for chain in wanted.chains}
@@ -117,10 +121,10 @@ def read_back(wanted: Ruleset, text: str) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_kernel_takes_it_and_gives_it_back(lab: Lab, name: str) -> None:
-    lab.host.call(read_back, ruleset(name), (HERE / f"{name}.nft").read_text())
+    lab.host.call(read_back, ruleset(name), (HERE / f"{name}.nft").read_text(), lab.cgroup)
 
 
 @pytest.mark.root
 def test_a_kernel_takes_it_in_place(lab: Lab) -> None:
     text = (HERE / "in-place" / f"{IN_PLACE}.nft").read_text()
-    lab.host.call(read_back, ruleset(IN_PLACE, LEVELS), text)
+    lab.host.call(read_back, ruleset(IN_PLACE, LEVELS), text, lab.cgroup)

@@ -174,7 +174,7 @@ FLUSHES = {
     "everything": "nft flush ruleset",
     "the table": "nft delete table inet penstock",
     "the workload": f"{DELETE} out_cgroups '{{ \"penstock.slice/penstock-flushed.slice\" }}'",
-    "the slice of all": f"{DELETE} out_slice '{{ \"penstock.slice\" }}'",
+    "the slice of all": "nft flush chain inet penstock output",
 }
 
 

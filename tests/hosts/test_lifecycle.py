@@ -25,7 +25,7 @@ FLOOR = f"{STATE}/floor.nft"
 FLUSHES = {
     "everything": "nft flush ruleset",
     "the table": "nft delete table inet penstock",
-    "a cgroup": 'nft delete element inet penstock out_slice \'{ "penstock.slice" }\'',
+    "the slice": "nft flush chain inet penstock output",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from governed import placed
 from penstock.core import base_chains, floor
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
@@ -18,8 +19,7 @@ from penstock.core.ruleset import Ruleset
 from penstock.core.snapshot import differences
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
-from penstock.kernel import cgroup
-from penstock.kernel.loading import load
+from penstock.kernel import cgroup, loading
 from penstock.kernel.nft import Nft
 
 pytestmark = pytest.mark.root
@@ -47,6 +47,10 @@ ONE, TWO = ruleset(a=A), ruleset(a=A, b="[{to: 198.51.100.11, ports: [443]}]")
 OTHER = ruleset(a="[{to: 198.51.100.0/24, ports: [80]}]")
 
 
+def load(world: World, wanted: Ruleset, present: Present | None, now: datetime) -> None:
+    loading.load(world.nft, placed(wanted, world.tree), present, now)
+
+
 class World:
     """An Nft in the lab, and cgroups of two workloads."""
 
@@ -62,7 +66,8 @@ class World:
         return {name: dict(elements) for name, elements in found.items()}
 
     def wrong(self, expected: Ruleset, *workloads: str) -> list[str]:
-        return differences(expected, self.wanted(*workloads), self.nft.snapshot(), NOW)
+        slice_id = cgroup.ids(self.tree, ())["penstock.slice"]
+        return differences(expected, self.wanted(*workloads), slice_id, self.nft.snapshot(), NOW)
 
 
 def inside(body: Callable[[World], None]) -> Callable[[Lab], None]:
@@ -88,23 +93,23 @@ def foreign(text: str) -> None:
 
 @inside
 def test_onto_nothing_then_a_delta_then_back(world: World) -> None:
-    load(world.nft, ONE, None, NOW)
+    load(world, ONE, None, NOW)
     world.bind("a")
     assert world.wrong(ONE, "a") == []
     present = world.nft.snapshot().present
-    load(world.nft, TWO, present, NOW)
+    load(world, TWO, present, NOW)
     world.bind("a", "b")
     assert world.wrong(TWO, "a", "b") == []
-    load(world.nft, OTHER, world.nft.snapshot().present, NOW)
+    load(world, OTHER, world.nft.snapshot().present, NOW)
     assert world.wrong(OTHER, "a") == []
 
 
 @inside
 def test_a_delta_is_one_transaction_and_keeps_bindings(world: World) -> None:
-    load(world.nft, ONE, None, NOW)
+    load(world, ONE, None, NOW)
     world.bind("a")
     before, held = world.nft.generation(), world.nft.snapshot().bindings
-    load(world.nft, OTHER, world.nft.snapshot().present, NOW)
+    load(world, OTHER, world.nft.snapshot().present, NOW)
     assert world.nft.generation() == before + 1
     assert world.nft.snapshot().bindings == held
 
@@ -112,39 +117,39 @@ def test_a_delta_is_one_transaction_and_keeps_bindings(world: World) -> None:
 @inside
 def test_a_wrong_belief_is_found_out(world: World) -> None:
     for present in (Present.of(TWO, NOW), Present.of(OTHER, NOW)):
-        load(world.nft, ONE, None, NOW)
+        load(world, ONE, None, NOW)
         world.bind("a")
         if present == Present.of(OTHER, NOW):
             foreign("flush ruleset")
-        load(world.nft, TWO, present, NOW)
+        load(world, TWO, present, NOW)
         world.bind("a", "b")
         assert world.wrong(TWO, "a", "b") == []
 
 
 @inside
 def test_a_workload_is_removed_while_it_is_bound(world: World) -> None:
-    load(world.nft, TWO, None, NOW)
+    load(world, TWO, None, NOW)
     world.bind("a", "b")
-    load(world.nft, ONE, world.nft.snapshot().present, NOW)
+    load(world, ONE, world.nft.snapshot().present, NOW)
     assert world.wrong(ONE, "a") == []
 
 
 @inside
 def test_a_set_of_another_type_is_made_anew_and_bindings_stay(world: World) -> None:
-    load(world.nft, TWO, None, NOW)
+    load(world, TWO, None, NOW)
     world.bind("a", "b")
     flushes = "".join(f"flush chain inet penstock {name}\n" for name in world.nft.snapshot().chains)
     another = "delete set inet penstock out4_a\nadd set inet penstock out4_a { type ipv4_addr ; }"
     foreign(flushes + another)
     before = world.nft.generation()
-    load(world.nft, TWO, None, NOW)
+    load(world, TWO, None, NOW)
     assert world.nft.generation() == before + 1, "in one transaction"
     assert world.wrong(TWO, "a", "b") == []
 
 
 @inside
 def test_what_others_did_to_the_table_is_undone(world: World) -> None:
-    load(world.nft, TWO, None, NOW)
+    load(world, TWO, None, NOW)
     world.bind("a", "b")
     good = world.nft.snapshot()
     for text in (
@@ -164,7 +169,7 @@ def test_what_others_did_to_the_table_is_undone(world: World) -> None:
         "flush chain inet penstock output\ndelete chain inet penstock output\nadd chain inet penstock output",
     ):
         foreign(text)
-        load(world.nft, TWO, None, NOW)
+        load(world, TWO, None, NOW)
         world.bind("a", "b")
         assert world.wrong(TWO, "a", "b") == [], text
         assert world.nft.snapshot().digest == good.digest, text
@@ -178,12 +183,12 @@ def test_a_cgroup_in_place_comes_and_goes(world: World) -> None:
         (world.tree / path).mkdir(parents=True, exist_ok=True)
     for chosen in (places, dict([*places.items()][:1]), {}, dict([*places.items()][1:])):
         wanted = ruleset(levels(chosen, 2), a=A)
-        load(world.nft, wanted, None, NOW)
+        load(world, wanted, None, NOW)
         cgroups = cgroup.ids(world.tree, ("a",)) | {path: (world.tree / path).stat().st_ino for path in chosen}
         bound = bindings(("a",), cgroups, chosen, 2)
         world.nft.bind(bound)
         snapshot = world.nft.snapshot()
-        assert differences(wanted, bound, snapshot, NOW) == []
+        assert differences(wanted, bound, cgroups["penstock.slice"], snapshot, NOW) == []
         assert sum(name.startswith("own_place") for name in snapshot.bindings) == len(chosen)
     world.nft.bind(bindings(("a",), {}, {}, 2, in_use=levels(chosen, 2)))
     assert not any(world.nft.snapshot().bindings.values())
@@ -193,12 +198,12 @@ def test_a_cgroup_in_place_comes_and_goes(world: World) -> None:
 def test_onto_a_floor(world: World) -> None:
     """What a boot loaded is taken over in one transaction, and what the floor leaves out is added."""
     timed = "{to: 198.51.100.12, ports: [80], expires: '2099-01-01', reason: x}"
-    wanted = ruleset(a=f"[{timed}, {A[1:]}", b="[]")
+    wanted = placed(ruleset(a=f"[{timed}, {A[1:]}", b="[]"), world.tree)
     text = floor.text(wanted, ("a", "b"), "0", str(world.tree.relative_to("/sys/fs/cgroup")))
     foreign(text.decode())
     assert world.wrong(wanted, "a", "b") == ["elements of set out4_a"]
     before = world.nft.snapshot()
-    load(world.nft, wanted, None, NOW)
+    load(world, wanted, None, NOW)
     assert world.nft.generation() == before.generation + 1
     assert world.nft.snapshot().bindings == before.bindings == world.wanted("a", "b")
     assert world.nft.snapshot().digest == before.digest
@@ -208,10 +213,10 @@ def test_onto_a_floor(world: World) -> None:
 
 @inside
 def test_a_ruleset_that_the_kernel_refuses_changes_nothing(world: World) -> None:
-    load(world.nft, ONE, None, NOW)
+    load(world, ONE, None, NOW)
     world.bind("a")
     before = world.nft.snapshot()
     bad = Ruleset((*TWO.counters, "no good"), TWO.maps, TWO.sets, TWO.chains)
     with pytest.raises(PenstockError, match="nft refused"):
-        load(world.nft, bad, None, NOW)
+        load(world, bad, None, NOW)
     assert world.nft.snapshot() == before

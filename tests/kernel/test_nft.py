@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from governed import placed
 from penstock.core import base_chains, cgroup_maps, chains
 from penstock.core.compile import Live, compile_policy
 from penstock.core.policy import (
@@ -85,8 +86,9 @@ def ruleset(*rules: Rule, workload: str = "w", now: datetime = NOW) -> Ruleset:
 USUAL = ruleset(egress(AddressPeer(V4), AddressPeer(V6), CidrPeer(ip_network("10.0.0.0/8"))))
 
 
-def load(nft: Nft, wanted: Ruleset, now: datetime = NOW) -> None:
-    nft.load(script(wanted, nft.snapshot().present, now))
+def load(nft: Nft, lab: Lab, wanted: Ruleset, now: datetime = NOW) -> None:
+    inode(lab, SLICE)
+    nft.load(script(placed(wanted, lab.cgroup), nft.snapshot().present, now))
 
 
 def inode(lab: Lab, path: str) -> int:
@@ -97,9 +99,8 @@ def inode(lab: Lab, path: str) -> int:
 
 def bindings(lab: Lab) -> dict[str, dict[int, tuple[str, str]]]:
     result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in cgroup_maps.MAPS}
-    for path, bound in ((SLICE, cgroup_maps.SLICE_BINDINGS), (W, cgroup_maps.bindings("w"))):
-        for name, verb, chain in bound:
-            result[name][inode(lab, path)] = (verb, chain)
+    for name, verb, chain in cgroup_maps.bindings("w"):
+        result[name][inode(lab, W)] = (verb, chain)
     return result
 
 
@@ -119,12 +120,13 @@ def send(address: Any, port: int = 5000) -> str:
 
 @inside
 def test_what_was_loaded_is_read_back(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     found = nft.snapshot()
     assert found.present == Present.of(USUAL, NOW)
     assert (found.exists, found.ours, found.dormant) == (True, True, False)
     assert found.chains == {chain.name: len(chain.rules) for chain in USUAL.chains}
     assert found.bindings == {name: {} for name in cgroup_maps.MAPS}
+    assert found.slices == dict.fromkeys(("output", "input"), inode(lab, SLICE))
     assert found.generation == nft.generation()
     assert nft.snapshot(elements=False).sets == dict.fromkeys(found.sets, frozenset())
 
@@ -150,7 +152,7 @@ def test_somebody_elses_table_of_our_name_is_not_ours(nft: Nft, lab: Lab) -> Non
 
 @inside
 def test_tables_of_others_are_not_read(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     before = nft.snapshot()
     foreign("add table inet other\nadd chain inet other c\nadd rule inet other c accept\nadd table ip penstock")
     try:
@@ -162,7 +164,7 @@ def test_tables_of_others_are_not_read(nft: Nft, lab: Lab) -> None:
 @inside
 def test_whole_ranges_come_back(nft: Nft, lab: Lab) -> None:
     wanted = ruleset(egress(AnyPeer(), ports=Ports(EVERY_PORT, icmp=True)))
-    load(nft, wanted)
+    load(nft, lab, wanted)
     assert nft.snapshot().present == Present.of(wanted, NOW)
     assert nft.has("out4_w", bytes(4), 6, 0)
     assert nft.has("out4_w", b"\xff" * 4, 17, 65535)
@@ -173,14 +175,14 @@ def test_whole_ranges_come_back(nft: Nft, lab: Lab) -> None:
 def test_many_elements_are_loaded_and_read_back_soon(nft: Nft, lab: Lab) -> None:
     wanted = ruleset(egress(*(AddressPeer(ip_address(0x0B000000 + 2 * n)) for n in range(5000))))
     start = time.monotonic()
-    load(nft, wanted)
+    load(nft, lab, wanted)
     assert nft.snapshot().present == Present.of(wanted, NOW)
     assert time.monotonic() - start < 3
 
 
 @inside
 def test_the_set_is_asked_in_both_families(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     for name, address, other in (("out4_w", V4, ip_address("198.51.100.11")), ("out6_w", V6, ip_address("::1"))):
         assert nft.has(name, address.packed, 17, 5000)
         assert not nft.has(name, address.packed, 6, 5000)
@@ -200,7 +202,7 @@ def test_the_set_is_asked_in_both_families(nft: Nft, lab: Lab) -> None:
 
 @inside
 def test_binding_is_declared_and_may_be_repeated(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     wanted = bindings(lab)
     nft.bind(wanted)
     assert nft.snapshot().bindings == wanted
@@ -214,7 +216,7 @@ def test_binding_is_declared_and_may_be_repeated(nft: Nft, lab: Lab) -> None:
 
 @inside
 def test_a_cgroup_that_is_gone_is_unbound_by_its_number(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     stale = bindings(lab)
     nft.bind(stale)
     (lab.cgroup / W).rmdir()
@@ -226,7 +228,7 @@ def test_a_cgroup_that_is_gone_is_unbound_by_its_number(nft: Nft, lab: Lab) -> N
 
 @inside
 def test_a_verdict_is_replaced(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     cgroup = inode(lab, W)
     nft.bind({cgroup_maps.OUT: {cgroup: ("goto", "out_w")}})
     nft.bind({cgroup_maps.OUT: {cgroup: ("jump", "refuse_out")}})
@@ -235,28 +237,28 @@ def test_a_verdict_is_replaced(nft: Nft, lab: Lab) -> None:
 
 @inside
 def test_bindings_outlive_a_reload(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     nft.bind(bindings(lab))
-    load(nft, ruleset())
+    load(nft, lab, ruleset())
     assert nft.snapshot().bindings == bindings(lab)
 
 
 @inside
 def test_a_workload_that_goes_is_released_first(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     nft.bind(bindings(lab))
     other = ruleset(workload="other")
     with pytest.raises(PenstockError):
-        load(nft, other)
+        load(nft, lab, other)
     nft.release([chain.name for chain in other.chains])
-    load(nft, other)
+    load(nft, lab, other)
     assert nft.snapshot().present == Present.of(other, NOW)
-    assert nft.snapshot().bindings[cgroup_maps.OUT_SLICE] == {inode(lab, SLICE): ("goto", "governed_out")}
+    assert nft.snapshot().bindings == {name: {} for name in cgroup_maps.MAPS}
 
 
 @inside
 def test_a_chain_that_is_not_there_cannot_be_bound(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     with pytest.raises(PenstockError, match="refused to bind cgroups: No such file"):
         nft.bind({cgroup_maps.OUT: {1: ("goto", "nonsense")}})
     nft.bind(bindings(lab))
@@ -268,7 +270,7 @@ def test_a_chain_that_is_not_there_cannot_be_bound(nft: Nft, lab: Lab) -> None:
 
 def start_workload(nft: Nft, lab: Lab) -> None:
     """Load the usual rules, and be the workload from here on."""
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     nft.bind(bindings(lab))
     Path(lab.cgroup, W, "cgroup.procs").write_text("0")
 
@@ -280,7 +282,7 @@ def test_counters_are_kept_over_a_reload(nft: Nft, lab: Lab) -> None:
     denied = chains.counter_name(Direction.OUT, "w")
     assert nft.counters()[denied][0] == 2
     wider = ruleset(egress(AddressPeer(V4), AddressPeer(V6), CidrPeer(ip_network("11.0.0.0/8"))))
-    load(nft, wider)
+    load(nft, lab, wider)
     assert nft.counters()[denied][0] == 2
     for name, address in (("out4_w", V4), ("out6_w", V6)):
         hits = {e: n for e, n in nft.hits(name, address.version).items() if n}
@@ -296,7 +298,7 @@ def test_counters_are_kept_over_a_reload(nft: Nft, lab: Lab) -> None:
 def test_a_reload_changes_when_an_element_runs_out(nft: Nft, lab: Lab) -> None:
     def reload(expires: datetime | None) -> str:
         wanted = ruleset(egress(AddressPeer(V4), expires=expires))
-        load(nft, wanted)
+        load(nft, lab, wanted)
         assert nft.snapshot().present == Present.of(wanted, NOW)
         listed: str = foreign("list set inet penstock out4_w")
         return listed
@@ -311,7 +313,7 @@ def test_a_reload_changes_when_an_element_runs_out(nft: Nft, lab: Lab) -> None:
 @inside
 def test_an_element_runs_out_without_us(nft: Nft, lab: Lab) -> None:
     now = datetime.now(UTC)
-    load(nft, ruleset(egress(AddressPeer(V4), expires=now + timedelta(seconds=0.5)), now=now), now)
+    load(nft, lab, ruleset(egress(AddressPeer(V4), expires=now + timedelta(seconds=0.5)), now=now), now)
     assert nft.has("out4_w", V4.packed, 17, 5000)
     deadline = time.monotonic() + 5
     while nft.has("out4_w", V4.packed, 17, 5000):
@@ -345,12 +347,12 @@ FOREIGN = {
 def test_what_others_do_to_our_table_is_seen_and_undone(lab: Lab, what: str) -> None:
     @inside
     def body(nft: Nft, lab: Lab) -> None:
-        load(nft, USUAL)
+        load(nft, lab, USUAL)
         before = nft.snapshot()
         foreign(FOREIGN[what])
         found = nft.snapshot()
         assert replace(found, generation=before.generation) != before
-        load(nft, USUAL)
+        load(nft, lab, USUAL)
         assert replace(nft.snapshot(), generation=before.generation) == before
 
     body(lab)
@@ -358,14 +360,14 @@ def test_what_others_do_to_our_table_is_seen_and_undone(lab: Lab, what: str) -> 
 
 @inside
 def test_a_catch_all_element_is_named(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     foreign(FOREIGN["catch-all"])
     assert CATCH_ALL in nft.snapshot().sets["out6_w"]
 
 
 @inside
 def test_other_objects_in_our_table_do_no_harm(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     foreign("add quota inet penstock theirs { 10 bytes ; }\nadd limit inet penstock theirs { rate 1/second ; }")
     assert nft.snapshot().present == Present.of(USUAL, NOW)
     assert set(nft.counters()) == set(USUAL.counters)
@@ -377,7 +379,7 @@ def test_a_dormant_table_is_noticed_and_woken(nft: Nft, lab: Lab) -> None:
     foreign("add table inet penstock { flags dormant ; }")
     assert nft.snapshot().dormant
     assert send(V4, 5001) == "ok"
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     assert not nft.snapshot().dormant
     assert send(V4, 5001) == "refused"
 
@@ -387,7 +389,7 @@ def test_a_dormant_table_is_noticed_and_woken(nft: Nft, lab: Lab) -> None:
 
 @inside
 def test_a_refused_script_says_why_in_one_line_and_changes_nothing(nft: Nft, lab: Lab) -> None:
-    load(nft, USUAL)
+    load(nft, lab, USUAL)
     generation = nft.generation()
     with pytest.raises(PenstockError) as caught:
         nft.load("add chain inet penstock fine\nadd rule inet penstock nowhere accept\n" + "# much\n" * 1000)

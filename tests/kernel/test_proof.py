@@ -33,7 +33,8 @@ def bound(body: Body, tree: Path, level: int) -> list[str]:
     try:
         policy = parse({"rules.d/w.yaml": RULES}).policy
         assert policy
-        ruleset = compile_policy(policy, Live(datetime.now(UTC), {"w": base_chains.FIRST_LABEL}, level))
+        labels, place = {"w": base_chains.FIRST_LABEL}, cgroup.slice_for_nft(tree)
+        ruleset = compile_policy(policy, Live(datetime.now(UTC), labels, level, slice=place))
         cgroup.make(tree, ("w",))
         load(nft, ruleset, None, datetime.now(UTC))
         nft.bind(bindings(("w",), cgroup.ids(tree, ("w",))))

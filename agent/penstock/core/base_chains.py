@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 from penstock.core.cgroup_maps import (
     IN,
-    IN_SLICE,
     OUT,
-    OUT_SLICE,
     OWN,
     PROOF_IN,
     PROOF_OUT,
@@ -27,12 +25,12 @@ from penstock.core.rule_parts import (
     Goto,
     HasLabel,
     Hook,
+    InCgroup,
     Jump,
     Log,
     Loopback,
     Original,
     Protocol,
-    Reply,
     SetLabel,
     Tracked,
 )
@@ -70,7 +68,6 @@ def shared(
 
     unproven = (
         _rule(HasLabel(STALE), Final.RETURN),
-        _rule(Reply(), Final.RETURN),
         _rule(ICMP, Final.RETURN),
         _rule(Dispatch(OWN, depth + 1)),
         *_dispatches(2, levels),
@@ -102,26 +99,29 @@ def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
     return [_rule(Dispatch(place_maps(level)[which], level)) for level in sorted(levels, reverse=True)]
 
 
-def base(depth: int, levels: Sequence[int], *, names: bool = False) -> list[Chain]:
-    """Where our packets come in; `names`: look-ups are governed."""
+def base(governed: InCgroup, levels: Sequence[int], *, names: bool = False) -> list[Chain]:
+    """Where our packets come in; `governed` is our slice; `names`: look-ups are governed."""
     # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.  Labels are on
     # what travels on loopback; on look-ups, whose interface is still the one from before, wherever they went.
-    inherited = _rule(*(() if names else (ON_LOOPBACK_OUT,)), HasLabel(WORKLOAD), Jump("inherited"))
+    # An established TCP connection is inherited by nobody; to ask for the label costs more than for all else.
+    here = () if names else (ON_LOOPBACK_OUT,)
+    inherited = [_rule(*here, which, HasLabel(WORKLOAD), Jump("inherited")) for which in (Tracked.NEW, UDP)]
     return [
         Chain(
             "output",
             (
-                _rule(Dispatch(OUT_SLICE, depth)),
+                _rule(governed, Goto("governed_out")),
                 *_dispatches(0, levels),
-                inherited,
+                *inherited,
             ),
             Hook.OUTPUT,
         ),
         Chain(
             "input",
             (
-                _rule(ON_LOOPBACK_IN, HasLabel(UNPROVEN), Jump("unproven")),
-                _rule(Dispatch(IN_SLICE, depth)),
+                # Who was called may answer: that costs less to ask than for the label, and holds half of the time.
+                _rule(ON_LOOPBACK_IN, Original(), HasLabel(UNPROVEN), Jump("unproven")),
+                _rule(governed, Goto("governed_in")),
                 *_dispatches(1, levels),
             ),
             Hook.INPUT,

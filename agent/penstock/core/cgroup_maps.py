@@ -1,19 +1,19 @@
 """The maps from cgroups to chains: their names, and what a cgroup is bound to in each.
 
-They are declared with the rules and filled while these are in force: penstock.slice and the slices in it at two
-levels, and what is bound where it is in maps of its own, three for each level in use.
+They are declared with the rules and filled while these are in force: with the slices in penstock.slice, and with
+what is bound where it is in maps of its own, three for each level in use.  penstock.slice itself stands in rules
+of the base chains: everybody pays for whether a packet is of it, and a comparison costs less than a map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-OUT_SLICE, OUT, IN_SLICE, IN, OWN = "out_slice", "out_cgroups", "in_slice", "in_cgroups", "own_cgroups"
-MAPS = (OUT_SLICE, OUT, IN_SLICE, IN, OWN)
+OUT, IN, OWN = "out_cgroups", "in_cgroups", "own_cgroups"
+MAPS = (OUT, IN, OWN)
 PROOF_OUT, PROOF_IN = "proof_out", "proof_in"
 """Chains, and their counters, that catch what proves that cgroups are matched."""
 
-SLICE_BINDINGS = ((OUT_SLICE, "goto", "governed_out"), (IN_SLICE, "goto", "governed_in"))
 ZONES, ASKS = "zone_cgroups", "dns_cgroups"
 NAME_MAPS = (ZONES, ASKS)
 """Only while some workload has rules by name: whose look-ups are tracked apart, and go to which listener."""

@@ -16,9 +16,9 @@ destination.  UNPROVEN packets are delivered only to a socket of the workload wh
 may always talk to itself.  Whoever else sends in an inherited UDP connection marks it STALE: from then on its
 bits prove nothing.
 
-Whether a packet is of the slice costs everybody one look-up.  For units that are bound in place it costs everybody
-outside the slice one more, a hook and level in use; none when no level is.  The slice is asked first: nothing
-that is bound in place can claim what is in it.
+Whether a packet is of the slice costs everybody one comparison.  Units that are bound in place cost everybody
+outside the slice one look-up, a hook and level in use; none when no level is.  The slice comes first: nothing that
+is bound in place can claim what is in it.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ from penstock.core.rule_parts import (
     Detour,
     Echo,
     End,
+    Family,
     Final,
     ForeignSource,
     Goto,
     HasLabel,
+    InCgroup,
     InSet,
     Jump,
     LocalDestination,
@@ -105,11 +107,12 @@ def _by_name(plans: Sequence[Plan]) -> bool:
     return any(plan.names is not None for plan in plans)
 
 
-def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tuple[Chain, ...]:
+def build(plans: Sequence[Plan], governed: InCgroup, levels: Sequence[int] = ()) -> tuple[Chain, ...]:
     """Return all chains, those that are called before those that call.
 
-    `depth` is the level of the slice, `levels` are those at which cgroups are bound in place.
+    `governed` is the slice, `levels` are those at which cgroups are bound in place.
     """
+    depth = governed.level
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
     names = _by_name(plans)
     return (
@@ -119,7 +122,7 @@ def build(plans: Sequence[Plan], depth: int, levels: Sequence[int] = ()) -> tupl
         *base_chains.shared(
             [(plan.name, plan.label) for plan in plans], depth, levels, name_chains.unanswered() if names else ()
         ),
-        *base_chains.base(depth, levels, names=names),
+        *base_chains.base(governed, levels, names=names),
         *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
     )
 
@@ -268,26 +271,36 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     )
     # The same, without a route lookup for nearly all that travels there.
     foreign_here = [_rule(OtherSource(family), ForeignSource(), *deny.do) for family in (4, 6)]
-    before = (*detours, to_replies, *foreign_here, *asks)
-    loopback = _loopback(plan, before, allowed=(*echo, *opened_here), deny=deny)
+    before = (*detours, to_replies, *foreign_here)
+    loopback = _loopback(plan, before, asks, allowed=(*echo, *opened_here), deny=deny)
     chains = [*loopback, out, _in(plan)]
     return [_echo(plan), *chains] if pings else chains
 
 
 def _loopback(
-    plan: Plan, before: tuple[Rule, ...], allowed: tuple[Rule, ...], deny: Rule
+    plan: Plan, before: Sequence[Rule], asks: Sequence[Rule], allowed: Sequence[Rule], deny: Rule
 ) -> list[Chain]:
-    """To an address of this host: what no rule allows goes on as UNPROVEN."""
+    """To an address of this host: what no rule allows goes on as UNPROVEN.
+
+    Labels are asked for as late as can be: of all conditions they cost most.
+    """
     name, label = plan.name, plan.label
     stale = Chain(f"stale_{name}", (_rule(HasLabel(label), Final.RETURN), _rule(SetLabel(STALE))))
+    new = Chain(
+        f"new_{name}",
+        (
+            *asks,
+            _rule(TCP, HasLabel(WORKLOAD), Jump(stale.name)),
+            _rule(SetLabel(WORKLOAD), SetLabel(label)),
+        ),
+    )
     elder = _elder(plan)
     rules = (
         *before,
         _rule(UDP, HasLabel(WORKLOAD), Jump(stale.name)),
-        _rule(TCP, Tracked.NEW, HasLabel(WORKLOAD), Jump(stale.name)),
-        _rule(Tracked.NEW, SetLabel(WORKLOAD), SetLabel(label)),
-        _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
+        _rule(Tracked.NEW, Jump(new.name)),
         *allowed,
+        _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
         _rule(HasLabel(STALE), *deny.do),
         _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
         _rule(UDP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
@@ -296,7 +309,17 @@ def _loopback(
         _rule(Tracked.NEW, LocalDestination(), HasLabel(UNPROVEN), Final.ACCEPT),
         deny,
     )
-    return [stale, *elder, Chain(f"loopback_{name}", rules)]
+    return [stale, new, *elder, *_by_family(f"loopback_{name}", f"loopback6_{name}", rules)]
+
+
+def _by_family(name: str, six: str, rules: Sequence[Rule]) -> list[Chain]:
+    """A chain for IPv4, which calls one for IPv6: no packet is asked what only the other family can be."""
+
+    def of(family: int) -> tuple[Rule, ...]:
+        other = 10 - family
+        return tuple(r for r in rules if not any(getattr(when, "family", None) == other for when in r.when))
+
+    return [Chain(six, of(6)), Chain(name, (_rule(Family(6), Goto(six)), *of(4)))]
 
 
 def _elder(plan: Plan) -> list[Chain]:

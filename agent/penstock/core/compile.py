@@ -32,7 +32,9 @@ from penstock.core.policy import (
     Workload,
 )
 from penstock.core.regions import Allowance, Interval, disjoint, merge, subtract
+from penstock.core.rule_parts import InCgroup
 from penstock.core.ruleset import MARKER, AddressSet, Element, Ruleset
+from penstock.core.slices import SLICE
 
 NUMBERS = {"tcp": 6, "udp": 17}
 ECHO = {4: 1, 6: 58}
@@ -73,6 +75,7 @@ class Live:
     depth: int  # level of penstock.slice, as the kernel counts for the process that loads
     levels: tuple[int, ...] = ()  # of cgroups that are bound in place, counted in the same way
     resolver: Resolver | None = None  # without, rules by name open nothing
+    slice: str = SLICE  # the path of penstock.slice below /sys/fs/cgroup, where nft looks
 
 
 def compile_policy(policy: Policy, live: Live) -> Ruleset:
@@ -95,7 +98,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
         counters=(MARKER, *chains.counters(plans)),
         maps=cgroup_maps.maps(live.levels, names=bool(by_name)),
         sets=(*sets, *(_upstreams(live.resolver) if by_name and live.resolver else ())),
-        chains=chains.build(plans, live.depth, live.levels),
+        chains=chains.build(plans, InCgroup(live.slice, live.depth), live.levels),
         name_sets=name_chains.name_sets(by_name),
         by_name=tuple(plan.workload for plan in by_name),
     )

@@ -102,7 +102,7 @@ class Engine:
     # --- start, apply, rollback ---
 
     def _started(self, event: events.Started) -> list[Effect]:
-        self._operations.depth = event.depth
+        self._operations.depth, self._operations.slice = event.depth, event.slice
         self.view.units, self.view.floor = event.units, event.floor
         self._naming.restore(event)
         if event.snapshot.exists and not event.snapshot.ours:

@@ -18,6 +18,7 @@ from penstock.core.parse import Parsed
 from penstock.core.policy import Upstream
 from penstock.core.resolver_wire import FromResolver as FromResolverMessage
 from penstock.core.ruleset import Element, Ruleset
+from penstock.core.slices import SLICE
 from penstock.core.snapshot import Snapshot
 from penstock.core.wire import Message
 
@@ -38,6 +39,7 @@ class Started:
     floor: str = ""
     names: bytes | None = None  # what was saved of names
     opened: tuple[Opened, ...] = ()  # learned addresses that the kernel holds
+    slice: str = SLICE  # the path of penstock.slice, for nft
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,11 @@ def text(ruleset: Ruleset, workloads: Sequence[str], policy_hash: str, below: st
     `ruleset` was compiled without levels.  `below` is where penstock.slice is, if not in the root of the tree.
     """
     prefix = f"{below}/" if below else ""
-    bound: list[tuple[str, Sequence[tuple[str, str, str]]]] = [(prefix + SLICE, cgroup_maps.SLICE_BINDINGS)]
-    bound += [(prefix + slice_of(name), cgroup_maps.bindings(name)) for name in sorted(workloads)]
+    bound = [(prefix + slice_of(name), cgroup_maps.bindings(name)) for name in sorted(workloads)]
     lasting = replace(ruleset, sets=tuple(_lasting(address_set) for address_set in ruleset.sets))
     parts = [
         f"# policy {policy_hash}\n",
-        *(f"# cgroup {path}\n" for path, _ in bound),
+        *(f"# cgroup {path}\n" for path in (prefix + SLICE, *(path for path, _ in bound))),
         COMMENT,
         headed(replacement(lasting, _NO_MATTER)),
         "\n# cgroups\n",

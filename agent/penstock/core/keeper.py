@@ -134,7 +134,7 @@ def differs(
 ) -> list[str]:
     """In what the kernel differs from `ruleset` with `policy`'s workloads and `places` bound, a phrase each."""
     wanted = questions.bindings(tuple(policy.workloads), event.cgroups, places, depth, by_name=ruleset.by_name)
-    wrong = differences(ruleset, wanted, event.snapshot, event.now)
+    wrong = differences(ruleset, wanted, event.cgroups.get(SLICE), event.snapshot, event.now)
     return wrong or missing(policy, event.cgroups)
 
 

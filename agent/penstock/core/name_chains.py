@@ -259,7 +259,7 @@ def _pass(workload: str, group: Group, family: int) -> Chain:
     if _has(group, "tcp"):
         # Not yet with its SYN: who gets no answer would fill the set.  Nor anew: the last ACK comes after FIN.
         rules.append(_rule(TcpData(), Remember(held, family, LONG, anew=False), Final.ACCEPT))
-        rules.append(_rule(TcpEnd(), FlowIn(held, family), Remember(held, family, ENDED), Final.ACCEPT))
+        rules.append(_rule(TcpEnd(), Remember(held, family, ENDED), Final.ACCEPT))
     if _has(group, "udp"):
         rules.append(_rule(UDP, Remember(held, family, DATAGRAMS), Final.ACCEPT))
     # When there is no room to remember, the learned address decides alone.

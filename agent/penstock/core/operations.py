@@ -19,6 +19,7 @@ from penstock.core.naming import Naming
 from penstock.core.policy import Policy
 from penstock.core.problems import Problem
 from penstock.core.prover import Prover
+from penstock.core.slices import SLICE
 from penstock.core.view import InForce, Operation, Trial, View
 
 TRIES = 3
@@ -43,6 +44,7 @@ class Operations:
         self.current: Operation | None = None
         self.trial: Trial | None = None
         self.depth = 0  # the level of penstock.slice
+        self.slice = SLICE  # its path, for nft
         self._view = view
         self._keeper = keeper
         self._prover = prover
@@ -92,7 +94,8 @@ class Operations:
         policy = operation.policy
         resolver = self._naming.resolver(policy)
         operation.upstreams = resolver.upstreams if resolver else None
-        live = Live(operation.began, operation.applied.labels, self.depth, operation.levels, resolver)
+        labels = operation.applied.labels
+        live = Live(operation.began, labels, self.depth, operation.levels, resolver, self.slice)
         floor = operation.kind in (*BY_PEOPLE, "start")
         return [effects.Compile(operation.id, policy, live, floor)]
 

@@ -11,7 +11,7 @@ from penstock.core.compile import ECHO, NUMBERS
 from penstock.core.effects import AskKernel
 from penstock.core.policy import Direction
 from penstock.core.ruleset import Element
-from penstock.core.slices import RESOLVER, SLICE, slice_of
+from penstock.core.slices import RESOLVER, slice_of
 from penstock.core.snapshot import Bindings
 from penstock.core.view import InForce
 
@@ -36,7 +36,7 @@ def bindings(
     in_use: tuple[int, ...] = (),
     by_name: Collection[str] = (),
 ) -> Bindings:
-    """What the maps must hold: the slice, each workload's slice, and what is bound in place.
+    """What the maps must hold: each workload's slice, and what is bound in place.
 
     `cgroups` maps paths below the tree to ids; one that is missing is left out.  `places` maps paths to workloads;
     those of other workloads are left out.  `depth` is the level of penstock.slice.  `in_use` are the levels of the
@@ -45,8 +45,8 @@ def bindings(
     """
     wanted = cgroup_maps.maps(sorted({*in_use, *levels(places, depth)}), names=bool(by_name))
     result: dict[str, dict[int, tuple[str, str]]] = {name: {} for name in wanted}
-    paths: list[tuple[str, tuple[tuple[str, str, str], ...]]] = [(SLICE, cgroup_maps.SLICE_BINDINGS)]
-    paths += [(slice_of(name), cgroup_maps.bindings(name)) for name in workloads]
+    paths: list[tuple[str, tuple[tuple[str, str, str], ...]]]
+    paths = [(slice_of(name), cgroup_maps.bindings(name)) for name in workloads]
     paths += [
         (path, cgroup_maps.place_bindings(name, level(path, depth)))
         for path, name in places.items()

@@ -22,6 +22,7 @@ from penstock.core.rule_parts import (
     Dispatch,
     Echo,
     End,
+    Family,
     Final,
     FlowIn,
     ForeignSource,
@@ -29,6 +30,7 @@ from penstock.core.rule_parts import (
     Goto,
     HasLabel,
     Hook,
+    InCgroup,
     InSet,
     Jump,
     LinkLocalDestination,
@@ -86,7 +88,8 @@ FIXED: Mapping[Condition, str] = {
     LinkLocalDestination(): "ip6 daddr fe80::/10",
     Away(): "oif != lo",
     Detour(4): "ip hdrlength > 5",
-    Detour(6): "exthdr rt exists",
+    # Every TCP packet would walk its headers for nothing: before a routing header there is no TCP header.
+    Detour(6): "ip6 nexthdr != tcp exthdr rt exists",
     TcpData(): "tcp flags & (fin | syn | rst) == 0",
     TcpEnd(): "tcp flags & (fin | rst) != 0",
     Redirected(): "ct status dnat",
@@ -103,6 +106,8 @@ def _condition(condition: Condition) -> str:
             return INTERFACES[hook]
         case Protocol(name):
             return f"meta l4proto {PROTOCOLS[name]}"
+        case Family(family):
+            return f"meta nfproto ipv{family}"
         case Echo(family):
             return ECHO[family]
         case HasLabel(bit):
@@ -110,6 +115,8 @@ def _condition(condition: Condition) -> str:
         case InSet(name, family, peer, port):
             header, protocol = ("ip", "ip protocol") if family == 4 else ("ip6", "meta l4proto")
             return f"{header} {ENDS[peer]}addr . {protocol} . th {ENDS[port]}port @{name}"
+        case InCgroup(path, level):
+            return f'socket cgroupv2 level {level} "{path}"'
         case _:
             return FIXED.get(condition) or _of_names(condition)
 

@@ -76,6 +76,13 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """The packet is of that family (4 or 6).  Conditions with a family of their own say it themselves."""
+
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
 class Echo:
     """An echo request of that family (4 or 6)."""
 
@@ -131,6 +138,14 @@ class LinkLocalDestination:
 @dataclass(frozen=True, slots=True)
 class FullSocket:
     """The packet has a socket that is not half-open and not in TIME_WAIT."""
+
+
+@dataclass(frozen=True, slots=True)
+class InCgroup:
+    """The packet's socket is of that cgroup, `path` below /sys/fs/cgroup, or of one in it; `level` is its own."""
+
+    path: str
+    level: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +232,7 @@ Condition = (
     | Loopback
     | Away
     | Protocol
+    | Family
     | Echo
     | TcpReset
     | TcpAnswer
@@ -227,6 +243,7 @@ Condition = (
     | LocalDestination
     | LinkLocalDestination
     | FullSocket
+    | InCgroup
     | TcpData
     | TcpEnd
     | Redirected

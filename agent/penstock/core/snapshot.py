@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from penstock.core.render_nft import Present
+from penstock.core.rule_parts import InCgroup
 from penstock.core.ruleset import AddressSet, Element, Ruleset
 
 Verdict = tuple[str, str]  # jump or goto, chain
@@ -30,6 +31,9 @@ class Snapshot:
     digest: str = ""
     counters: frozenset[str] = frozenset()
     bindings: Bindings = field(default_factory=dict)
+    slices: Mapping[str, int] = field(
+        default_factory=dict
+    )  # base chain -> id of the cgroup that a rule compares with
     sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
     timed: Mapping[str, frozenset[Element]] = field(default_factory=dict)  # those of them that will run out
 
@@ -43,13 +47,18 @@ EXPIRY_SLACK = timedelta(seconds=2)
 """An element this near to its end may be there or not: the kernel's clock and ours differ a little."""
 
 
-def differences(ruleset: Ruleset, bindings: Bindings, snapshot: Snapshot, now: datetime) -> list[str]:
-    """Say, a phrase each, in what the kernel differs from `ruleset` with `bindings`; empty: it agrees."""
-    return list(_differences(ruleset, bindings, snapshot, now))
+def differences(
+    ruleset: Ruleset, bindings: Bindings, governed: int | None, snapshot: Snapshot, now: datetime
+) -> list[str]:
+    """Say, a phrase each, in what the kernel differs from `ruleset` with `bindings`; empty: it agrees.
+
+    `governed` is the id of penstock.slice, None when it is not there.
+    """
+    return list(_differences(ruleset, bindings, governed, snapshot, now))
 
 
 def _differences(
-    ruleset: Ruleset, bindings: Bindings, snapshot: Snapshot, now: datetime
+    ruleset: Ruleset, bindings: Bindings, governed: int | None, snapshot: Snapshot, now: datetime
 ) -> Iterator[str]:
     if not snapshot.exists:
         yield "the table is gone"
@@ -60,6 +69,10 @@ def _differences(
         yield "the table is dormant"
     chains = {chain.name: len(chain.rules) for chain in ruleset.chains}
     yield from _mapping("chain", chains, snapshot.chains)
+    for chain in ruleset.chains:
+        compares = chain.hook and any(isinstance(when, InCgroup) for rule in chain.rules for when in rule.when)
+        if compares and snapshot.slices.get(chain.name, 0) != governed:
+            yield f"the slice in chain {chain.name}"
     for counter in sorted(set(ruleset.counters) ^ snapshot.counters):
         yield f"counter {counter}"
     yield from _mapping("map", {name: dict(bindings.get(name, {})) for name in ruleset.maps}, snapshot.bindings)

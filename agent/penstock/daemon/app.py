@@ -90,6 +90,7 @@ class Daemon:
         self._tree = tree
         self._path = path
         self._depth = cgroup.depth_of(path)
+        self._slice = cgroup.slice_for_nft(tree)
         self._status = 0
         self._upstreams: ResolvConf | None = None
         self._askers = Asker(tree)
@@ -182,7 +183,7 @@ class Daemon:
         units = cgroup.units(self._tree)
         before, said = places.history(self._options), places.floor_said(self._options)
         names = places.read(self._options.state / places.NAMES)
-        return events.Started(now(), snapshot, data, self._depth, units, before, said, names, learned)
+        return events.Started(now(), snapshot, data, self._depth, units, before, said, names, learned, self._slice)
 
     def _feed(self, event: Event) -> asyncio.Task[None] | None:
         """Hand an event to the engine; the task that does what it says is done when all of that is."""

@@ -83,6 +83,17 @@ def depth_of(path: str) -> int:
     return len(Path(path).parts[1:]) + 1
 
 
+def slice_for_nft(tree: Path) -> str:
+    """penstock.slice in `tree`, as nft looks for cgroups: from /sys/fs/cgroup, wherever else the tree is mounted.
+
+    PenstockError when nft could not read the path.
+    """
+    path = os.path.relpath(tree / SLICE, "/sys/fs/cgroup")
+    if not path.isprintable() or '"' in path:
+        raise PenstockError("has a path that nft cannot read", where=str(tree), hint="name another directory")
+    return path
+
+
 def make(tree: Path, workloads: tuple[str, ...], *, resolver: bool = False) -> None:
     """Make penstock.slice, in it the slices of `workloads` and `resolver`'s cgroup, where they are missing."""
     for path in (SLICE, *([RESOLVER] if resolver else []), *(slice_of(name) for name in workloads)):

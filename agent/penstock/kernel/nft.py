@@ -18,6 +18,7 @@ from penstock.core.ruleset import CATCH_ALL, MARKER, TABLE, Element
 from penstock.core.snapshot import Bindings, Snapshot, Verdict
 from penstock.errors import PenstockError
 from penstock.kernel import nfnetlink as nl
+from penstock.kernel import nft_rules
 from penstock.kernel.libnftables import Libnftables
 
 INET = 1  # NFPROTO_INET
@@ -171,8 +172,11 @@ class Nft:
             if nl.string(values[1]) == TABLE:
                 chains[nl.string(values[3])] = 0
                 digest.update(values[3] + values.get(4, b"") + values.get(5, b"") + values.get(7, b""))
+        slices: dict[str, int] = {}
         for body in self._dump(GET_RULE, nl.text(1, TABLE)):
             values = nl.attribute_map(body)
+            if (cgroup := nft_rules.governed(values.get(4, b""))) is not None:
+                slices[nl.string(values[2])] = cgroup
             chains[nl.string(values[2])] = chains.get(nl.string(values[2]), 0) + 1
             digest.update(values[2] + values.get(4, b""))
         counters = frozenset(self.counters())
@@ -186,6 +190,7 @@ class Nft:
             digest=digest.hexdigest(),
             counters=counters,
             bindings=bindings,
+            slices=slices,
             sets=sets,
             timed=timed,
         )
