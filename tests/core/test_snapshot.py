@@ -54,6 +54,8 @@ def test_each_kind_of_difference_is_named() -> None:
         "counter theirs": replace(good, counters=good.counters | {"theirs"}),
         "map out_cgroups": replace(good, bindings={**good.bindings, "out_cgroups": {}}),
         "map theirs": replace(good, bindings={**good.bindings, "theirs": {}}),
+        "the slice in chain output": replace(good, slices={**good.slices, "output": 99}),
+        "the slice in chain input": replace(good, slices=without(good.slices, "input")),
         "set in6_a": replace(good, sets=without(good.sets, "in6_a")),
         "set theirs": replace(good, sets={**good.sets, "theirs": frozenset()}),
         "elements of set out4_a": replace(
@@ -64,6 +66,14 @@ def test_each_kind_of_difference_is_named() -> None:
     }
     for phrase, snapshot in cases.items():
         assert compare(found, snapshot) == [phrase]
+
+
+def test_a_slice_that_is_not_there_is_never_the_same() -> None:
+    found = host()
+    assert found.engine.in_force
+    snapshot = replace(found.kernel.snapshot(START), slices={})
+    wanted = bindings(("a",), found.engine.in_force.cgroups)
+    assert len(differences(found.engine.in_force.ruleset, wanted, None, snapshot, START)) == 2
 
 
 @pytest.mark.parametrize(

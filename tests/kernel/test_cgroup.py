@@ -47,6 +47,25 @@ def test_the_path_of_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         cgroup.path_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tree", "path"),
+    [
+        ("/sys/fs/cgroup", "penstock.slice"),
+        ("/sys/fs/cgroup/lab", "lab/penstock.slice"),
+        ("/sys/fs/cgroup/unified", "unified/penstock.slice"),
+        ("/mnt/a b", "../../../mnt/a b/penstock.slice"),
+    ],
+)
+def test_the_slice_as_nft_finds_it(tree: str, path: str) -> None:
+    assert cgroup.slice_for_nft(Path(tree)) == path
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\nb", "a\x1bb"])
+def test_a_path_that_nft_cannot_read_is_refused(name: str) -> None:
+    with pytest.raises(PenstockError, match="nft cannot read"):
+        cgroup.slice_for_nft(Path("/sys/fs/cgroup") / name)
+
+
 def test_slices_are_made_once_and_looked_up(tmp_path: Path) -> None:
     cgroup.make(tmp_path, ("a", "b-c"))
     before = cgroup.ids(tmp_path, ("a", "b-c", "gone"))

@@ -105,6 +105,38 @@ def test_onto_nothing_then_a_delta_then_back(world: World) -> None:
 
 
 @inside
+def test_a_slice_that_was_made_again_is_found_out_and_loading_mends_it(world: World) -> None:
+    load(world, ONE, None, NOW)
+    world.bind("a")
+    for path in ("penstock-a.slice", "penstock-b.slice", ""):
+        (world.tree / "penstock.slice" / path).rmdir()
+    before = world.nft.snapshot()
+    with pytest.raises(PenstockError, match="cgroupv2 path fails"):
+        load(world, OTHER, before.present, NOW)
+    assert world.nft.snapshot() == before
+    cgroup.make(world.tree, ("a",))
+    assert {"the slice in chain output", "the slice in chain input"} < set(world.wrong(ONE, "a"))
+    load(world, ONE, before.present, NOW)
+    world.bind("a")
+    assert world.wrong(ONE, "a") == []
+
+
+@inside
+def test_a_table_that_had_the_slice_in_maps_is_taken_over(world: World) -> None:
+    load(world, ONE, None, NOW)
+    place = cgroup.slice_for_nft(world.tree)
+    foreign(
+        "flush chain inet penstock output\n"
+        "add map inet penstock out_slice { type cgroupsv2 : verdict ; }\n"
+        f'add element inet penstock out_slice {{ "{place}" : goto governed_out }}\n'
+        "add rule inet penstock output socket cgroupv2 level 2 vmap @out_slice"
+    )
+    load(world, ONE, None, NOW)
+    world.bind("a")
+    assert world.wrong(ONE, "a") == []
+
+
+@inside
 def test_a_delta_is_one_transaction_and_keeps_bindings(world: World) -> None:
     load(world, ONE, None, NOW)
     world.bind("a")
