@@ -39,7 +39,10 @@ PLANS = [
 LEVELS = (5, 7, 6)
 ALONE = {chain.name: chain for chain in chains.build([replace(p, in_place=False) for p in PLANS], GOVERNED)}
 BUILT = {chain.name: chain for chain in chains.build(PLANS, GOVERNED, LEVELS)}
-RETURNING = ("elder_", "inherited", "new_", "own_", "stale_", "told", "unproven", "not_own", "deny_loopback_")
+RETURNING = (
+    *("elder_", "inherited", "met_", "new_", "own_", "stale_", "told"),
+    *("unproven", "not_own", "deny_loopback_"),
+)
 """Chains that are jumped to, and may come back."""
 
 

@@ -93,9 +93,14 @@ def test_one_port_of_a_known_server_carries_both_planes() -> None:
 def test_one_sided_pairs() -> None:
     closed = b"version: 1\nworkload: x\nmode: enforce\negress: []\ningress: []\n"
     opened = closed.replace(b"ingress: []", b"ingress: [{from: workload:w, ports: [1]}]")
-    assert codes(policy("[{to: workload:x, ports: [1]}]", more=closed)) == ["w one-sided"]
+    assert codes(policy("[{to: workload:x, ports: [1]}]", more=closed)) == ["e one-sided"]
+    found = lint(policy("[{to: workload:x, ports: [1]}]", more=closed))
+    assert [(p.severity, p.message) for p in found] == [("error", "`x` does not let `w` in")]
+    for address in ("127.0.0.1", "'::1'", "127.0.0.0/8", "any"):
+        let_in = closed.replace(b"ingress: []", f"ingress: [{{from: {address}, ports: [1]}}]".encode())
+        assert "e one-sided" not in codes(policy("[{to: workload:x, ports: [1]}]", more=let_in))
     assert codes(policy("[{to: workload:x, ports: [1]}]", more=opened)) == []
-    assert codes(policy(more=opened)) == ["w one-sided"]
+    assert codes(policy(more=opened)) == ["e one-sided"]
 
 
 def test_expired_only_with_a_clock() -> None:

@@ -62,8 +62,8 @@ PLANS.append(Plan("plain", Mode.ENFORCE, FIRST_LABEL + 3, echo=False))
 BUILT = {chain.name: chain for chain in chains.build(PLANS, GOVERNED, LEVELS)}
 WITHOUT = chains.build([Plan("plain", Mode.ENFORCE, FIRST_LABEL, echo=False)], GOVERNED, LEVELS)
 RETURNING = (
-    "ask_", "lookup_", "dns_", "zone_", "named", "strays", "inherited", "new_", "own_", "stale_", "told",
-    "unproven", "not_own", "resolver_own",
+    "ask_", "lookup_", "dns_", "zone_", "named", "strays", "inherited", "met_", "new_", "own_", "stale_",
+    "told", "unproven", "not_own", "resolver_own",
 )  # fmt: skip
 """Chains that are jumped to, and may come back."""
 

@@ -19,7 +19,7 @@ def test_each_workload_is_bound() -> None:
     wanted = questions.bindings(("a",), {SLICE: 1, slice_of("a"): 2})
     assert wanted.keys() == set(cgroup_maps.MAPS)
     assert wanted[cgroup_maps.OUT] == {2: ("goto", "out_a")}
-    assert wanted[cgroup_maps.OWN] == {2: ("jump", "own_a")}
+    assert wanted[cgroup_maps.OWN] == {2: ("jump", "met_a")}
 
 
 def test_what_has_no_cgroup_is_left_out() -> None:
@@ -43,7 +43,7 @@ def test_a_workload_is_bound_in_its_slice_and_in_place() -> None:
     assert wanted[cgroup_maps.OUT] == {2: ("goto", "out_a")}
     assert wanted["out_place5"] == {7: ("goto", "out_a")}
     assert wanted["in_place6"] == {8: ("goto", "in_b")}
-    assert wanted["own_place6"] == {8: ("jump", "own_b")}
+    assert wanted["own_place6"] == {8: ("jump", "met_b")}
 
 
 def test_a_place_that_is_gone_or_nobodys_is_left_out_and_its_maps_are_emptied() -> None:

@@ -4,7 +4,7 @@ from penstock.core.parse import parse
 from penstock.core.unenforced import unenforced
 
 HOST = b"""version: 1
-networks: {lan: {interface: eth0}, net: {cidr: 10.0.0.0/8}}
+networks: {lan: {interface: eth0, plane: inference}, net: {cidr: 10.0.0.0/8, plane: admin}}
 host: {admin_ports: [22]}
 dns: {upstream: [192.0.2.53]}
 """
@@ -18,8 +18,9 @@ egress:
   - {to: [10.1.1.1, net, 10.2.0.0/16, any, metadata], ports: [2]}
   - {to: any, ports: [3], except: lan}
 ingress:
-  - {from: [host, plane:admin, workload:w, net], ports: [1]}
+  - {from: [host, plane:admin, plane:inference, workload:w, net], ports: [1]}
   - {from: [any, net, "::1"], ports: [2]}
+  - {from: [workload:w], ports: [2], except: 10.0.0.0/8}
 """
 
 
@@ -36,6 +37,8 @@ def test_each_is_told_once() -> None:
         "w:7:5: warning: `lan`: understood, not yet enforced; "
         "until then it is denied; the rest of the rule is enforced",
         "w:9:5: warning: `except` of lan is understood, not yet enforced; until then the whole rule is denied",
-        "w:11:5: warning: `host`, `plane:admin`, `workload:w`: understood, not yet enforced; "
+        "w:11:5: warning: `plane:inference`: understood, not yet enforced; "
         "until then it is denied; the rest of the rule is enforced",
+        "w:13:5: warning: `except` beside `workload:w` is understood, not yet enforced; "
+        "until then `workload:w` is denied: give it a rule of its own",
     ]

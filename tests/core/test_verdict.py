@@ -178,8 +178,11 @@ EGRESS = [
     ("*.hf.co", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
     ("*.hf.co", HTTPS, out("169.254.169.254", name="cdn.hf.co"), Reason.METADATA),
     ("*.hf.co", HTTPS, out("192.0.2.1", 80, name="cdn.hf.co"), Reason.WRONG_PORT),
+    # workloads
+    ("workload:gateway", HTTPS, out("127.0.0.1", peer_workload="gateway"), Reason.RULE),
+    ("workload:gateway", HTTPS, out("127.0.0.1"), Reason.NO_RULE),
+    ("workload:gateway", HTTPS, out("127.0.0.1", 80, peer_workload="gateway"), Reason.WRONG_PORT),
     # what the kernel is not told yet
-    ("workload:gateway", HTTPS, out("127.0.0.1", peer_workload="gateway"), Reason.NOT_ENFORCED),
     ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2"), Reason.NOT_ENFORCED),
     ("*.hf.co 192.0.2.1", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
     # the far end is ourselves
@@ -197,10 +200,13 @@ INGRESS = [
     ("fe80::/10", HTTPS, into("fe80::1"), Reason.RULE),
     ("169.254.0.0/16", HTTPS, into("169.254.169.254"), Reason.RULE),
     ("clients", HTTPS, into("169.254.169.254"), Reason.NO_RULE),
-    # what the kernel is not told yet
-    ("plane:inference", HTTPS, into("10.30.0.1"), Reason.NOT_ENFORCED),
-    ("host", HTTPS, into("127.0.0.1"), Reason.NOT_ENFORCED),
-    ("workload:gateway", HTTPS, into("::1", peer_workload="gateway"), Reason.NOT_ENFORCED),
+    # planes and workloads
+    ("plane:inference", HTTPS, into("10.30.0.1"), Reason.RULE),
+    ("plane:admin", HTTPS, into("10.30.0.1"), Reason.NO_RULE),
+    ("workload:gateway", HTTPS, into("::1", peer_workload="gateway"), Reason.RULE),
+    ("workload:gateway", HTTPS, into("::1", peer_workload="other"), Reason.NO_RULE),
+    ("host", HTTPS, into("127.0.0.1"), Reason.RULE),
+    ("host", HTTPS, into("127.0.0.1", peer_workload="gateway"), Reason.NO_RULE),
     ("", HTTPS, into("127.0.0.1", own=True), Reason.SELF),
 ]
 
@@ -248,8 +254,8 @@ def test_as_written(peers: str, connection: Connection, expected: bool) -> None:
 
 
 def test_not_enforced_is_denied_unless_judged_as_written() -> None:
-    rules = (rule(Direction.OUT, 1, "workload:gateway"),)
-    connection = out("192.0.2.1", peer_workload="gateway")
+    rules = (rule(Direction.OUT, 1, "gpu-lan"),)
+    connection = out("192.0.2.1", interface="eno2")
     assert not ask(rules, connection).allow
     assert ask(rules, connection, as_written=True).rule == "out-1"
 
@@ -317,6 +323,21 @@ def test_an_exception_that_cannot_be_seen_yet_closes_the_rule() -> None:
     assert ask(rules, into("192.0.2.1", interface="eno2"), as_written=True).reason is Reason.EXCEPTED
 
 
+def test_an_exception_beside_who_is_on_this_host_closes_it() -> None:
+    """Who is called does not see from which address he is."""
+    cut = (CidrPeer(ip_network("10.0.0.0/8")),)
+    for who, peer in (("workload:gateway", "gateway"), ("host", "")):
+        rules = (rule(Direction.IN, 1, who, excepted=cut),)
+        assert ask(rules, into("::1", peer_workload=peer)).reason is Reason.NOT_ENFORCED
+        assert ask(rules, into("::1", peer_workload=peer), as_written=True).allow
+
+
+def test_of_a_plane_what_is_behind_an_interface_is_not_seen_yet() -> None:
+    networks = {"lan": Network("lan", interface="eno2", plane=Plane.ADMIN)}
+    only = replace(policy(in_=(rule(Direction.IN, 1, "plane:admin"),)), networks=networks)
+    assert judge(only, Live(NOW), into("10.0.0.1", interface="eno2")).reason is Reason.NOT_ENFORCED
+
+
 # --- time ---
 
 
@@ -357,14 +378,14 @@ def test_a_near_miss_is_told_before_a_general_reason() -> None:
     at = "10.30.1.5"
     misses = {
         Reason.EXPIRED: rule(Direction.OUT, 1, at, expires=NOW),
-        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "workload:gateway"),
+        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "gpu-lan"),
         Reason.EXCEPTED: rule(Direction.OUT, 3, at, excepted=(CidrPeer(ip_network(f"{at}/32")),)),
         Reason.WRONG_PORT: rule(Direction.OUT, 4, at, Ports((PortRange("tcp", 80, 80),))),
         Reason.NO_RULE: rule(Direction.OUT, 5, "10.30.1.4"),
     }
     rules = tuple(reversed(misses.values()))
     for reason in misses:
-        verdict = ask(rules, out(at, peer_workload="gateway"))
+        verdict = ask(rules, out(at, interface="eno2"))
         assert (verdict.reason, verdict.nearest) == (reason, misses[reason].id)
         rules = rules[:-1]
 

@@ -55,11 +55,12 @@ def policy(name: str) -> Policy:
 
 
 def ruleset(name: str, levels: tuple[int, ...] = ()) -> Ruleset:
-    """Of the example alone: stand-ins would only make the text longer."""
+    """Of the example, with the stand-ins for the workloads that it names."""
     whole = policy(name)
-    alone = Policy(networks=whole.networks, workloads={name: whole.workloads[name]})
+    others = sorted(whole.workloads.keys() - {name})
+    labels = {each: base_chains.FIRST_LABEL + n for n, each in enumerate((name, *others))}
     resolver = Resolver({name: PORT}, (Upstream(ip_address("192.0.2.53")), Upstream(ip_address("2001:db8::53"))))
-    return compile_policy(alone, Live(NOW, {name: base_chains.FIRST_LABEL}, DEPTH, levels, resolver))
+    return compile_policy(whole, Live(NOW, labels, DEPTH, levels, resolver))
 
 
 def readable(name: str) -> str:

@@ -37,7 +37,8 @@ class Answer:
     """`allow` is None when some of the connections asked about are allowed and others are not.
 
     `allowed` and `denied` are the first ones with their verdicts.  `in_sets`: for each connection, whether a rule
-    opens it by address, so that the kernel's sets must hold it; the mode does not matter there.
+    opens it by address, so that the kernel's sets must hold it; neither the mode nor who is at the far end matters
+    there.
     """
 
     allow: bool | None
@@ -76,7 +77,7 @@ def reply(
         None if allowed and denied else allowed is not None,
         allowed,
         denied,
-        tuple((connection, judge(open_policy, Live(now), connection).allow) for connection in asked),
+        tuple((c, judge(open_policy, Live(now), replace(c, peer_workload="")).allow) for c in asked),
     )
 
 

@@ -55,7 +55,7 @@ def maps(levels: Sequence[int] = (), *, names: bool = False) -> tuple[str, ...]:
 def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tuple[tuple[str, str, str], ...]:
     """How a workload's slice is bound: (map, verdict, chain) for each map it goes into."""
     out, in_, own = names
-    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"own_{workload}")
+    return (out, "goto", f"out_{workload}"), (in_, "goto", f"in_{workload}"), (own, "jump", f"met_{workload}")
 
 
 def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...]:

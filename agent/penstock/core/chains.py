@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.core import base_chains, name_chains
+from penstock.core import base_chains, name_chains, peer_chains
 from penstock.core.base_chains import (
     ICMP,
     ON_LOOPBACK_IN,
@@ -47,6 +47,7 @@ from penstock.core.cgroup_maps import (
 )
 from penstock.core.log_prefix import format_prefix
 from penstock.core.name_chains import NamePlan
+from penstock.core.peer_chains import NOBODY, Calls
 from penstock.core.policy import Direction, Mode
 from penstock.core.rule_parts import (
     Action,
@@ -64,6 +65,7 @@ from penstock.core.rule_parts import (
     Jump,
     LocalDestination,
     Log,
+    Original,
     OtherSource,
     Reply,
     SetLabel,
@@ -84,6 +86,7 @@ class Plan:
     echo: bool  # some egress rule allows echo requests
     in_place: bool = False  # cgroups are bound in place: it may have connections from before it was governed
     names: NamePlan | None = None  # it has rules by name
+    calls: Calls = NOBODY  # of other workloads to it
 
 
 def set_name(direction: Direction, family: int, workload: str) -> str:
@@ -152,7 +155,8 @@ def _refusals() -> list[Chain]:
 def _workload(plan: Plan) -> list[Chain]:
     lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
     names = [_stray(plan), *name_chains.own_chains(plan.names)] if plan.names else []
-    return [*_denials(plan), *names, *lists[plan.mode](plan)]
+    peers = peer_chains.build(plan.name, plan.calls)
+    return [*_denials(plan), *names, *peers, *lists[plan.mode](plan)]
 
 
 def _stray(plan: Plan) -> Chain:
@@ -215,6 +219,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
         (
             *_in_set(Direction.IN, name, End.DESTINATION, End.SOURCE),
             _rule(ON_LOOPBACK_OUT, Jump(f"own_{name}")),
+            *([_rule(ON_LOOPBACK_OUT, Jump(f"called_{name}"))] if plan.calls.taken else []),
             _rule(Goto(f"deny_reply_{name}")),
         ),
     )
@@ -346,6 +351,7 @@ def _in(plan: Plan) -> Chain:
             _rule(TcpAnswer(), Reply(), Final.ACCEPT),
             *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
+            *([_rule(ON_LOOPBACK_IN, Original(), Jump(f"callers_{name}"))] if plan.calls.taken else []),
             _rule(Reply(), answers),
             _rule(Goto(f"deny_in_{name}")),
         ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 
-from penstock.core import cgroup_maps, chains, name_chains, name_rules
+from penstock.core import cgroup_maps, chains, name_chains, name_rules, peer_chains
 from penstock.core.name_chains import NamePlan
 from penstock.core.policy import (
     LINK_LOCAL,
@@ -25,6 +25,7 @@ from penstock.core.policy import (
     MetadataPeer,
     Mode,
     NetworkPeer,
+    PlanePeer,
     Policy,
     Ports,
     Rule,
@@ -81,6 +82,7 @@ class Live:
 def compile_policy(policy: Policy, live: Live) -> Ruleset:
     """Return the whole table for `policy`.  Rules that are over, or not enforceable yet, allow nothing."""
     workloads = [policy.workloads[name] for name in sorted(policy.workloads)]
+    calls = peer_chains.calls(policy, live.labels, live.now)
     plans = [
         chains.Plan(
             name=workload.name,
@@ -89,6 +91,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             echo=any(rule.ports.icmp for rule in workload.egress),
             in_place=bool(live.levels),
             names=_names(policy, workload, live),
+            calls=calls[workload.name],
         )
         for workload in workloads
     ]
@@ -164,6 +167,10 @@ def _addresses(policy: Policy, rule: Rule, family: int) -> tuple[Interval, ...]:
                 wide.extend(_intervals((cidr,), family))
             case NetworkPeer(name):
                 wide.extend(_intervals(policy.networks[name].cidrs, family))
+            case PlanePeer(plane):
+                for network in policy.networks.values():
+                    if network.plane is plane:
+                        wide.extend(_intervals(network.cidrs, family))
             case AnyPeer():
                 wide.append(WHOLE[family])
             case _:

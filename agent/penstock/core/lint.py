@@ -234,25 +234,26 @@ def _one_sided(policy: Policy) -> Iterator[Problem]:
             if other is workload:
                 yield say(rule, "self", "a workload may always talk to itself", "leave it out")
             elif rule.direction is Direction.OUT:
-                if not _names(other.ingress, WorkloadPeer(workload.name), AnyPeer()):
+                if not _meets(other.ingress, workload):
                     text = f"`{other.name}` does not let `{workload.name}` in"
                     hint = f"write `from: workload:{workload.name}` in its ingress too"
-                    yield say(rule, "one-sided", text, hint)
-            elif not _names(other.egress, WorkloadPeer(workload.name), AnyPeer()) and not _reaches_host(other):
+                    yield say(rule, "one-sided", text, hint, "error")
+            elif not _meets(other.egress, workload):
                 text = f"`{other.name}` may not connect to `{workload.name}`"
-                yield say(rule, "one-sided", text, f"write `to: workload:{workload.name}` in its egress too")
+                hint = f"write `to: workload:{workload.name}` in its egress too"
+                yield say(rule, "one-sided", text, hint, "error")
 
 
-def _names(rules: tuple[Rule, ...], *peers: Peer) -> bool:
-    return any(peer in rule.peers for rule in rules for peer in peers)
+def _meets(rules: tuple[Rule, ...], other: Workload) -> bool:
+    """Whether one of `rules` is about `other`, by its name or by loopback.
 
-
-def _reaches_host(workload: Workload) -> bool:
-    """Whether it may connect to loopback; which other addresses are this host's own is not known here."""
+    Which other addresses are this host's own is not known here.
+    """
     return any(
-        (isinstance(peer, AddressPeer) and peer.address.is_loopback)
+        peer in (WorkloadPeer(other.name), AnyPeer())
+        or (isinstance(peer, AddressPeer) and peer.address.is_loopback)
         or (isinstance(peer, CidrPeer) and peer.cidr.is_loopback)
-        for rule in workload.egress
+        for rule in rules
         for peer in rule.peers
     )
 

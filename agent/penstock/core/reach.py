@@ -31,6 +31,7 @@ from penstock.core.policy import (
     NamePeer,
     NetworkPeer,
     Peer,
+    PlanePeer,
     Policy,
     PortRange,
     Ports,
@@ -149,8 +150,11 @@ class _Opened:
         )
 
     def _networks(self, rule: Rule) -> list[object]:
+        networks = self._policy.networks
         named = [peer.name for peer in (*rule.peers, *rule.excepted) if isinstance(peer, NetworkPeer)]
-        return [self._policy.networks.get(name) for name in named]
+        planes = {peer.plane for peer in rule.peers if isinstance(peer, PlanePeer)}
+        of_planes = [network for network in networks.values() if network.plane in planes]
+        return [*(networks.get(name) for name in named), *of_planes]
 
     def _left(self, rule: Rule, other: _Opened) -> Iterator[Opening]:
         """What `rule` opens and nothing there does: the rule itself, or the parts of it that are left."""
@@ -206,6 +210,8 @@ def _is_word(policy: Policy, peer: Peer) -> bool:
     """Whether it stands for no addresses that the policy knows."""
     if isinstance(peer, NetworkPeer):
         return not policy.networks[peer.name].cidrs
+    if isinstance(peer, PlanePeer):
+        return not any(network.plane is peer.plane and network.cidrs for network in policy.networks.values())
     return not isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer)
 
 

@@ -47,7 +47,12 @@ def _of_rule(policy: Policy, rule: Rule) -> Iterator[Problem]:
     # The same words for the rules of one preset: it stands in one line of the file.
     parts = [peer for peer in rule.peers if is_later(policy, peer)]
     taken_out = [peer for peer in rule.excepted if is_later(policy, peer)]
-    if taken_out:
+    unseen = [peer for peer in rule.peers if isinstance(peer, WorkloadPeer | HostPeer)]
+    if rule.excepted and unseen:
+        what = f"`{shown(peer_text(unseen[0]))}`"
+        text = f"`except` beside {what} is understood, not yet enforced"
+        yield _warning(rule.place, text, f"until then {what} is denied: give it a rule of its own")
+    elif taken_out:
         what = ", ".join(shown(peer_text(peer)) for peer in taken_out[:3])
         text = f"`except` of {what} is understood, not yet enforced"
         yield _warning(rule.place, text, "until then the whole rule is denied")
@@ -65,7 +70,9 @@ def is_later(policy: Policy, peer: Peer) -> bool:
     """Whether the kernel is not told about such a peer yet: what only it allows is denied."""
     if isinstance(peer, NetworkPeer):
         return bool(policy.networks[peer.name].interface)
-    return isinstance(peer, WorkloadPeer | HostPeer | PlanePeer)
+    if isinstance(peer, PlanePeer):
+        return any(network.plane is peer.plane and network.interface for network in policy.networks.values())
+    return False
 
 
 def _match_text(match: Match) -> str:

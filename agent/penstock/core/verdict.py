@@ -156,8 +156,8 @@ def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as
     if excepted:
         return Reason.EXCEPTED
     # An exception that cannot be seen yet closes the whole rule: the other way round it would open.
-    visible = any(_enforced(policy, peer) for peer in peers) and all(
-        _enforced(policy, peer) for peer in rule.excepted
+    visible = any(_enforced(policy, rule, peer, connection) for peer in peers) and all(
+        _enforced(policy, rule, peer, connection) for peer in rule.excepted
     )
     return Reason.RULE if as_written or visible else Reason.NOT_ENFORCED
 
@@ -200,11 +200,17 @@ def _is_called(live: Live, rule: Rule, peer: NamePeer, connection: Connection) -
     return any(names.matches(peer.pattern, name) for name in found)
 
 
-def _enforced(policy: Policy, peer: Peer) -> bool:
-    """Whether the kernel can be told about `peer` today."""
-    if isinstance(peer, NetworkPeer):
-        return bool(policy.networks[peer.name].cidrs)
-    return isinstance(peer, AddressPeer | CidrPeer | NamePeer | MetadataPeer | AnyPeer)
+def _enforced(policy: Policy, rule: Rule, peer: Peer, connection: Connection) -> bool:
+    """Whether the kernel can be told today about `peer`, which is at the far end of `connection`."""
+    match peer:
+        case NetworkPeer():
+            return bool(policy.networks[peer.name].cidrs)
+        case PlanePeer():
+            networks = (network for network in policy.networks.values() if network.plane is peer.plane)
+            return any(network.cidrs and _in_network(network, connection) for network in networks)
+        case WorkloadPeer() | HostPeer():
+            return not rule.excepted  # who is called does not see from where
+    return True
 
 
 def _closed_unless_literal(remote: Address | None) -> Reason | None:

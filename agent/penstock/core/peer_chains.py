@@ -1,0 +1,104 @@
+"""The chains for `to: workload:X`, `from: workload:X` and `from: host`: who on this host calls a workload.
+
+They meet on loopback, whichever address of this host is called.  What the caller sends carries its label (see
+`chains`), and, unless a rule of his has the address, it is UNPROVEN: only who is called can say whether the caller
+has a rule for him.  So a rule of the caller stands in a chain of the one who is called (`met_`), and a rule of the
+one who is called in others (`callers_`, `called_` for the answers).  All are asked for each packet: what is taken
+back ends at once.  A port says nothing: who only listens on the caller's port, or got his source port, sends
+without the label, or on a connection that is STALE.  Who is no workload sends without any label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from penstock.core.base_chains import STALE, WORKLOAD
+from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
+from penstock.core.rule_parts import Action, Before, End, Final, Goto, HasLabel, Jump, PortIn
+from penstock.core.ruleset import Chain
+from penstock.core.ruleset import Rule as ChainRule
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A workload, by its label, may call one of these ports until then; None: whoever is no workload."""
+
+    label: int | None
+    ports: tuple[PortRange, ...]
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Who may call a workload: by his own rules (`sent`), and by those of the one who is called (`taken`)."""
+
+    sent: tuple[Call, ...] = ()
+    taken: tuple[Call, ...] = ()
+
+
+NOBODY = Calls()
+
+
+def calls(policy: Policy, labels: Mapping[str, int], now: datetime) -> dict[str, Calls]:
+    """By the name of the workload that is called."""
+
+    def call(rule: Rule, label: int | None) -> Call:
+        return Call(label, rule.ports.ranges, rule.expires)
+
+    def counts(rule: Rule) -> bool:
+        # Who is called does not see from which address: an exception closes the rule.
+        return not rule.excepted and (rule.expires is None or rule.expires > now)
+
+    sent: dict[str, list[Call]] = {name: [] for name in policy.workloads}
+    taken: dict[str, list[Call]] = {name: [] for name in policy.workloads}
+    for name, workload in policy.workloads.items():
+        for rule in filter(counts, workload.egress):
+            for peer in rule.peers:
+                if isinstance(peer, WorkloadPeer):
+                    sent[peer.name].append(call(rule, labels[name]))
+        for rule in filter(counts, workload.ingress):
+            for peer in rule.peers:
+                if isinstance(peer, WorkloadPeer):
+                    taken[name].append(call(rule, labels[peer.name]))
+                elif isinstance(peer, HostPeer):
+                    taken[name].append(call(rule, None))
+    return {name: Calls(tuple(sent[name]), tuple(taken[name])) for name in policy.workloads}
+
+
+def _rules(found: Sequence[Call], end: End, action: Action) -> list[ChainRule]:
+    return [
+        ChainRule.of(
+            *([Before(call.expires)] if call.expires is not None else []),
+            PortIn(ports.protocol, end, ports.first, ports.last),
+            *([HasLabel(call.label)] if call.label is not None else []),
+            action,
+        )
+        for call in found
+        for ports in call.ports
+    ]
+
+
+def _taken(found: Sequence[Call], end: End) -> tuple[ChainRule, ...]:
+    """Those of workloads, then those of whoever is none."""
+    host = [call for call in found if call.label is None]
+    return (
+        ChainRule.of(HasLabel(STALE), Final.RETURN),
+        *_rules([call for call in found if call.label is not None], end, Final.ACCEPT),
+        *([ChainRule.of(HasLabel(WORKLOAD), Final.RETURN)] if host else []),
+        *_rules(host, end, Final.ACCEPT),
+    )
+
+
+def build(name: str, found: Calls) -> list[Chain]:
+    """The chains of the workload that is called."""
+    sent = _rules(found.sent, End.DESTINATION, Goto(f"in_{name}"))
+    met = Chain(f"met_{name}", (ChainRule.of(Jump(f"own_{name}")), *sent))
+    if not found.taken:
+        return [met]
+    return [
+        met,
+        Chain(f"callers_{name}", _taken(found.taken, End.DESTINATION)),
+        Chain(f"called_{name}", _taken(found.taken, End.SOURCE)),
+    ]

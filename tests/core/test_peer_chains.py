@@ -1,0 +1,117 @@
+"""Who may call whom on this host, as rules of both stand in the chains of the one who is called."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from governed import policy_of, rules
+from penstock.core import peer_chains
+from penstock.core.base_chains import STALE, WORKLOAD
+from penstock.core.chains import Plan, build
+from penstock.core.peer_chains import NOBODY, Call, Calls, calls
+from penstock.core.policy import Mode, Policy, PortRange
+from penstock.core.rule_parts import Before, End, Final, Goto, HasLabel, InCgroup, Jump, Loopback, PortIn
+from penstock.core.ruleset import Chain, Rule
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LABELS = {"model": 3, "gw": 4, "ui": 5}
+WEB = PortRange("tcp", 8000, 8001)
+CALL = Call(4, (WEB, PortRange("udp", 53, 53)))
+
+
+def policy(model: str = "[]", gw: str = "[]", ui: str = "[]") -> Policy:
+    return policy_of(rules("model", ingress=model), rules("gw", egress=gw), rules("ui", egress=ui))
+
+
+def chains(found: Calls) -> dict[str, Chain]:
+    return {chain.name: chain for chain in peer_chains.build("model", found)}
+
+
+def test_rules_of_both_sides_are_found_under_who_is_called() -> None:
+    found = calls(
+        policy(
+            "[{from: ['workload:gw', 10.0.0.0/8], ports: [8000-8001]}]",
+            "[{to: 'workload:model', ports: [8000-8001, 53/udp]}]",
+            "[{to: ['workload:model', 'workload:gw'], ports: [8000-8001]}]",
+        ),
+        LABELS,
+        NOW,
+    )
+    assert found["model"] == Calls(sent=(CALL, Call(5, (WEB,))), taken=(Call(4, (WEB,)),))
+    assert found["gw"] == Calls(sent=(Call(5, (WEB,)),))
+    assert found["ui"] == NOBODY
+
+
+@pytest.mark.parametrize(
+    ("more", "there"),
+    [
+        ("", True),
+        (", expires: '2026-03-02T00:00:00Z', reason: x", True),
+        (", expires: '2026-03-01T00:00:00Z', reason: x", False),
+        (", except: [127.0.0.0/8]", False),  # who is called does not see from where
+    ],
+)
+def test_what_is_over_or_has_an_exception_lets_nobody_in(more: str, there: bool) -> None:
+    found = calls(
+        policy(
+            f"[{{from: 'workload:gw', ports: [8000]{more}}}]", f"[{{to: 'workload:model', ports: [8000]{more}}}]"
+        ),
+        LABELS,
+        NOW,
+    )["model"]
+    assert (bool(found.sent), bool(found.taken)) == (there, there)
+
+
+def test_an_end_is_asked_for_in_the_kernel() -> None:
+    end = NOW + timedelta(hours=1)
+    one = chains(Calls(taken=(Call(4, (WEB,), end),)))
+    assert all(one[name].rules[1].when[0] == Before(end) for name in ("callers_model", "called_model"))
+
+
+def test_who_is_called_asks_for_label_and_port_and_believes_nothing_stale() -> None:
+    found = chains(Calls((CALL,), (CALL,)))
+    stale = Rule((HasLabel(STALE),), (Final.RETURN,))
+    for name, end in (("callers_model", End.DESTINATION), ("called_model", End.SOURCE)):
+        first, *rest = found[name].rules
+        assert first == stale
+        assert [rule.when for rule in rest] == [
+            (PortIn("tcp", end, 8000, 8001), HasLabel(4)),
+            (PortIn("udp", end, 53, 53), HasLabel(4)),
+        ]
+        assert {rule.do for rule in rest} == {(Final.ACCEPT,)}
+
+
+def test_who_is_no_workload_has_no_label() -> None:
+    found = calls(policy("[{from: [host, 'workload:gw'], ports: [8000-8001]}]"), LABELS, NOW)["model"]
+    assert found.taken == (Call(None, (WEB,)), Call(4, (WEB,)))
+    for name in ("callers_model", "called_model"):
+        stale, gw, workload, host = chains(found)[name].rules
+        assert stale.do == workload.do == (Final.RETURN,)
+        assert (HasLabel(4) in gw.when, workload.when) == (True, (HasLabel(WORKLOAD),))
+        assert not any(isinstance(when, HasLabel) for when in host.when)
+        assert host.do == (Final.ACCEPT,)
+
+
+def test_a_rule_of_the_caller_only_leads_to_what_the_called_one_lets_in() -> None:
+    first, *rest = chains(Calls(sent=(CALL,)))["met_model"].rules
+    assert first == Rule((), (Jump("own_model"),))
+    assert {rule.do for rule in rest} == {(Goto("in_model"),)}
+    assert not any(Final.ACCEPT in rule.do for rule in rest)
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.OBSERVE])
+def test_only_on_loopback_and_only_where_somebody_is_let_in(mode: Mode) -> None:
+    for taken in ((), (CALL,)):
+        plan = Plan("model", mode, 3, echo=False, calls=Calls((), taken))
+        built = {chain.name: chain for chain in build([plan], InCgroup("penstock.slice", 1))}
+        jumps = [
+            (name, rule)
+            for name, chain in built.items()
+            for rule in chain.rules
+            if rule.do in ((Jump("callers_model"),), (Jump("called_model"),))
+        ]
+        replies = ["reply_model"] if mode is Mode.ENFORCE else []
+        assert sorted(name for name, _ in jumps) == (["in_model", *replies] if taken else [])
+        assert all(isinstance(rule.when[0], Loopback) for _, rule in jumps)
