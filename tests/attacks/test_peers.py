@@ -122,7 +122,8 @@ def test_taking_a_rule_back_ends_what_it_let_in(
     assert model(ops.receive, accepted) == b"one"
     gw(ops.sendto, a, b"one", address, there)
     assert model(ops.pending, b) == [b"one"]
-    load(governed, **{missing: "[]"})
+    somebody = FROM.replace("workload:gw", "workload:third")
+    load(governed, **({"to": "[]"} if missing == "to" else {"from_": somebody}))
     gw(ops.sendto, a, b"two", address, there)
     gw(ops.send, made, b"two")
     if missing == "from_":
@@ -197,6 +198,24 @@ def test_who_is_called_may_not_call(address: str, actors: dict[str, Actor]) -> N
     assert gw(ops.pending, a) == []
     gw(ops.close, a)
     model(ops.close, b)
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
+def test_a_shared_port(address: str, actors: dict[str, Actor], governed: Governed) -> None:
+    """Conntrack calls the model server's datagrams answers to a bystander's, whose port it shares."""
+    with governed.actor() as peer:
+        here, there = served(), fresh()
+        by = actors["by"](ops.udp, address, here, share=True)
+        far = peer(ops.udp, address, there)
+        peer(ops.sendto, far, b"question", address, here)
+        assert actors["by"](ops.pending, by) == [b"question"]
+        model = actors["model"](ops.udp, address, here, share=True)
+        actors["model"](ops.sendto, model, b"leak", address, there)
+        assert peer(ops.pending, far) == []
+        actors["by"](ops.sendto, by, b"answer", address, there)
+        assert peer(ops.pending, far) == [b"answer"]
+        actors["model"](ops.close, model)
+        actors["by"](ops.close, by)
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
