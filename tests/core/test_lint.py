@@ -96,6 +96,8 @@ def test_one_sided_pairs() -> None:
     assert codes(policy("[{to: workload:x, ports: [1]}]", more=closed)) == ["e one-sided"]
     found = lint(policy("[{to: workload:x, ports: [1]}]", more=closed))
     assert [(p.severity, p.message) for p in found] == [("error", "`x` does not let `w` in")]
+    watched = closed.replace(b"enforce", b"observe")
+    assert codes(policy("[{to: workload:x, ports: [1]}]", more=watched)) == ["w one-sided"]
     for address in ("127.0.0.1", "'::1'", "127.0.0.0/8", "any"):
         let_in = closed.replace(b"ingress: []", f"ingress: [{{from: {address}, ports: [1]}}]".encode())
         assert "e one-sided" not in codes(policy("[{to: workload:x, ports: [1]}]", more=let_in))

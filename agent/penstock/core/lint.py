@@ -21,6 +21,7 @@ from penstock.core.policy import (
     Direction,
     HostPeer,
     MetadataPeer,
+    Mode,
     NetworkPeer,
     Peer,
     Plane,
@@ -32,7 +33,7 @@ from penstock.core.policy import (
     Workload,
     WorkloadPeer,
 )
-from penstock.core.problems import Problem, in_order
+from penstock.core.problems import Problem, Severity, in_order
 
 _ADMIN_PORTS = {
     8265: "Ray's dashboard runs any command",
@@ -231,17 +232,19 @@ def _one_sided(policy: Policy) -> Iterator[Problem]:
             if not isinstance(peer, WorkloadPeer):
                 continue
             other = policy.workloads[peer.name]
+            # Rules are written one workload after the other, and as long as one is only watched nothing is broken.
+            severity: Severity = "warning" if Mode.OBSERVE in (workload.mode, other.mode) else "error"
             if other is workload:
                 yield say(rule, "self", "a workload may always talk to itself", "leave it out")
             elif rule.direction is Direction.OUT:
                 if not _meets(other.ingress, workload):
                     text = f"`{other.name}` does not let `{workload.name}` in"
                     hint = f"write `from: workload:{workload.name}` in its ingress too"
-                    yield say(rule, "one-sided", text, hint, "error")
+                    yield say(rule, "one-sided", text, hint, severity)
             elif not _meets(other.egress, workload):
                 text = f"`{other.name}` may not connect to `{workload.name}`"
                 hint = f"write `to: workload:{workload.name}` in its egress too"
-                yield say(rule, "one-sided", text, hint, "error")
+                yield say(rule, "one-sided", text, hint, severity)
 
 
 def _meets(rules: tuple[Rule, ...], other: Workload) -> bool:
