@@ -107,6 +107,33 @@ def test_who_is_no_workload(address: str, actors: dict[str, Actor], governed: Go
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_bystanders_source_port_makes_nobody_a_bystander(
+    answered: bool, address: str, actors: dict[str, Actor], governed: Governed
+) -> None:
+    """The heir is a workload that may call the address: `host` is not for him."""
+    governed.load(
+        rules("model", ingress=FROM.replace("workload:gw", "host")),
+        rules("gw", egress=f"[{{to: '{address}', ports: [{OPENED}]}}]"),
+    )
+    by, gw, model = actors["by"], actors["gw"], actors["model"]
+    here, there = fresh(), served()
+    a, b = by(ops.udp, address, here), model(ops.udp, address, there)
+    by(ops.sendto, a, b"one", address, there)
+    assert model(ops.pending, b) == [b"one"]
+    if answered:
+        model(ops.sendto, b, b"answer", address, here)
+        assert by(ops.pending, a) == [b"answer"]
+    by(ops.close, a)
+    c = gw(ops.udp, address, here)
+    for _ in range(2):
+        gw(ops.sendto, c, b"two", address, there)
+        assert model(ops.pending, b) == []
+    gw(ops.close, c)
+    model(ops.close, b)
+
+
+@pytest.mark.parametrize("address", LOOPBACKS)
 @pytest.mark.parametrize("missing", ["to", "from_"])
 def test_taking_a_rule_back_ends_what_it_let_in(
     missing: str, address: str, actors: dict[str, Actor], governed: Governed

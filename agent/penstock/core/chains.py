@@ -290,7 +290,15 @@ def _loopback(
     Labels are asked for as late as can be: of all conditions they cost most.
     """
     name, label = plan.name, plan.label
-    stale = Chain(f"stale_{name}", (_rule(HasLabel(label), Final.RETURN), _rule(SetLabel(STALE))))
+    stale = Chain(
+        f"stale_{name}",
+        (
+            _rule(HasLabel(label), Final.RETURN),
+            _rule(HasLabel(WORKLOAD), SetLabel(STALE), Final.RETURN),
+            # Answered, and without a label: it was of somebody who is no workload, and must not be taken for his.
+            _rule(Tracked.ESTABLISHED, SetLabel(STALE)),
+        ),
+    )
     new = Chain(
         f"new_{name}",
         (
@@ -302,7 +310,7 @@ def _loopback(
     elder = _elder(plan)
     rules = (
         *before,
-        _rule(UDP, HasLabel(WORKLOAD), Jump(stale.name)),
+        _rule(UDP, Jump(stale.name)),
         _rule(Tracked.NEW, Jump(new.name)),
         *allowed,
         _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
