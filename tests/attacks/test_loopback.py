@@ -86,6 +86,23 @@ def tell(client: Actor, server: Actor, address: str, ports: tuple[int, int]) -> 
     return good
 
 
+def only_the_asked_answers(asked: Actor, sharer: Actor, peer: Actor, address: str, ports: tuple[int, int]) -> None:
+    """`peer` at ports[1] asks `asked` at ports[0]; `sharer` takes that port too, and may not answer."""
+    here, there = ports
+    by = asked(ops.udp, address, here, share=True)
+    far = peer(ops.udp, address, there)
+    peer(ops.sendto, far, b"question", address, here)
+    assert asked(ops.pending, by) == [b"question"]
+    other = sharer(ops.udp, address, here, share=True)
+    sharer(ops.sendto, other, b"leak", address, there)
+    assert peer(ops.pending, far) == []
+    asked(ops.sendto, by, b"answer", address, there)
+    assert peer(ops.pending, far) == [b"answer"]
+    sharer(ops.close, other)
+    asked(ops.close, by)
+    peer(ops.close, far)
+
+
 @pytest.mark.parametrize("address", HERE)
 def test_a_workload_talks_to_itself(address: str, actors: dict[str, Actor]) -> None:
     assert reach(actors["w"], actors["w2"], address)
@@ -239,19 +256,7 @@ def test_no_hole_is_punched(address: str, actors: dict[str, Actor]) -> None:
 @pytest.mark.parametrize("address", LOOPBACKS)
 def test_a_shared_port(address: str, actors: dict[str, Actor]) -> None:
     """Conntrack calls the workload's datagrams answers to a bystander's, whose port it shares."""
-    here, there = fresh(), fresh()
-    by = actors["by"](ops.udp, address, here, share=True)
-    peer = actors["by2"](ops.udp, address, there)
-    actors["by2"](ops.sendto, peer, b"question", address, here)
-    assert actors["by"](ops.pending, by) == [b"question"]
-    w = actors["w"](ops.udp, address, here, share=True)
-    actors["w"](ops.sendto, w, b"leak", address, there)
-    assert actors["by2"](ops.pending, peer) == []
-    actors["by"](ops.sendto, by, b"answer", address, there)
-    assert actors["by2"](ops.pending, peer) == [b"answer"]
-    actors["w"](ops.close, w)
-    actors["by"](ops.close, by)
-    actors["by2"](ops.close, peer)
+    only_the_asked_answers(actors["by"], actors["w"], actors["by2"], address, (fresh(), fresh()))
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)

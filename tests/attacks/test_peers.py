@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from attacks import ops
-from attacks.test_loopback import HERE, LOOPBACKS, reach_port, tell
+from attacks.test_loopback import HERE, LOOPBACKS, only_the_asked_answers, reach_port, tell
 from governed import Actor, Governed, rules
 
 pytestmark = pytest.mark.root
@@ -231,18 +231,7 @@ def test_who_is_called_may_not_call(address: str, actors: dict[str, Actor]) -> N
 def test_a_shared_port(address: str, actors: dict[str, Actor], governed: Governed) -> None:
     """Conntrack calls the model server's datagrams answers to a bystander's, whose port it shares."""
     with governed.actor() as peer:
-        here, there = served(), fresh()
-        by = actors["by"](ops.udp, address, here, share=True)
-        far = peer(ops.udp, address, there)
-        peer(ops.sendto, far, b"question", address, here)
-        assert actors["by"](ops.pending, by) == [b"question"]
-        model = actors["model"](ops.udp, address, here, share=True)
-        actors["model"](ops.sendto, model, b"leak", address, there)
-        assert peer(ops.pending, far) == []
-        actors["by"](ops.sendto, by, b"answer", address, there)
-        assert peer(ops.pending, far) == [b"answer"]
-        actors["model"](ops.close, model)
-        actors["by"](ops.close, by)
+        only_the_asked_answers(actors["by"], actors["model"], peer, address, (served(), fresh()))
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)

@@ -107,6 +107,26 @@ def test_the_mode_is_not_in_the_sets() -> None:
     assert [held for _, held in found.in_sets] == [True]
 
 
+@pytest.mark.parametrize(
+    ("source", "asked", "held"),
+    [
+        ("host", "host", False),
+        ("host", "127.0.0.1", False),
+        ("workload:x", "workload:x", False),
+        ("[host, '127.0.0.1', '::1']", "host", True),
+    ],
+)
+def test_who_is_on_this_host_is_in_no_set_of_addresses(source: str, asked: str, held: bool) -> None:
+    text = f"version: 1\nworkload: w\nmode: enforce\negress: []\ningress: [{{from: {source}, ports: [80]}}]\n"
+    other = b"version: 1\nworkload: x\nmode: enforce\negress: []\ningress: []\n"
+    found = parse({"rules.d/w.yaml": text.encode(), "rules.d/x.yaml": other}).policy
+    assert found
+    answer = reply(found, NOW, "w", incoming(asked, ["80"]))
+    assert answer
+    assert answer.allow
+    assert {each for _, each in answer.in_sets} == {held}
+
+
 def test_about_nothing() -> None:
     assert reply(policy(), NOW, "w", incoming("plane:admin", ["80"])) is None
 

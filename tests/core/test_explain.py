@@ -56,6 +56,14 @@ def test_ingress_is_offered_for_what_comes_in() -> None:
     assert "{from: 198.51.100.11, ports: [11434]}" in allow
 
 
+def test_who_was_refused_where_the_host_is_let_in_was_no_bystander() -> None:
+    text = b"version: 1\nworkload: a\nmode: enforce\negress: []\ningress: [{from: host, ports: [11434]}]\n"
+    found = parse({"rules.d/a.yaml": text}).policy
+    assert found
+    packet = replace(PACKET, direction=Direction.IN, port=11434, remote=ip_address("127.0.0.1"))
+    assert explain(found, packet, START).reason == "no-rule", "and not that it would be allowed now"
+
+
 def test_metadata_lock_and_what_has_no_port_get_no_offer() -> None:
     metadata = replace(PACKET, remote=ip_address("169.254.169.254"), port=80)
     assert explain(policy(), metadata, START).allow is None

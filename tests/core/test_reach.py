@@ -103,6 +103,13 @@ def test_a_network_changes_what_its_rules_open() -> None:
     assert differ(policy(ingress=rule, host=wider), policy(ingress=rule)) == ([], ["in 10.31.0.0/16 -> 80"])
 
 
+def test_a_network_that_joins_a_plane_changes_what_is_open_to_it() -> None:
+    rule = "from: plane:inference, ports: [80], name: front"
+    wider = HOST.replace("10.30.0.0/16", "10.30.0.0/15")
+    assert differ(policy(), policy(ingress=rule)) == (["in plane:inference -> 80"], [])
+    assert differ(policy(ingress=rule), policy(ingress=rule, host=wider)) == (["in 10.31.0.0/16 -> 80"], [])
+
+
 OPENS, CLOSES = ["out 10.0.0.2:443"], ["out 10.0.0.1:443"]
 RECORDED = " everything that its rules do not allow; what was recorded: penstock blocks --workload w"
 NOT_REFUSED = " everything: nothing is refused, only recorded"

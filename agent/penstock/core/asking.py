@@ -14,7 +14,20 @@ from penstock.core.connection import Connection
 from penstock.core.language.parse_peer import BadPeer, peer
 from penstock.core.language.parse_ports import BadPorts, port_range
 from penstock.core.language.reading import shown
-from penstock.core.policy import Address, AddressPeer, Direction, Mode, NamePeer, Peer, Policy, Sentence
+from penstock.core.policy import (
+    Address,
+    AddressPeer,
+    Direction,
+    HostPeer,
+    Mode,
+    NamePeer,
+    Peer,
+    Policy,
+    Rule,
+    Sentence,
+    Workload,
+    WorkloadPeer,
+)
 from penstock.core.sentences import connections
 from penstock.core.verdict import Live, Verdict, judge
 
@@ -37,8 +50,7 @@ class Answer:
     """`allow` is None when some of the connections asked about are allowed and others are not.
 
     `allowed` and `denied` are the first ones with their verdicts.  `in_sets`: for each connection, whether a rule
-    opens it by address, so that the kernel's sets must hold it; neither the mode nor who is at the far end matters
-    there.
+    opens it by address, so that the kernel's sets must hold it; the mode does not matter there.
     """
 
     allow: bool | None
@@ -70,15 +82,25 @@ def reply(
     judged = [(connection, judge(policy, live, connection)) for connection in asked]
     if not judged:
         return None
-    open_policy = replace(policy, workloads={**policy.workloads, name: replace(workload, mode=Mode.ENFORCE)})
+    open_policy = replace(policy, workloads={**policy.workloads, name: _by_address(workload)})
     allowed = next((item for item in judged if item[1].allow), None)
     denied = next((item for item in judged if not item[1].allow), None)
     return Answer(
         None if allowed and denied else allowed is not None,
         allowed,
         denied,
-        tuple((c, judge(open_policy, Live(now), replace(c, peer_workload="")).allow) for c in asked),
+        tuple((connection, judge(open_policy, Live(now), connection).allow) for connection in asked),
     )
+
+
+def _by_address(workload: Workload) -> Workload:
+    """As if it enforced, without the rules about who on this host is at the far end: these are in no set."""
+
+    def without(rule: Rule) -> Rule:
+        return replace(rule, peers=tuple(p for p in rule.peers if not isinstance(p, WorkloadPeer | HostPeer)))
+
+    egress, ingress = (tuple(map(without, rules)) for rules in (workload.egress, workload.ingress))
+    return replace(workload, mode=Mode.ENFORCE, egress=egress, ingress=ingress)
 
 
 def outgoing(words: Sequence[str]) -> Sentence:

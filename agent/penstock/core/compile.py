@@ -168,9 +168,8 @@ def _addresses(policy: Policy, rule: Rule, family: int) -> tuple[Interval, ...]:
             case NetworkPeer(name):
                 wide.extend(_intervals(policy.networks[name].cidrs, family))
             case PlanePeer(plane):
-                for network in policy.networks.values():
-                    if network.plane is plane:
-                        wide.extend(_intervals(network.cidrs, family))
+                for network in policy.of_plane(plane):
+                    wide.extend(_intervals(network.cidrs, family))
             case AnyPeer():
                 wide.append(WHOLE[family])
             case _:

@@ -86,11 +86,6 @@ class Cover:
                 yield ("name", f"*.{rest}")
 
 
-def networks_of_plane(policy: Policy, plane: str) -> list[Peer]:
-    """The networks of a plane, as peers."""
-    return [NetworkPeer(network.name) for network in policy.networks.values() if network.plane == plane]
-
-
 def is_everything(peer: Peer) -> bool:
     """Whether a peer is every address of a family."""
     return isinstance(peer, AnyPeer) or (isinstance(peer, CidrPeer) and peer.cidr.prefixlen == 0)

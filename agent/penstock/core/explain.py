@@ -11,7 +11,7 @@ from penstock.core.blocks import Explanation
 from penstock.core.learned import Learned
 from penstock.core.log_prefix import Kind
 from penstock.core.packets import Denied
-from penstock.core.policy import Policy
+from penstock.core.policy import Direction, Policy
 from penstock.core.remedies import to_add
 from penstock.core.text import printable
 from penstock.core.verdict import Connection, Live, Reason, Verdict, judge
@@ -24,6 +24,8 @@ FIXED = {
 }
 REPLY = Explanation("reply", "an answer to a client whom no ingress rule allows now")
 CHANGED = Explanation("changed", "denied then; the rules have changed since and would allow it now")
+SOMEBODY = "?"
+"""Who was refused at a workload is not known; whoever is no workload would have been let in by `from: host`."""
 UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED})
 """Here a rule is not what helps, or nothing to be offered lightly."""
 
@@ -47,6 +49,7 @@ def explain(
         protocol="icmp" if denied.protocol in ("icmp", "icmpv6") else denied.protocol,
         remote=denied.remote,
         port=denied.port,
+        peer_workload=SOMEBODY if denied.direction is Direction.IN else "",
     )
     # A name that leads to this host opens nothing there, unless its rule says `private`.
     live = explain_names.live(learned, connection, now) if denied.kind is Kind.RULES else Live(now)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from penstock.core import lint_names
 from penstock.core.advice import each_rule, has_port, say
-from penstock.core.coverage import LOOPBACK, Cover, is_everything, networks_of_plane
+from penstock.core.coverage import LOOPBACK, Cover, is_everything
 from penstock.core.language.reading import shown
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.policy import (
@@ -164,7 +164,7 @@ def _metadata(policy: Policy) -> Iterator[Problem]:
 
 
 def _admin_port(policy: Policy) -> Iterator[Problem]:
-    trusted = Cover(policy, (*networks_of_plane(policy, Plane.ADMIN), *LOOPBACK))
+    trusted = Cover(policy, (*(NetworkPeer(n.name) for n in policy.of_plane(Plane.ADMIN)), *LOOPBACK))
     for workload in policy.workloads.values():
         for rule in workload.ingress:
             found = next((port for port in _ADMIN_PORTS if has_port(rule.ports, port)), None)

@@ -275,3 +275,7 @@ class Policy:
     upstreams: tuple[Upstream, ...] = ()  # empty: the host's own resolvers
     upstreams_place: Place = field(default=NOWHERE, compare=False)
     hash: str = ""  # of the files it was read from; names a policy in logs
+
+    def of_plane(self, plane: Plane) -> tuple[Network, ...]:
+        """The networks of that plane."""
+        return tuple(network for network in self.networks.values() if network.plane is plane)

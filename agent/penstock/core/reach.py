@@ -150,11 +150,9 @@ class _Opened:
         )
 
     def _networks(self, rule: Rule) -> list[object]:
-        networks = self._policy.networks
         named = [peer.name for peer in (*rule.peers, *rule.excepted) if isinstance(peer, NetworkPeer)]
-        planes = {peer.plane for peer in rule.peers if isinstance(peer, PlanePeer)}
-        of_planes = [network for network in networks.values() if network.plane in planes]
-        return [*(networks.get(name) for name in named), *of_planes]
+        of_planes = [self._policy.of_plane(peer.plane) for peer in rule.peers if isinstance(peer, PlanePeer)]
+        return [*(self._policy.networks.get(name) for name in named), *of_planes]
 
     def _left(self, rule: Rule, other: _Opened) -> Iterator[Opening]:
         """What `rule` opens and nothing there does: the rule itself, or the parts of it that are left."""
@@ -211,7 +209,7 @@ def _is_word(policy: Policy, peer: Peer) -> bool:
     if isinstance(peer, NetworkPeer):
         return not policy.networks[peer.name].cidrs
     if isinstance(peer, PlanePeer):
-        return not any(network.plane is peer.plane and network.cidrs for network in policy.networks.values())
+        return not any(network.cidrs for network in policy.of_plane(peer.plane))
     return not isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer)
 
 

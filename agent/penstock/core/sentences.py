@@ -120,9 +120,8 @@ def _areas(policy: Policy, peer: Peer) -> Iterator[tuple[Cidr, str]]:
             network = policy.networks[name]
             yield from ((cidr, network.interface) for cidr in network.cidrs or EVERYWHERE)
         case PlanePeer(plane):
-            for network in policy.networks.values():
-                if network.plane is plane:
-                    yield from _areas(policy, NetworkPeer(network.name))
+            for network in policy.of_plane(plane):
+                yield from _areas(policy, NetworkPeer(network.name))
 
 
 def _edges(policy: Policy, workload: Workload, direction: Direction, area: Cidr) -> list[Address]:

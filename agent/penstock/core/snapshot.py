@@ -31,9 +31,7 @@ class Snapshot:
     digest: str = ""
     counters: frozenset[str] = frozenset()
     bindings: Bindings = field(default_factory=dict)
-    slices: Mapping[str, int] = field(
-        default_factory=dict
-    )  # base chain -> id of the cgroup that a rule compares with
+    slices: Mapping[str, int] = field(default_factory=dict)  # base chain -> id of what it compares with
     sets: Mapping[str, frozenset[Element]] = field(default_factory=dict)
     timed: Mapping[str, frozenset[Element]] = field(default_factory=dict)  # those of them that will run out
 

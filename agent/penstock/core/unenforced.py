@@ -71,7 +71,7 @@ def is_later(policy: Policy, peer: Peer) -> bool:
     if isinstance(peer, NetworkPeer):
         return bool(policy.networks[peer.name].interface)
     if isinstance(peer, PlanePeer):
-        return any(network.plane is peer.plane and network.interface for network in policy.networks.values())
+        return any(network.interface for network in policy.of_plane(peer.plane))
     return False
 
 

@@ -179,8 +179,7 @@ def _is_at(policy: Policy, live: Live, rule: Rule, peer: Peer, connection: Conne
         case NetworkPeer():
             return _in_network(policy.networks[peer.name], connection)
         case PlanePeer():
-            planes = (network for network in policy.networks.values() if network.plane is peer.plane)
-            return any(_in_network(network, connection) for network in planes)
+            return any(_in_network(network, connection) for network in policy.of_plane(peer.plane))
         case NamePeer():
             return _is_called(live, rule, peer, connection)
         case WorkloadPeer():
@@ -206,8 +205,7 @@ def _enforced(policy: Policy, rule: Rule, peer: Peer, connection: Connection) ->
         case NetworkPeer():
             return bool(policy.networks[peer.name].cidrs)
         case PlanePeer():
-            networks = (network for network in policy.networks.values() if network.plane is peer.plane)
-            return any(network.cidrs and _in_network(network, connection) for network in networks)
+            return any(n.cidrs and _in_network(n, connection) for n in policy.of_plane(peer.plane))
         case WorkloadPeer() | HostPeer():
             return not rule.excepted  # who is called does not see from where
     return True
