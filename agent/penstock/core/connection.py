@@ -25,6 +25,7 @@ class Connection:
     peer_workload: str = ""  # who is at the far end, if it is a workload of this host
     interface: str = ""  # where the packet leaves or enters
     own: bool = False  # the far end is a socket of the same workload
+    here: bool = False  # the far end is an address of this host; those of loopback need no telling
 
 
 def as_sent(connection: Connection) -> Connection:

@@ -186,6 +186,7 @@ class Rule:
     expires: datetime | None = None  # aware; from then on the rule is not there
     reason: str = ""
     preset: str = ""  # the preset it came from, if it came by `use:`
+    override: tuple[str, ...] = ()  # codes of lint that the file sets aside for it, with a reason
     place: Place = field(default=NOWHERE, compare=False)
 
 
