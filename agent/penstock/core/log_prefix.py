@@ -41,17 +41,19 @@ class Kind(StrEnum):
     SOURCE = "source"  # it left with a source address that is not this host's
     LOOPBACK = "loopback"  # to this host, not the workload's own listener, and no rule allows it
     UNBOUND = "unbound"  # from or to a process in our slice that belongs to no workload
+    ADMIN = "admin"  # from a network of clients to an admin port of the host
 
 
+OF_NONE = frozenset({Kind.UNBOUND, Kind.ADMIN})
 _KINDS = {
     Direction.OUT: frozenset({Kind.RULES, Kind.SOURCE, Kind.LOOPBACK, Kind.UNBOUND}),
-    Direction.IN: frozenset({Kind.RULES, Kind.REPLY, Kind.UNBOUND}),
+    Direction.IN: frozenset({Kind.RULES, Kind.REPLY, Kind.UNBOUND, Kind.ADMIN}),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What one log prefix says.  `workload` is `NO_WORKLOAD` for `Kind.UNBOUND`, and only there."""
+    """What one log prefix says.  `workload` is `NO_WORKLOAD` for the kinds in `OF_NONE`, and only there."""
 
     direction: Direction
     verdict: Refusal
@@ -62,7 +64,7 @@ class Prefix:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS[self.direction]:
             raise ValueError(f"no packet is logged as {self.direction} {self.kind}")
-        if (self.kind is Kind.UNBOUND) != (self.workload == NO_WORKLOAD):
+        if (self.kind in OF_NONE) != (self.workload == NO_WORKLOAD):
             raise ValueError(f"workload {self.workload!r} does not go with kind {self.kind}")
         if self.workload != NO_WORKLOAD and not _NAME.fullmatch(self.workload):
             raise ValueError(f"workload name does not fit into a log prefix: {self.workload!r}")

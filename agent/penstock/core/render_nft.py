@@ -27,6 +27,7 @@ BASE = {
     Hook.NAT: ("nat", "output", -110),
     # Here the interface is the one after destination NAT.
     Hook.LEAVING: ("filter", "postrouting", 0),
+    Hook.PASSING: ("filter", "forward", 0),
 }
 """Type, hook and priority of each base chain."""
 

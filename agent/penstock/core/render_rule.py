@@ -16,6 +16,8 @@ from penstock.core.rule_parts import (
     AskedAt,
     Away,
     Before,
+    CalledAt,
+    CalledIn,
     Condition,
     Count,
     Detour,
@@ -32,6 +34,7 @@ from penstock.core.rule_parts import (
     Hook,
     InCgroup,
     InSet,
+    Interface,
     Jump,
     LinkLocalDestination,
     LocalDestination,
@@ -51,6 +54,7 @@ from penstock.core.rule_parts import (
     TcpData,
     TcpEnd,
     TcpReset,
+    TcpSyn,
     Tracked,
 )
 from penstock.core.ruleset import Rule
@@ -80,6 +84,7 @@ FIXED: Mapping[Condition, str] = {
     Reply(): "ct direction reply",
     Original(): "ct direction original",
     TcpReset(): "tcp flags & rst == rst",
+    TcpSyn(): "tcp flags & (syn | rst | ack) == syn",
     TcpAnswer(): "tcp flags & (ack | rst) != 0",
     ForeignSource(): "fib saddr type != local",
     OtherSource(4): "ip saddr != 127.0.0.1",
@@ -104,6 +109,8 @@ def _condition(condition: Condition) -> str:
             return f"ct state {condition}"
         case Loopback(hook):
             return INTERFACES[hook]
+        case Interface(name, end):
+            return f'{"iifname" if end is End.SOURCE else "oifname"} "{name}"'
         case Protocol(name):
             return f"meta l4proto {PROTOCOLS[name]}"
         case Family(family):
@@ -113,8 +120,9 @@ def _condition(condition: Condition) -> str:
         case HasLabel(bit):
             return f"ct label {bit}"
         case InSet(name, family, peer, port):
-            header, protocol = ("ip", "ip protocol") if family == 4 else ("ip6", "meta l4proto")
-            return f"{header} {ENDS[peer]}addr . {protocol} . th {ENDS[port]}port @{name}"
+            return f"{HEADERS[family]} {ENDS[peer]}addr . {NUMBER[family]} . th {ENDS[port]}port @{name}"
+        case CalledIn(name, family):
+            return f"{HEADERS[family]} saddr . {NUMBER[family]} . ct original proto-dst @{name}"
         case InCgroup(path, level):
             return f'socket cgroupv2 level {level} "{path}"'
         case _:
@@ -126,6 +134,8 @@ def _of_names(condition: Condition) -> str:
     match condition:
         case AskedAt(port):
             return f"ct original proto-dst {port}"
+        case CalledAt(protocol, first, last):
+            return f"meta l4proto {protocol} ct original proto-dst {first}" + (f"-{last}" if last != first else "")
         case PortIn(protocol, end, first, last):
             if (first, last) == (0, 65535):
                 return f"meta l4proto {protocol}"
@@ -145,6 +155,8 @@ LATEST = 18_000_000_000
 """In 2540: nft counts nanoseconds, and what it cannot count any more comes out as long ago."""
 
 HEADERS = {4: "ip", 6: "ip6"}
+NUMBER = {4: "ip protocol", 6: "meta l4proto"}
+"""Where the number of the protocol stands: in IPv6 other headers may come before."""
 
 
 def _flow(family: int, answer: bool = False) -> str:

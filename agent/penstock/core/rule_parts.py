@@ -33,6 +33,7 @@ class Hook(StrEnum):
     BEFORE_TRACKING = "before-tracking"  # leaving, before connections are tracked
     NAT = "nat"  # leaving, where the first packet of a connection may get another destination
     LEAVING = "leaving"  # whatever leaves, those that are only passed on as well, when that is done
+    PASSING = "passing"  # what is only passed on
 
 
 # --- conditions ---
@@ -54,6 +55,7 @@ class Tracked(StrEnum):
     NEW = "new"  # nobody has answered yet
     ESTABLISHED = "established"
     RELATED = "related"  # an error about, or a refusal of, a packet of a tracked connection
+    UNTRACKED = "untracked"  # somebody told the kernel not to look
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,14 @@ class Loopback:
 @dataclass(frozen=True, slots=True)
 class Away:
     """The packet leaves over another interface than loopback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The packet arrives over the interface of that name (SOURCE), or leaves over it (DESTINATION)."""
+
+    name: str
+    end: End
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,11 @@ class Echo:
 @dataclass(frozen=True, slots=True)
 class TcpReset:
     """A TCP segment with the RST flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSyn:
+    """A TCP segment that asks for a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +186,23 @@ class AskedAt:
 
 
 @dataclass(frozen=True, slots=True)
+class CalledAt:
+    """tcp or udp, and the connection's first packet was sent to a port from `first` to `last`, whatever it is now."""
+
+    protocol: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class CalledIn:
+    """(source address, protocol, port that the connection's first packet was sent to) is in the set."""
+
+    set: str
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
 class PortIn:
     """tcp or udp, with a port from `first` to `last` at that end."""
 
@@ -231,10 +263,12 @@ Condition = (
     | Tracked
     | Loopback
     | Away
+    | Interface
     | Protocol
     | Family
     | Echo
     | TcpReset
+    | TcpSyn
     | TcpAnswer
     | HasLabel
     | ForeignSource
@@ -248,6 +282,8 @@ Condition = (
     | TcpEnd
     | Redirected
     | AskedAt
+    | CalledAt
+    | CalledIn
     | PortIn
     | Before
     | AddressIn
