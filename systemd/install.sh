@@ -50,12 +50,11 @@ read_options() {
 # --- what is installed where ---
 
 files() {  # MODE FROM TO, one a line; FROM is below the source, or absolute
-  local file name to
+  local name to
   echo "0755 systemd/floor.sh $lib/floor"
   echo "0644 systemd/floor-deny.nft $lib/floor-deny.nft"
-  for file in presets examples; do
-    for name in "$source/rules/$file"/*.yaml; do echo "0644 $name $lib/$file/${name##*/}"; done
-  done
+  (cd "$source/rules" && find presets examples -name '*.yaml' -o -name '*.conf') | LC_ALL=C sort |
+    while read -r name; do echo "0644 rules/$name $lib/$name"; done
   for name in "${services[@]}" penstock.slice penstock-.slice.d/10-penstock.conf; do
     echo "0644 systemd/$name $units/$name"
   done

@@ -11,15 +11,36 @@ from penstock.core.parse import parse, parse_file
 from penstock.core.policy import NamePeer
 from penstock.core.presets import Preset
 from penstock.core.servers import SERVERS, Server
-from penstock.files import read_presets
+from penstock.files import read_config, read_presets
 
 RULES = Path(__file__).parents[1] / "rules"
 EXAMPLES = {path.name: path.read_bytes() for path in sorted((RULES / "examples").glob("*.yaml"))}
+GATEWAY = read_config(RULES / "examples/gateway")
+"""A whole configuration: README's second example."""
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def test_nothing_is_wrong_with_all_together() -> None:
     assert check_files(EXAMPLES, read_presets(), NOW) == ()
+
+
+def test_nothing_is_wrong_with_the_gateway() -> None:
+    assert sorted(GATEWAY) == ["penstock.yaml", "rules.d/llama-server.yaml", "rules.d/nginx.yaml"]
+    assert check_files(GATEWAY, read_presets(), NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        ("rules.d/nginx.yaml", b"egress:\n  - to: workload:llama-server\n    ports: [8080]\n"),
+        ("rules.d/llama-server.yaml", b"ingress:\n  - ports: [8080]\n    from: workload:nginx\n"),
+    ],
+)
+def test_the_gateway_takes_a_rule_of_each(path: str, rule: bytes) -> None:
+    assert rule in GATEWAY[path]
+    files = {**GATEWAY, path: GATEWAY[path].replace(rule, rule.partition(b"\n")[0] + b" []\n")}
+    codes = {problem.code for problem in check_files(files, read_presets(), NOW) if problem.severity == "error"}
+    assert "one-sided" in codes
 
 
 @pytest.mark.parametrize("name", ["my-server.yaml", "llama-server.yaml"])
@@ -34,6 +55,13 @@ def test_each_example_tests_itself_and_denies_metadata(name: str) -> None:
     assert policy is not None
     texts = [sentence.text for sentence in policy.workloads[name.removesuffix(".yaml")].sentences]
     assert "egress 169.254.169.254:80 deny" in texts
+
+
+def test_the_gateway_tests_itself() -> None:
+    policy = parse(GATEWAY).policy
+    assert policy is not None
+    for workload in policy.workloads.values():
+        assert "egress 169.254.169.254:80 deny" in [sentence.text for sentence in workload.sentences]
 
 
 PRESETS = {path.stem: path for path in sorted((RULES / "presets").glob("*.yaml"))}

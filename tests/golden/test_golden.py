@@ -4,7 +4,7 @@ takes it.
 PENSTOCK_REFRESH_GOLDEN=1 writes the files anew: `PENSTOCK_REFRESH_GOLDEN=1 tests/run tests/golden`, then read what
 has changed.
 An example is its own rule file with the shipped penstock.yaml, the presets it uses, and empty stand-ins for the
-workloads it names.
+workloads it names; or a directory, whole.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from penstock.core.policy import Policy, Upstream
 from penstock.core.render_nft import Present, headed, script
 from penstock.core.ruleset import Ruleset
 from penstock.demo.lab import Lab
+from penstock.files import read_config
 from penstock.kernel import cgroup
 from penstock.kernel.nft import Nft
 
 HERE = Path(__file__).parent
 RULES = HERE.parents[1] / "rules"
 FLOOR = HERE.parents[1] / "systemd/floor-deny.nft"
-EXAMPLES = sorted(path.stem for path in (RULES / "examples").glob("*.yaml") if path.stem != "penstock")
+EXAMPLES = sorted(path.stem for path in (RULES / "examples").glob("*") if path.stem != "penstock")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEPTH = 1  # of penstock.slice on a host
 IN_PLACE, LEVELS = "vllm", (2, 3)
@@ -41,6 +42,15 @@ STAND_IN = "version: 1\nworkload: {}\nmode: enforce\negress: []\ningress: []\n"
 
 def policy(name: str) -> Policy:
     """The example `name`, as `penstock check` reads it."""
+    directory = RULES / "examples" / name
+    files = read_config(directory) if directory.is_dir() else _of_one_file(name)
+    presets = {found.name: found.read_bytes() for found in (RULES / "presets").glob("*.yaml")}
+    parsed = parse(files, presets)
+    assert parsed.policy, parsed.problems
+    return parsed.policy
+
+
+def _of_one_file(name: str) -> dict[str, bytes]:
     path = f"rules.d/{name}.yaml"
     files = {
         "penstock.yaml": (RULES / "examples/penstock.yaml").read_bytes(),
@@ -48,18 +58,17 @@ def policy(name: str) -> Policy:
     }
     for other in set(re.findall(r"workload:([a-z0-9-]+)", files[path].decode())) - {name}:
         files[f"rules.d/{other}.yaml"] = STAND_IN.format(other).encode()
-    presets = {found.name: found.read_bytes() for found in (RULES / "presets").glob("*.yaml")}
-    parsed = parse(files, presets)
-    assert parsed.policy, parsed.problems
-    return parsed.policy
+    return files
 
 
 def ruleset(name: str, levels: tuple[int, ...] = ()) -> Ruleset:
     """Of the example, with the stand-ins for the workloads that it names."""
     whole = policy(name)
-    others = sorted(whole.workloads.keys() - {name})
-    labels = {each: base_chains.FIRST_LABEL + n for n, each in enumerate((name, *others))}
-    resolver = Resolver({name: PORT}, (Upstream(ip_address("192.0.2.53")), Upstream(ip_address("2001:db8::53"))))
+    own = [name] if name in whole.workloads else sorted(whole.workloads)
+    others = sorted(whole.workloads.keys() - set(own))
+    labels = {each: base_chains.FIRST_LABEL + n for n, each in enumerate((*own, *others))}
+    upstreams = Upstream(ip_address("192.0.2.53")), Upstream(ip_address("2001:db8::53"))
+    resolver = Resolver({each: PORT + n for n, each in enumerate(own)}, upstreams)
     return compile_policy(whole, Live(NOW, labels, DEPTH, levels, resolver))
 
 
