@@ -33,7 +33,7 @@ from penstock.core.verdict import Reason
 from penstock.daemon import places
 from penstock.enrol import dropin
 from penstock.files import read_presets
-from test_examples import EXAMPLES, NOW
+from test_examples import EXAMPLES, GATEWAY, NOW
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agent/penstock"
@@ -61,10 +61,22 @@ def fences(document: str) -> list[Fence]:
     return [Fence(m[1], m[2], f"{document}:{lines.count(chr(10), 0, m.start()) + 1}") for m in found]
 
 
+def below(document: str, heading: str) -> list[Fence]:
+    """The fenced blocks between this heading of the second level and the next."""
+    before, found, rest = TEXTS[document].partition(f"\n## {heading}\n")
+    assert found, heading
+    first = before.count("\n") + 2
+    last = first + rest.partition("\n## ")[0].count("\n") + 1
+    return [fence for fence in fences(document) if first < int(fence.where.partition(":")[2]) <= last]
+
+
+FIRST_EXAMPLE, SECOND_EXAMPLE = "Govern a server of your own", "A gateway in front of a model server"
+"""Of the README."""
 FENCES = [fence for name in TEXTS for fence in fences(name)]
 RULE_FENCES = [fence for fence in FENCES if fence.kind == "yaml"]
 WRONG_FENCES = [fence for fence in FENCES if fence.kind == "yaml wrong"]
 NETWORKS = next(f.text for f in RULE_FENCES if f.where.startswith("rules") and "networks:" in f.text)
+STAND_IN = "version: 1\nworkload: {}\nmode: enforce\negress: []\ningress: []\n"
 
 
 def spans(text: str) -> list[str]:
@@ -102,6 +114,8 @@ def checked(fence: Fence, directory: Path) -> tuple[Problem, ...]:
     is_workload = "\nworkload:" in fence.text
     path = directory / ("rules.d/w.yaml" if is_workload else "penstock.yaml")
     path.parent.mkdir(exist_ok=True)
+    for other in re.findall(r"workload:([a-z0-9-]+)", fence.text):
+        (path.parent / f"{other}.yaml").write_text(STAND_IN.format(other))
     path.write_text(fence.text)
     return check_path(path if is_workload else directory, NOW)[0]
 
@@ -121,12 +135,23 @@ def test_wrong_rules_do_not_pass(fence: Fence, tmp_path: Path) -> None:
 def test_the_readmes_rules_are_the_shipped_ones() -> None:
     """Without comments and some of the tests; the mode and the unit are what `protect` puts there."""
     shipped = {name: data.decode() for name, data in EXAMPLES.items()}
-    for fence in fences("README"):
+    for fence in below("README", FIRST_EXAMPLE):
         for name in ("penstock.yaml", "llama-server.yaml"):
             if fence.kind == "yaml" and f"/{name}\n" in fence.text:
                 said = [re.sub(r"\s+#.*|^#.*", "", line) for line in fence.text.splitlines()]
                 new = [line for line in said if line not in shipped[name].splitlines() and line]
                 assert [line.partition(":")[0] for line in new] in ([], ["mode", "match"])
+
+
+def test_the_readmes_gateway_is_the_shipped_one() -> None:
+    """Word by word, without comments."""
+    said = {}
+    for fence in below("README", SECOND_EXAMPLE):
+        if fence.kind == "yaml":
+            path, _, text = fence.text.partition("\n")
+            said[path.removeprefix("# /etc/penstock/")] = text
+    shipped = {name: re.sub(r"(?m)^#.*\n", "", data.decode()) for name, data in GATEWAY.items()}
+    assert said == shipped
 
 
 @pytest.mark.parametrize("side", ["to", "from"])

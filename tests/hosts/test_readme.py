@@ -1,4 +1,6 @@
-"""The README, done: its commands in their order, as typed by a new user on a fresh host with a llama-server."""
+"""The README's first example, done: its commands in their order, as typed by a new user on a fresh host with a
+llama-server.  The second one is in test_gateway.py.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,19 @@ from hosts.host import Host
 from hosts.llama import HUB, complete, fetch_model, install_llama
 from hosts.outside import DNS, STRANGER
 from hosts.world import World
-from test_documents import Fence, fences
+from test_documents import FIRST_EXAMPLE, Fence, below, fences
 
 REFUSED = "bash -c 'echo hello"
 """In the one command that is to fail."""
-ELSEWHERE = ("./agent/try", "./tests/run")
 NUMBERS = itertools.count()
 SUDO = '#!/bin/sh\nexec "$@"\n'
 LOGGED = "timeout 10 sh -c 'until [ -s /var/log/penstock/blocks.jsonl ]; do sleep 0.05; done'"
 
 
 def steps() -> list[str]:
-    """The shell commands of the README, but for those that leave the host alone."""
-    lines = [line for fence in fences("README") if fence.kind == "sh" for line in fence.text.splitlines()]
-    return [line for line in lines if not any(script in line for script in ELSEWHERE)]
+    """The shell commands of that section."""
+    found = below("README", FIRST_EXAMPLE)
+    return [line for fence in found if fence.kind == "sh" for line in fence.text.splitlines()]
 
 
 def script() -> str:
