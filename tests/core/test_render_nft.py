@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core.render_nft import BATCH, Present, headed, script
+from penstock.core.render_nft import BATCH, Present, headed, retimed, script
 from penstock.core.rule_parts import Count, Final, Hook
 from penstock.core.ruleset import CATCH_ALL, AddressSet, Chain, Element, Rule, Ruleset
 
@@ -139,16 +139,17 @@ def test_what_is_not_wanted_goes_last() -> None:
 def test_a_long_timeout_is_in_days_and_ends_in_a_century() -> None:
     for left, text in (
         (timedelta(days=1, seconds=-1), "86399s"),
-        (timedelta(days=1), "1d0s"),
+        (timedelta(days=1), "1d"),
+        (timedelta(days=1, microseconds=1), "1d1ms"),
         (timedelta(days=20_000, seconds=7), "20000d7s"),
-        (datetime.max.replace(tzinfo=UTC) - NOW, "36500d0s"),
+        (datetime.max.replace(tzinfo=UTC) - NOW, "36500d"),
     ):
         (added,) = changes(ruleset(A, a=NOW + left), Present())
         assert f" timeout {text} }}" in added
 
 
-def test_a_timeout_is_whole_seconds_upwards() -> None:
-    for left, text in ((HOUR, "3600s"), (timedelta(seconds=1.2), "2s"), (timedelta(microseconds=1), "1s")):
+def test_a_timeout_is_milliseconds_upwards() -> None:
+    for left, text in ((HOUR, "3600s"), (timedelta(seconds=1.2), "1s200ms"), (timedelta(microseconds=1), "1ms")):
         assert changes(ruleset(A, a=NOW + left), Present()) == [
             f"add element inet penstock out4_w {{ 10.0.0.1 . 6 . 443 timeout {text} }}"
         ]
@@ -199,3 +200,11 @@ def test_elements_come_in_batches(count: int, batches: list[int]) -> None:
     gone = changes(ruleset(), Present.of(many, NOW))
     assert [line.count(" . 6 . 1") for line in gone] == batches
     assert all(line.startswith("delete element") for line in gone)
+
+
+def test_retimed_is_about_what_ends_and_not_at_once() -> None:
+    rest = ruleset(A, B, a=NOW + HOUR)
+    assert retimed(rest, NOW).splitlines() == RENEWED
+    assert " timeout 3599s900ms " in retimed(rest, NOW + timedelta(milliseconds=100))
+    assert retimed(rest, NOW + HOUR - timedelta(milliseconds=40)) == ""
+    assert retimed(ruleset(A, B), NOW) == ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,33 @@ def test_a_ruleset_that_the_kernel_refuses_changes_nothing(world: World) -> None
     with pytest.raises(PenstockError, match="nft refused"):
         load(world, bad, None, NOW)
     assert world.nft.snapshot() == before
+
+
+def ending(at: datetime) -> Ruleset:
+    (one, *rest) = ONE.sets
+    return replace(ONE, sets=(replace(one, expires=dict.fromkeys(one.elements, at)), *rest))
+
+
+@inside
+def test_ends_told_anew_after_a_slow_load_are_exact(world: World) -> None:
+    begun, wanted = datetime.now(UTC), ending(datetime.now(UTC) + timedelta(seconds=1.5))
+    (element,) = wanted.sets[0].elements
+    load(world, wanted, None, begun - timedelta(seconds=5))  # as if the load had begun long before
+    loading.retime(world.nft, wanted, lambda: datetime.now(UTC))
+    held = world.nft.snapshot()
+    assert held.timed == {**dict.fromkeys(held.sets, frozenset()), "out4_a": frozenset({element})}
+    while world.nft.snapshot().sets["out4_a"] and datetime.now(UTC) - begun < timedelta(seconds=10):
+        pass
+    assert timedelta(seconds=1.45) < datetime.now(UTC) - begun < timedelta(seconds=3)
+
+
+@inside
+def test_what_ran_out_while_ends_were_told_is_tried_without_it(world: World) -> None:
+    wanted = ending(NOW + timedelta(hours=1))
+    load(world, wanted, None, NOW)
+    foreign(f"flush set inet penstock {wanted.sets[0].name}")
+    moments = iter((NOW, NOW + timedelta(hours=2)))
+    loading.retime(world.nft, wanted, lambda: next(moments))
+    assert next(moments, None) is None
+    with pytest.raises(PenstockError):
+        loading.retime(world.nft, wanted, lambda: NOW)

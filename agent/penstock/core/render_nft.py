@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 
@@ -182,9 +182,33 @@ def _element(element: Element, address_set: AddressSet, now: datetime) -> str:
     expires = address_set.expires.get(element)
     if expires is None:
         return key
-    seconds = min(max(1, ceil((expires - now).total_seconds())), LONGEST)
-    # nft takes no number of nine digits.
-    return f"{key} timeout {seconds}s" if seconds < DAY else f"{key} timeout {seconds // DAY}d{seconds % DAY}s"
+    return f"{key} timeout {_lasting((expires - now).total_seconds())}"
+
+
+def _lasting(left: float) -> str:
+    """So many seconds as nft writes it, to the millisecond: nft takes no number of nine digits."""
+    seconds, milliseconds = divmod(min(max(1, ceil(left * 1000)), LONGEST * 1000), 1000)
+    days, seconds = divmod(seconds, DAY)
+    parts = ((days, "d"), (seconds, "s"), (milliseconds, "ms"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number)
+
+
+SOON = 0.05
+"""Seconds: what ends within is left to end."""
+
+
+def retimed(ruleset: Ruleset, now: datetime) -> str:
+    """Return the transaction that tells the kernel anew when what is in it ends; empty when nothing does.
+
+    To load a large table takes a while, and an element lasts from then on as long as it was said before.
+    """
+    late = now + timedelta(seconds=SOON)
+    lines: list[str] = []
+    for address_set in ruleset.sets:
+        timed = sorted(element for element, end in address_set.expires.items() if end > late)
+        lines += _batches("delete", address_set.name, (_key(e, address_set.family) for e in timed))
+        lines += _batches("add", address_set.name, (_element(e, address_set, now) for e in timed))
+    return "\n".join(lines) + "\n" if lines else ""
 
 
 def _chain(chain: Chain) -> str:

@@ -14,14 +14,17 @@ from penstock.core import effects, events
 from penstock.core.name_elements import Opened
 from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of, slice_unit
-from penstock.daemon.clock import now
+from penstock.daemon.clock import now, uptime
 from penstock.errors import PenstockError
 from penstock.kernel import cgroup, name_bypass, name_sets, process, proof, systemd
-from penstock.kernel.loading import load
+from penstock.kernel.loading import load, retime
 from penstock.kernel.nft import Nft
 
 LEARNED = ("names4_", "names6_")
 """What the names of sets of learned addresses begin with."""
+
+LATE = 0.02
+"""Seconds that a load may take before the ends of elements are told anew: they count from some moment in it."""
 
 
 @dataclass(slots=True)
@@ -54,7 +57,10 @@ class KernelWorker:
     def load(self, effect: effects.Load) -> None:
         self._mark = _Mark(self._nft.generation(), self._nft.commits)
         name_sets.retract(self._nft, effect.retract)
+        began = uptime()
         load(self._nft, effect.ruleset, effect.present, now())
+        if uptime() - began > LATE:
+            retime(self._nft, effect.ruleset, now)
         self._loaded = effect.operation
         name_sets.renew(self._nft, effect.opened)
 

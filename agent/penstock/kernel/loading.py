@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from penstock.core.render_nft import Present, script
+from penstock.core.render_nft import Present, retimed, script
 from penstock.core.ruleset import TABLE, Ruleset
 from penstock.errors import PenstockError
 from penstock.kernel.nft import Nft
@@ -35,6 +36,23 @@ def load(nft: Nft, ruleset: Ruleset, present: Present | None, now: datetime) -> 
         if not found.chains and not found.sets:
             raise
         nft.load(_from_scratch(ruleset, found) + script(ruleset, _rest(ruleset, found), now))
+
+
+RETIMES = 3
+"""How often ends are told anew: an element that runs out meanwhile makes the whole fail."""
+
+
+def retime(nft: Nft, ruleset: Ruleset, clock: Callable[[], datetime]) -> None:
+    """Tell the kernel, which holds `ruleset`, anew when elements end.  PenstockError when it does not take it."""
+    for left in reversed(range(RETIMES)):
+        text = retimed(ruleset, clock())
+        try:
+            if text:
+                nft.load(text)
+            return
+        except PenstockError:
+            if not left:
+                raise
 
 
 def _base_chains(ruleset: Ruleset) -> list[str]:
