@@ -161,8 +161,22 @@ def test_ports_and_echo() -> None:
 
 
 def test_every_port_includes_the_first_and_the_last() -> None:
+    found = sets(into(AnyPeer(), ports=Ports(EVERY_PORT)))
+    assert {(e.protocol, e.first, e.last) for e in found["in4_w"].elements} == {(6, 0, 65535), (17, 0, 65535)}
+
+
+def test_going_out_every_port_leaves_out_control_ports() -> None:
     found = sets(out(AnyPeer(), ports=Ports(EVERY_PORT)))
-    assert {(e.protocol, e.first, e.last) for e in found["out4_w"].elements} == {(6, 0, 65535), (17, 0, 65535)}
+    tcp = [(0, 2374), (2377, 10249), (10251, 16508), (16510, 16513), (16515, 65535)]
+    elements = {(e.protocol, e.first, e.last) for e in found["out4_w"].elements}
+    assert elements == {(17, 0, 65535), *((6, *ends) for ends in tcp)}
+
+
+def test_a_control_port_is_opened_by_itself_and_then_joins_its_neighbours() -> None:
+    peer = AddressPeer(ip_address("10.0.0.1"))
+    ports = Ports((PortRange("tcp", 2370, 2380), PortRange("tcp", 2375, 2375)))
+    found = sets(out(peer, ports=ports))
+    assert [text.partition(" ")[2] for text in listed(found["out4_w"])] == ["6 2370-2375", "6 2377-2380"]
 
 
 def test_a_rule_that_is_over_opens_nothing_and_one_that_will_be_carries_its_end() -> None:
@@ -226,14 +240,14 @@ rules_drawn = st.builds(
         f"{direction}",
         direction,
         tuple(peers),
-        Ports((PortRange("tcp", first, first + width),)),
+        Ports((PortRange("tcp", *((first, first + width) if width < 3 else (2375, 2375 + first % 3))),)),
         tuple(excepted),
         expires=ends,
     ),
     st.sampled_from(Direction),
     st.lists(peers_drawn, min_size=1, max_size=3),
     st.integers(1, 4),
-    st.integers(0, 2),
+    st.integers(0, 3),
     st.lists(st.sampled_from(SMALL[:4]).map(CidrPeer), max_size=2),
     st.sampled_from([None, NOW, NOW + timedelta(hours=1)]),
 )
@@ -246,7 +260,7 @@ def test_the_sets_say_what_the_evaluator_says(rules: list[Rule]) -> None:
     for direction in Direction:
         elements = found[f"{direction}4_w"].elements
         for address in POINTS:
-            for port in range(8):
+            for port in (*range(8), *range(2374, 2379)):
                 allowed = any(e.low <= int(address) <= e.high and e.first <= port <= e.last for e in elements)
                 verdict = judge(said, JudgeLive(NOW), Connection("w", direction, "tcp", address, port))
                 assert allowed is verdict.allow, (direction, address, port, verdict.text)

@@ -21,6 +21,7 @@ from penstock.core.rule_parts import (
     Count,
     Detour,
     Dispatch,
+    End,
     Final,
     FlowIn,
     ForeignSource,
@@ -325,6 +326,13 @@ def test_only_the_ports_of_the_rule_lead_on(group: Group) -> None:
         found = [rule.when[0] for rule in rules(f"named{family}_a_{group.id}")]
         opened = {PortRange(p.protocol, p.first, p.last) for p in found if isinstance(p, PortIn)}
         assert opened == set(group.ports.ranges)
+
+
+def test_a_range_leads_past_control_ports() -> None:
+    group = Group(Ports((PortRange("tcp", 2375, 2378),)))
+    found = {chain.name: chain for chain in name_chains.own_chains(NamePlan("a", FIRST_LABEL, 0, (group,)))}
+    asked = [rule.when for rule in found[f"named4_a_{group.id}"].rules]
+    assert asked == [(PortIn("tcp", End.DESTINATION, 2377, 2378),)]
 
 
 def test_answers_are_of_flows() -> None:

@@ -44,6 +44,13 @@ def test_rules_of_both_sides_are_found_under_who_is_called() -> None:
     assert found["ui"] == NOBODY
 
 
+def test_a_caller_names_a_control_port_by_itself() -> None:
+    ingress = "[{from: 'workload:gw', ports: [2374-2376]}]"
+    found = calls(policy(ingress, "[{to: 'workload:model', ports: [2374-2376, 2376]}]"), LABELS, NOW)["model"]
+    assert found.sent == (Call(4, (PortRange("tcp", 2374, 2374), PortRange("tcp", 2376, 2376))),)
+    assert found.taken == (Call(4, (PortRange("tcp", 2374, 2376),)),)
+
+
 @pytest.mark.parametrize(
     ("more", "there"),
     [

@@ -57,6 +57,7 @@ API = "to: 10.0.0.1, ports: [443]"
         (["to: 10.0.0.0/8, ports: [443]", API], ["to: 10.0.0.0/8, ports: [443]"]),
         (["to: [a.org, '*.b.org']"], ["to: ['*.b.org', x.y.b.org]", "to: a.org"]),
         (["to: any, ports: [443]"], ["to: any, ports: [443]", "to: a.org"]),
+        (["to: a.org, ports: [2370-2374, 2377]"], ["to: a.org, ports: [2370-2377]"]),
         ([API, f"{API.replace('.1', '.2')}, expires: 2020-01-01"], [API]),
     ],
 )
@@ -84,6 +85,9 @@ def test_nothing_new(old: list[str], new: list[str]) -> None:
          ["out 10.0.0.0/25:1"]),
         ([], ["to: 10.0.0.1, ports: [443], expires: 2020-01-01"], [], []),
         ([], ["to: metadata, ports: [80]"], ["out metadata:80"], []),
+        (["to: a.org, ports: [2375-2377]"], ["to: a.org, ports: [2375, 2376-2377]"], ["out a.org:2375"], []),
+        (["to: 10.0.0.1, ports: [any]"], ["to: 10.0.0.1, ports: [any]", "to: 10.0.0.1, ports: [2375]"],
+         ["out 10.0.0.1:2375"], []),
         ([], ["to: wire, ports: [80]"], ["out wire:80 later"], []),
     ],
 )  # fmt: skip

@@ -99,6 +99,7 @@ def ask(rules: tuple[Rule, ...], connection: Connection, *, as_written: bool = F
 # --- one rule, tcp/443 unless said otherwise: who is allowed, and why not ---
 
 RANGE = Ports((PortRange("tcp", 8000, 8100), PortRange("udp", 443, 443)))
+DOCKER = Ports((PortRange("tcp", 2000, 3000), PortRange("tcp", 2375, 2375)))
 ECHO = Ports(icmp=True)
 ANY_PORT = Ports(EVERY_PORT)
 
@@ -174,6 +175,16 @@ EGRESS = [
     ("lure", HTTPS, out("fe80::1"), Reason.LINK_LOCAL),
     ("any", HTTPS, out("febf:ffff::1"), Reason.LINK_LOCAL),
     ("any", HTTPS, out("fec0::1"), Reason.RULE),
+    # control ports: alone or not at all
+    ("10.30.1.5", DOCKER, out("10.30.1.5", 2375), Reason.RULE),
+    ("10.30.1.5", DOCKER, out("10.30.1.5", 2376), Reason.CONTROL_PORT),
+    ("10.30.1.5", DOCKER, out("10.30.1.5", 2377), Reason.RULE),
+    ("10.30.1.5", DOCKER, out("10.30.1.6", 2376), Reason.NO_RULE),
+    ("10.30.1.5", DOCKER, out("10.30.1.5", 10250), Reason.WRONG_PORT),
+    ("any", ANY_PORT, out("192.0.2.1", 10250), Reason.CONTROL_PORT),
+    ("any", ANY_PORT, out("192.0.2.1", 10250, "udp"), Reason.RULE),
+    ("*.hf.co", ANY_PORT, out("192.0.2.1", 16514, name="cdn.hf.co"), Reason.CONTROL_PORT),
+    ("workload:gateway", ANY_PORT, out("127.0.0.1", 2375, peer_workload="gateway"), Reason.CONTROL_PORT),
     # names
     ("*.hf.co", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
     ("*.hf.co", HTTPS, out("169.254.169.254", name="cdn.hf.co"), Reason.METADATA),
@@ -200,6 +211,7 @@ INGRESS = [
     ("fe80::/10", HTTPS, into("fe80::1"), Reason.RULE),
     ("169.254.0.0/16", HTTPS, into("169.254.169.254"), Reason.RULE),
     ("clients", HTTPS, into("169.254.169.254"), Reason.NO_RULE),
+    ("any", ANY_PORT, into("10.30.0.1", 2375), Reason.RULE),
     # planes and workloads
     ("plane:inference", HTTPS, into("10.30.0.1"), Reason.RULE),
     ("plane:admin", HTTPS, into("10.30.0.1"), Reason.NO_RULE),
@@ -431,6 +443,9 @@ def test_texts() -> None:
     expected = "not in its rules; nearest is rule out-1 (10.30.1.5:5432): "
     assert ask(rules, out("10.30.1.5", 5433)).text == expected + "other port"
     assert ask(rules, out("10.30.1.9", 5432)).text == expected + "other destination"
+    wide = (rule(Direction.OUT, 1, "10.30.1.5", Ports(EVERY_PORT)),)
+    expected = "control port 2375/tcp (the Docker API) is closed unless a rule names it alone; nearest is rule "
+    assert ask(wide, out("10.30.1.5", 2375)).text == expected + "out-1 (10.30.1.5:any)"
     assert ask(rules, out("10.30.1.5", 5432)).text == "rule out-1 (10.30.1.5:5432) allows it"
     assert "only TCP, UDP and echo" in ask(rules, out("10.30.1.5", protocol="47")).text
 

@@ -13,6 +13,7 @@ from penstock.core import (
     cgroup_maps,
     chains,
     compile,
+    control_ports,
     name_chains,
     name_elements,
     regions,
@@ -362,6 +363,7 @@ MUTATIONS = [
         # closed unless literal
         ("never", "prefixes and any open metadata and link-local", replaced(compile, "NEVER", {4: (), 6: ()})),
         ("metadata", "prefixes and any open metadata", replaced(compile, "NEVER", LINK_LOCAL_ONLY)),
+        ("control-range", "a range opens the control ports in it", replaced(control_ports, "opened", tuple)),
         ("link-local", "prefixes and any open link-local", replaced(compile, "NEVER", METADATA_ONLY)),
         ("literal", "an exact metadata address is closed like a prefix", literal_is_wide(compile._addresses)),
         ("never-in", "a prefix does not let link-local sources in", ingress_has_never),

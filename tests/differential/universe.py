@@ -60,14 +60,14 @@ DENSE: dict[int, tuple[Address, ...]] = {
 }
 EDGES: dict[int, tuple[Address, ...]] = {
     family: (
-        *(ip_address(text) for text in texts),
+        *(found for found in map(ip_address, texts) if found not in METADATA),
         *(address for address in METADATA if address.version == family),
     )
     for family, texts in _EDGES.items()
 }
 ADDRESSES: tuple[Address, ...] = tuple(a for f in (4, 6) for a in (*DENSE[f], *EDGES[f]))
 
-_ENDS = (2, 53, 80, 443, 8000, 8100, 65535)
+_ENDS = (2, 53, 80, 443, 2375, 2376, 8000, 8100, 65535)  # two control ports among them
 PORTS = tuple(sorted({p for end in _ENDS for p in (end - 1, end, end + 1) if p <= 65535}))
 SQUATTED = (8050, 8051, 8052)
 """Ports of the governed host that only the squatting bystander uses; 9 is the barrier's."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 
-from penstock.core import cgroup_maps, chains, name_chains, name_rules, peer_chains
+from penstock.core import cgroup_maps, chains, control_ports, name_chains, name_rules, peer_chains
 from penstock.core.name_chains import NamePlan
 from penstock.core.policy import (
     LINK_LOCAL,
@@ -150,7 +150,7 @@ def allowances(policy: Policy, rule: Rule, order: int, family: int) -> Iterable[
     addresses = _addresses(policy, rule, family)
     if not addresses:
         return
-    for protocol, ports in _ports(rule.ports, family, rule.direction):
+    for protocol, ports in _ports(control_ports.of(rule), family, rule.direction):
         yield Allowance(order, rule.id, protocol, addresses, ports, rule.expires)
 
 

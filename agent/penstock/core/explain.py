@@ -26,7 +26,7 @@ REPLY = Explanation("reply", "an answer to a client whom no ingress rule allows 
 CHANGED = Explanation("changed", "denied then; the rules have changed since and would allow it now")
 SOMEBODY = "?"
 """Who was refused at a workload is not known; whoever is no workload would have been let in by `from: host`."""
-UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED})
+UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED, Reason.CONTROL_PORT})
 """Here a rule is not what helps, or nothing to be offered lightly."""
 
 

@@ -12,7 +12,7 @@ from penstock.core.connection import Connection, as_sent
 from penstock.core.learned import Entry, Learned
 from penstock.core.name_rules import resolves
 from penstock.core.nearest import is_over, port_gap
-from penstock.core.policy import Direction, NamePeer, Policy, Workload
+from penstock.core.policy import CONTROL_PORTS, Direction, NamePeer, Policy, Workload
 from penstock.core.remedies import to_name
 from penstock.core.text import duration, printable
 from penstock.core.verdict import Live, Reason, Verdict, judge
@@ -113,7 +113,7 @@ def _observed(policy: Policy, connection: Connection, now: datetime, observed: O
 
 
 def _offer(policy: Policy, connection: Connection, name: str) -> str | None:
-    if connection.port is None:
+    if connection.port is None or (connection.protocol == "tcp" and connection.port in CONTROL_PORTS):
         return None
     return to_name(policy.workloads[connection.workload], name, connection.protocol, connection.port)
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from penstock.core import control_ports
 from penstock.core.base_chains import ON_LOOPBACK_OUT, STALE, UDP, UNPROVEN, WORKLOAD
 from penstock.core.cgroup_maps import ASKS, RESOLVER_IN, RESOLVER_OUT, RESOLVER_OWN, ZONES, place_name_maps
 from penstock.core.name_rules import Group
@@ -249,7 +250,8 @@ def _has(group: Group, protocol: str) -> bool:
 
 def _ports(workload: str, group: Group, family: int) -> Chain:
     go_on = Goto(f"pass{family}_{workload}_{group.id}")
-    rules = [_rule(PortIn(r.protocol, End.DESTINATION, r.first, r.last), go_on) for r in group.ports.ranges]
+    ranges = control_ports.opened(group.ports.ranges)
+    rules = [_rule(PortIn(r.protocol, End.DESTINATION, r.first, r.last), go_on) for r in ranges]
     return Chain(_named(workload, group, family), tuple(rules))
 
 

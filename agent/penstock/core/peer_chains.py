@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from penstock.core import control_ports
 from penstock.core.base_chains import STALE, WORKLOAD
 from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
 from penstock.core.rule_parts import Action, Before, End, Final, Goto, HasLabel, Jump, PortIn
@@ -45,7 +46,7 @@ def calls(policy: Policy, labels: Mapping[str, int], now: datetime) -> dict[str,
     """By the name of the workload that is called."""
 
     def call(rule: Rule, label: int | None) -> Call:
-        return Call(label, rule.ports.ranges, rule.expires)
+        return Call(label, control_ports.of(rule).ranges, rule.expires)
 
     def counts(rule: Rule) -> bool:
         # Who is called does not see from which address: an exception closes the rule.

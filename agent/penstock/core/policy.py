@@ -25,18 +25,40 @@ METADATA: tuple[Address, ...] = tuple(
         "169.254.169.123",  # AWS time service, beside the metadata service
         "169.254.170.2",  # AWS ECS task credentials
         "169.254.170.23",  # AWS EKS pod identity
+        "169.254.0.23",  # Tencent Cloud
+        "169.254.42.42",  # Scaleway
         "100.100.100.200",  # Alibaba Cloud
         "168.63.129.16",  # Azure wire server
         "192.0.0.192",  # Oracle Cloud classic
         "fd00:ec2::254",  # AWS
         "fd00:ec2::23",  # AWS EKS pod identity
         "fd20:ce::254",  # GCP
+        "fd00:c1::a9fe:a9fe",  # Oracle
+        "fd00:100::100:200",  # Alibaba Cloud
+        "fd00:a9fe:a9fe::1",  # Akamai (Linode)
+        "fd00:42::42",  # Scaleway
+        "fe80::a9fe:a9fe",  # OpenStack
     )
 )
-"""Addresses where clouds hand out credentials: reached only by `to: metadata` or by exact address."""
+"""Addresses where clouds hand out credentials: reached only by `to: metadata` or by exact address.
+
+From the clouds' own documents, and from cloud-init, which asks them at a machine's first start.
+"""
 
 LINK_LOCAL: tuple[Cidr, ...] = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 """Reached only by exact address: a wide CIDR around them does not open them."""
+
+CONTROL_PORTS: Mapping[int, str] = {
+    2375: "the Docker API",  # dockerd(8), registered with IANA
+    2376: "the Docker API",
+    10250: "the kubelet API",  # kubernetes.io, "Ports and Protocols"
+    16509: "the libvirt API",  # libvirt.org, "Remote support"
+    16514: "the libvirt API",
+}
+"""TCP ports where whoever connects commands a whole host: an egress rule opens one only by itself in `ports`.
+
+No range and no `any` around it opens it.  Coming in they are ports like others.
+"""
 
 
 class Mode(StrEnum):

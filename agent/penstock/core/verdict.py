@@ -8,6 +8,7 @@ errors belong to the connection they answer and are not judged here.
 * Going out, cloud metadata and link-local addresses are reached only when named literally: by the
   address itself or by `metadata`.  No prefix, network, name or `any` opens them.  Coming in, a prefix
   means every address in it.
+* Going out, a control port is opened only by itself in `ports`: no range and no `any` opens it.
 * A name is at an address while an answer to the workload's own look-up says so; private addresses count
   only with `private`.
 * An exception is taken out of its own rule, not out of others.
@@ -28,6 +29,7 @@ from penstock.core import names, rebinding
 from penstock.core.connection import Connection, as_sent
 from penstock.core.nearest import describe, nearest, port_gap
 from penstock.core.policy import (
+    CONTROL_PORTS,
     LINK_LOCAL,
     METADATA,
     Address,
@@ -45,6 +47,7 @@ from penstock.core.policy import (
     Peer,
     PlanePeer,
     Policy,
+    PortRange,
     Ports,
     Rule,
     WorkloadPeer,
@@ -66,6 +69,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"  # a rule allowed it until its `expires`
     NOT_ENFORCED = "not-enforced"  # a rule allows it in a way that is not put into the kernel yet
     EXCEPTED = "excepted"  # a rule would allow it but for its `except`
+    CONTROL_PORT = "control-port"  # a rule has this peer, and the port only inside a range
     WRONG_PORT = "wrong-port"  # a rule has this peer, but not this protocol and port
     METADATA = "metadata"  # cloud metadata, not named literally
     LINK_LOCAL = "link-local"  # a link-local address, not named literally
@@ -73,7 +77,7 @@ class Reason(StrEnum):
     NO_RULE = "no-rule"  # none of its rules is about this
 
 
-NEAR_MISSES = (Reason.EXPIRED, Reason.NOT_ENFORCED, Reason.EXCEPTED, Reason.WRONG_PORT)
+NEAR_MISSES = (Reason.EXPIRED, Reason.NOT_ENFORCED, Reason.EXCEPTED, Reason.CONTROL_PORT, Reason.WRONG_PORT)
 """One rule fails on one point only: named before the general reasons, the most telling first."""
 
 TEXTS = {
@@ -83,6 +87,7 @@ TEXTS = {
     Reason.EXPIRED: "the rule that allowed it has expired",
     Reason.NOT_ENFORCED: "the rule that allows it is of a kind not yet enforced",
     Reason.EXCEPTED: "excepted from the rule that would allow it",
+    Reason.CONTROL_PORT: "control ports are closed unless a rule names them alone",
     Reason.WRONG_PORT: "not in its rules",
     Reason.METADATA: "cloud metadata is closed unless a rule names it literally",
     Reason.LINK_LOCAL: "link-local addresses are closed unless a rule names them literally",
@@ -147,12 +152,14 @@ def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as
     peers = [peer for peer in rule.peers if _is_at(policy, live, rule, peer, connection)]
     if not peers:
         return Reason.NO_RULE
-    port = _opens_port(rule.ports, connection)
+    port, missed = _opens_port(rule.ports, connection), Reason.WRONG_PORT
+    if port and not _names_control_port(rule.ports, connection):
+        port, missed = False, Reason.CONTROL_PORT
     excepted = _is_excepted(policy, rule, connection)
     if rule.expires is not None and rule.expires <= live.now:
         return Reason.EXPIRED if port and not excepted else Reason.NO_RULE
     if not port:
-        return Reason.NO_RULE if excepted else Reason.WRONG_PORT
+        return Reason.NO_RULE if excepted else missed
     if excepted:
         return Reason.EXCEPTED
     # An exception that cannot be seen yet closes the whole rule: the other way round it would open.
@@ -247,6 +254,14 @@ def _opens_port(ports: Ports, connection: Connection) -> bool:
     )
 
 
+def _names_control_port(ports: Ports, connection: Connection) -> bool:
+    """False for a control port, called, that `ports` hold only inside of ranges."""
+    port = connection.port or 0
+    if connection.direction is Direction.IN or connection.protocol != "tcp" or port not in CONTROL_PORTS:
+        return True
+    return PortRange("tcp", port, port) in ports.ranges
+
+
 def _deny(reason: Reason) -> Verdict:
     return Verdict(False, reason, TEXTS[reason])
 
@@ -257,7 +272,11 @@ def _near_miss(reason: Reason, rules: list[Rule], connection: Connection) -> Ver
     detail = f"nearest is rule {rule.id} ({describe(rule)})"
     if reason is Reason.WRONG_PORT:
         detail += ": other port"
-    return Verdict(False, reason, f"{TEXTS[reason]}; {detail}", nearest=rule.id)
+    text = TEXTS[reason]
+    if reason is Reason.CONTROL_PORT:
+        what = CONTROL_PORTS.get(connection.port or 0)
+        text = f"control port {connection.port}/tcp ({what}) is closed unless a rule names it alone"
+    return Verdict(False, reason, f"{text}; {detail}", nearest=rule.id)
 
 
 def _far_miss(policy: Policy, live: Live, rules: tuple[Rule, ...], connection: Connection) -> Verdict:

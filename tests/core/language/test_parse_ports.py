@@ -24,6 +24,13 @@ def test_lists() -> None:
     assert merged([PortRange("tcp", 5, 9), PortRange("tcp", 1, 6)]) == (PortRange("tcp", 1, 9),)
 
 
+def test_a_control_port_that_stands_alone_is_not_lost_in_a_range_around_it() -> None:
+    wide, alone = PortRange("tcp", 2000, 4000), PortRange("tcp", 2375, 2375)
+    assert ports("[2375, 2000-3000, 2500-4000]")[0] == Ports((wide, alone))
+    assert ports("[2000-4000, 2300]")[0] == Ports((wide,))
+    assert ports("[2375/udp, 2000-3000/udp]")[0] == Ports((PortRange("udp", 2000, 3000),))
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [("443", "ports-scalar"), ("[]", "ports-empty"), ("[any, 1]", "ports-any"), ("[1, 1]", "ports-twice"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from penstock.core.language.reading import Reader, shown
 from penstock.core.language.yaml_nodes import Items, Node, Scalar
-from penstock.core.policy import EVERY_PORT, PortRange, Ports
+from penstock.core.policy import CONTROL_PORTS, EVERY_PORT, PortRange, Ports
 
 _PORTS = re.compile(r"(0|[1-9][0-9]{0,5})(?:-(0|[1-9][0-9]{0,5}))?(?:/(tcp|udp))?\Z")
 _EXAMPLE = "`ports: [443, 443/udp, 8000-8100, icmp, any]`"
@@ -120,12 +120,15 @@ def _read_one(reader: Reader, item: Node, ranges: list[PortRange], words: set[st
 
 
 def merged(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
-    """Sorted, and overlapping ranges of one protocol made one."""
+    """Sorted, and overlapping ranges of one protocol made one; a control port that stands alone stays alone."""
     done: list[PortRange] = []
+    alone: set[PortRange] = set()
     for new in sorted(ranges):
-        if done and done[-1].protocol == new.protocol and new.first <= done[-1].last:
+        if new.protocol == "tcp" and new.first == new.last and new.first in CONTROL_PORTS:
+            alone.add(new)
+        elif done and done[-1].protocol == new.protocol and new.first <= done[-1].last:
             last = max(done[-1].last, new.last)
             done[-1] = PortRange(new.protocol, done[-1].first, last)
         else:
             done.append(new)
-    return tuple(done)
+    return tuple(sorted({*done, *alone}))
