@@ -64,6 +64,18 @@ def test_a_rule_changes(old: str, new: str, details: str) -> None:
     assert (workload.kind, rule.kind, rule.id, rule.details) == (Kind.CHANGED, Kind.CHANGED, "api", (details,))
 
 
+def test_an_override_comes_and_goes() -> None:
+    ray = "  - {from: any, ports: [8265], name: ray, reason: lab"
+    with_it, without = f"{RULES}{ray}, override: admin-port}}\n", f"{RULES}{ray}}}\n"
+    for old, new, kind, details in (
+        (RULES, with_it, Kind.ADDED, ("overrides admin-port: lab",)),
+        (without, with_it, Kind.CHANGED, ("override: + admin-port",)),
+        (with_it, without, Kind.CHANGED, ("override: - admin-port",)),
+    ):
+        (workload,) = difference(policy(old), policy(new)).workloads
+        assert [(rule.kind, rule.details) for rule in workload.rules] == [(kind, details)]
+
+
 def test_rules_come_and_go() -> None:
     (workload,) = changed("name: api", "name: other, expires: 2030-01-01").workloads
     assert [(rule.kind, rule.id, rule.direction, rule.text) for rule in workload.rules] == [

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from penstock.core import control_ports, lint_literal, lint_names
-from penstock.core.advice import each_rule, has_port, say
-from penstock.core.coverage import LOOPBACK, Cover, is_everything
-from penstock.core.language.reading import shown
+from penstock.core import lint_names, lint_planes
+from penstock.core.advice import each_rule, say
+from penstock.core.coverage import Cover, is_everything
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.policy import (
     METADATA,
@@ -19,13 +18,8 @@ from penstock.core.policy import (
     AnyPeer,
     CidrPeer,
     Direction,
-    HostPeer,
     MetadataPeer,
     Mode,
-    NetworkPeer,
-    Peer,
-    Plane,
-    PlanePeer,
     Policy,
     PortRange,
     Ports,
@@ -35,25 +29,6 @@ from penstock.core.policy import (
 )
 from penstock.core.problems import Problem, Severity, in_order
 
-_ADMIN_PORTS = {
-    8265: "Ray's dashboard runs any command",
-    10001: "Ray's client port runs any code",
-    6379: "Ray's control store and Redis take any command",
-    52365: "Ray's agent on each node runs any command",
-    44217: "Ray's metrics tell what runs in the cluster",
-    44227: "Ray's metrics tell what runs in the cluster",
-    8888: "Jupyter runs any code",
-    2375: "the Docker API is root on this host",
-    2376: "the Docker API is root on this host",
-    9100: "node_exporter tells all about this host",
-    8002: "Triton's metrics tell who uses which model",
-}
-_ONE_PORT_TWO_PLANES = {
-    "ollama": (11434, "/api/pull, /api/create and /api/delete"),
-    "vllm": (8000, "what lies outside /v1, such as /pause and /update_weights"),
-    "sglang": (30000, "/update_weights and /flush_cache"),
-    "llama-server": (8080, "/slots, /props and /lora-adapters"),
-}
 _PROXY_PORTS = {1080: "SOCKS", 3128: "forward"}
 
 
@@ -119,8 +94,7 @@ def _no_narrower(wide: Rule, narrow: Rule) -> bool:
         return False
     if narrow.ports.icmp and not wide.ports.icmp:
         return False
-    opened = control_ports.of(wide).ranges
-    return all(any(_inside(r, w) for w in opened) for r in control_ports.of(narrow).ranges)
+    return all(any(_inside(r, w) for w in wide.ports.ranges) for r in narrow.ports.ranges)
 
 
 def _inside(narrow: PortRange, wide: PortRange) -> bool:
@@ -162,69 +136,6 @@ def _metadata(policy: Policy) -> Iterator[Problem]:
         if opened:
             text = f"`{peer_text(opened[0])}` hands out the credentials of this machine"
             yield say(rule, "metadata", text, "give the workload credentials of its own, if you can")
-
-
-def _admin_port(policy: Policy) -> Iterator[Problem]:
-    trusted = Cover(policy, (*(NetworkPeer(n.name) for n in policy.of_plane(Plane.ADMIN)), *LOOPBACK))
-    for workload in policy.workloads.values():
-        for rule in workload.ingress:
-            found = next((port for port in _ADMIN_PORTS if has_port(rule.ports, port)), None)
-            why = _ADMIN_PORTS.get(found or 0, "it is one of the host's `admin_ports`")
-            if found is None:
-                found = _first_shared(rule.ports, policy.admin_ports)
-            if found is None:
-                continue
-            stranger = next((peer for peer in rule.peers if not _is_trusted(policy, trusted, peer)), None)
-            if stranger is not None:
-                who = shown(peer_text(stranger))
-                text = f"admin port {found} is opened to `{who}`, which is no admin network: {why}"
-                hint = "open it to a network with `plane: admin`, or take the port out of the rule"
-                yield say(rule, "admin-port", text, hint, "error")
-
-
-def _first_shared(ports: Ports, others: Ports) -> int | None:
-    for mine in ports.ranges:
-        for other in others.ranges:
-            first = max(mine.first, other.first)
-            if mine.protocol == other.protocol and first <= min(mine.last, other.last):
-                return first
-    return None
-
-
-def _is_trusted(policy: Policy, trusted: Cover, peer: Peer) -> bool:
-    if isinstance(peer, NetworkPeer) and policy.networks[peer.name].plane is not None:
-        return policy.networks[peer.name].plane is Plane.ADMIN
-    if isinstance(peer, WorkloadPeer | HostPeer) or peer == PlanePeer(Plane.ADMIN):
-        return True
-    return trusted.holds(peer)
-
-
-def _two_planes(policy: Policy) -> Iterator[Problem]:
-    for workload in policy.workloads.values():
-        told = _known_server(workload)
-        for rule in workload.ingress:
-            planes = {plane for peer in rule.peers for plane in _planes(policy, peer)}
-            if told and Plane.INFERENCE in planes and has_port(rule.ports, told[0]):
-                text = f"port {told[0]} carries both planes: its clients also reach {told[1]}"
-                hint = "let them in through a gateway that knows paths, with `from: workload:GATEWAY`"
-                yield say(rule, "two-planes", text, hint)
-            elif planes == set(Plane):
-                text = "one port for clients and for administrators"
-                yield say(rule, "two-planes", text, "write a rule for each, if the service has a port for each")
-
-
-def _known_server(workload: Workload) -> tuple[int, str] | None:
-    words = (workload.name, *(text for m in workload.match for text in (m.unit, m.container, m.exe)))
-    return next((what for name, what in _ONE_PORT_TWO_PLANES.items() if any(name in w for w in words)), None)
-
-
-def _planes(policy: Policy, peer: Peer) -> tuple[Plane, ...]:
-    if isinstance(peer, PlanePeer):
-        return (peer.plane,)
-    if isinstance(peer, NetworkPeer):
-        plane = policy.networks[peer.name].plane
-        return () if plane is None else (plane,)
-    return tuple(Plane) if isinstance(peer, AnyPeer) else ()
 
 
 def _one_sided(policy: Policy) -> Iterator[Problem]:
@@ -284,9 +195,9 @@ CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
     lint_names.shared_suffix,
     lint_names.known_name,
     _metadata,
-    lint_literal.control_port,
-    _admin_port,
-    _two_planes,
+    lint_planes.opened_ports,
+    lint_planes.own_ports_from_inside,
+    lint_planes.overlaps,
     _one_sided,
     _proxy,
 )

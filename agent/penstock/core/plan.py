@@ -176,6 +176,8 @@ def _conditions(rule: Rule) -> Iterator[str]:
         yield f"until {rule.expires.isoformat()}"
     if rule.private:
         yield "names may resolve to private addresses"
+    if rule.override:
+        yield f"overrides {_some(rule.override)}: {printable(rule.reason)}"
 
 
 def _of_rule(old: Rule, new: Rule) -> Iterator[str]:
@@ -188,6 +190,7 @@ def _of_rule(old: Rule, new: Rule) -> Iterator[str]:
         yield f"expires {_when(old)} -> {_when(new)}"
     if old.private != new.private:
         yield f"names may {'' if new.private else 'no longer '}resolve to private addresses"
+    yield from _set("override", old.override, new.override)
     if old.reason != new.reason:
         yield f"reason: {printable(new.reason) or 'none'}"
 

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from penstock.core.language.parse_rule import MAX_RULES, Use, read_rules
 from penstock.core.language.reading import Reader
 from penstock.core.language.yaml_nodes import read
@@ -50,3 +52,36 @@ def test_lists_are_bounded() -> None:
 def test_keys_of_the_other_list() -> None:
     assert rules("- {from: a, ports: [1]}")[1] == ["unknown-key", "rule"]
     assert rules("- {use: x, from: a}", Direction.IN)[1] == ["unknown-key", "rule"]
+
+
+def test_an_override_names_what_it_sets_aside_and_why() -> None:
+    (rule,), codes = rules("- {from: a, ports: [1], override: admin-port, reason: x}", Direction.IN)
+    assert (rule.override, codes) == (("admin-port",), [])
+    (both,), _ = rules("- {from: a, ports: [1], override: [two-planes, admin-port], reason: x}", Direction.IN)
+    assert both.override == ("admin-port", "two-planes")
+    (plain,), _ = rules("- {from: a, ports: [1]}", Direction.IN)
+    assert plain.override == ()
+    assert plain.id == rule.id == both.id, "what is let in is the same"
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("override: admin-port", "write `reason:` and why it is safe here, for whoever asks later"),
+        ("override: admin-ports, reason: x", "did you mean `admin-port`?"),
+        ("override: wide-open, reason: x", "only admin-port and two-planes can be"),
+        ("override: [admin-port, admin-port], reason: x", "keep one of them"),
+        ("override: [], reason: x", "leave it out"),
+        ("override: [[admin-port]], reason: x", "write one text"),
+        ("override: {admin-port: x}, reason: x", "write one value or a list of values"),
+    ],
+)
+def test_an_override_that_is_none(written: str, hint: str) -> None:
+    reader, root = Reader("f"), read("f", f"- {{from: a, ports: [1], {written}}}".encode()).root
+    assert root is not None
+    assert read_rules(reader, root, Direction.IN) == ()
+    assert [(p.severity, p.hint) for p in reader.problems] == [("error", hint)]
+
+
+def test_egress_overrides_nothing() -> None:
+    assert rules("- {to: a.org, override: admin-port, reason: x}")[1] == ["unknown-key"]

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from penstock.core.language.parse_peer import BadPeer, peer, prefix
 from penstock.core.language.parse_ports import read_ports
-from penstock.core.language.reading import Reader, Reference, shown
+from penstock.core.language.reading import Reader, Reference, near, shown
 from penstock.core.language.rule_ids import derived_id
 from penstock.core.language.yaml_nodes import UNQUOTED_COLON, Node, Pairs, Scalar, Unreadable
 from penstock.core.policy import (
@@ -36,7 +36,7 @@ _TIME = re.compile(
 
 _KEYS = {
     Direction.OUT: ("to", "ports", "except", "private", "expires", "name", "reason", "use"),
-    Direction.IN: ("from", "ports", "except", "expires", "name", "reason"),
+    Direction.IN: ("from", "ports", "except", "expires", "name", "reason", "override"),
 }
 _ELSEWHERE = {
     Direction.OUT: {
@@ -44,6 +44,7 @@ _ELSEWHERE = {
         "for": "only a preset says what a rule is for; write it into `reason`",
         "source": "only a preset says where it was seen; write it into `reason`",
         "port": "did you mean `ports`?",
+        "override": "it is about ports that `ingress` opens",
     },
     Direction.IN: {
         "to": "`to` belongs into `egress`",
@@ -52,6 +53,8 @@ _ELSEWHERE = {
         "port": "did you mean `ports`?",
     },
 }
+OVERRIDABLE = ("admin-port", "two-planes")
+"""What `check` says of an ingress rule and the rule may set aside, with a reason."""
 _USE_KEYS = ("use", "reason", "expires")
 
 
@@ -111,6 +114,7 @@ def read_rule(
         private="private" in keys and reader.boolean(keys["private"], "`private`"),
         expires=_read_expires(reader, keys),
         reason=_read_reason(reader, keys),
+        override=_read_override(reader, keys),
         place=reader.place(node),
     )
     rule = replace(rule, ports=_read_rule_ports(reader, node, keys, rule))
@@ -233,6 +237,31 @@ def _read_reason(reader: Reader, keys: dict[str, Node]) -> str:
         reader.error(scalar, "reason", f"`reason` has more than {MAX_REASON} characters", "shorten it")
         return ""
     return printable(" ".join(scalar.text.split()), MAX_REASON * 8)
+
+
+def _read_override(reader: Reader, keys: dict[str, Node]) -> tuple[str, ...]:
+    """Codes of what `check` shall set aside; without a reason it is a mistake."""
+    if "override" not in keys:
+        return ()
+    node = keys["override"]
+    members = reader.one_or_more(node, "`override`")
+    if not members and not isinstance(node, Unreadable | Pairs):
+        reader.error(node, "override", "`override` is an empty list", "leave it out")
+    found: dict[str, None] = {}
+    for member in members:
+        scalar = reader.text(member, "a member of `override`")
+        if scalar is None:
+            continue
+        if scalar.text not in OVERRIDABLE:
+            hint = near(scalar.text, OVERRIDABLE) or f"only {' and '.join(OVERRIDABLE)} can be"
+            reader.error(scalar, "override", f"`{shown(scalar.text)}` cannot be overridden", hint)
+        elif scalar.text in found:
+            reader.error(scalar, "override", f"`{scalar.text}` is there twice", "keep one of them")
+        found[scalar.text] = None
+    if found and "reason" not in keys:
+        text = "`override` needs a `reason`"
+        reader.error(node, "override", text, "write `reason:` and why it is safe here, for whoever asks later")
+    return tuple(sorted(found))
 
 
 def _read_expires(reader: Reader, keys: dict[str, Node]) -> datetime | None:
