@@ -19,7 +19,6 @@ from typing import Any
 
 from penstock.core import control_ports
 from penstock.core.compile import ECHO, NUMBERS, allowances
-from penstock.core.interface_chains import interfaces
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.nearest import describe
 from penstock.core.policy import (
@@ -28,7 +27,6 @@ from penstock.core.policy import (
     Cidr,
     CidrPeer,
     Direction,
-    HostPeer,
     MetadataPeer,
     Mode,
     NamePeer,
@@ -40,7 +38,6 @@ from penstock.core.policy import (
     Ports,
     Rule,
     Workload,
-    WorkloadPeer,
 )
 from penstock.core.regions import Interval, disjoint, merge, subtract
 from penstock.core.unenforced import is_later
@@ -162,25 +159,20 @@ class _Opened:
         """What `rule` opens and nothing there does: the rule itself, or the parts of it that are left."""
         pieces = list(_pieces(self._policy, rule))
         left = [(place, part) for place, one in pieces for part in _without(one, other._by_address.get(place, []))]
-        words = [
-            (peer, word, _split(control_ports.of(rule)))
-            for peer in rule.peers
-            for word in _words(self._policy, peer)
-        ]
-        rest = [(peer, word, _minus(ports, other._of_word(rule, peer, word))) for peer, word, ports in words]
+        words = [(peer, _split(control_ports.of(rule))) for peer in rule.peers if _is_word(self._policy, peer)]
+        rest = [(peer, _minus(ports, other._of_word(rule, peer))) for peer, ports in words]
         direction = rule.direction.value
         if (left, rest) == (pieces, words):
-            later = all(is_later(self._policy, rule, peer) for peer in rule.peers)
+            later = all(is_later(self._policy, peer) for peer in rule.peers)
             if pieces or words:
                 yield Opening(describe(rule), direction, rule.id, enforced=not later)
             return
         for text in _parts(rule, left):
             yield Opening(text, direction, rule.id)
-        for peer, _, ports in rest:
+        for peer, ports in rest:
             if any(ports.values()):
                 part = Rule(rule.id, rule.direction, (peer,), _joined(ports))
-                later = is_later(self._policy, rule, peer)
-                yield Opening(describe(part), direction, rule.id, enforced=not later)
+                yield Opening(describe(part), direction, rule.id, enforced=not is_later(self._policy, peer))
 
     @cached_property
     def _by_address(self) -> dict[_Place, list[_Piece]]:
@@ -203,36 +195,34 @@ class _Opened:
         found: dict[tuple[Direction, str], list[Ports]] = defaultdict(list)
         for rule in self._rules:
             for peer in rule.peers:
-                if is_later(self._policy, rule, peer):
-                    continue
-                words = ["any"] if isinstance(peer, AnyPeer) else _words(self._policy, peer)
-                for word in words:
-                    found[rule.direction, word].append(control_ports.of(rule))
+                if _is_word(self._policy, peer) or isinstance(peer, AnyPeer):
+                    found[rule.direction, peer_text(peer)].append(control_ports.of(rule))
         return {key: _split(*ports) for key, ports in found.items()}
 
-    def _of_word(self, rule: Rule, peer: Peer, word: str) -> _Split:
+    def _of_word(self, rule: Rule, peer: Peer) -> _Split:
         """The ports that any rule opens to `peer`, in the direction of `rule`."""
-        found = [self._by_word.get((rule.direction, wider)) for wider in _wider(peer, word)]
+        found = [self._by_word.get((rule.direction, word)) for word in _wider(peer)]
         return _split(*(_joined(ports) for ports in found if ports is not None))
 
 
-def _words(policy: Policy, peer: Peer) -> list[str]:
-    """What it stands for besides addresses that the policy knows: interfaces, a name, who is on this host."""
-    if isinstance(peer, NetworkPeer | PlanePeer):
-        return [f"interface {name}" for name in interfaces(policy, peer)]
-    return [] if isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer) else [peer_text(peer)]
+def _is_word(policy: Policy, peer: Peer) -> bool:
+    """Whether it stands for no addresses that the policy knows."""
+    if isinstance(peer, NetworkPeer):
+        return not policy.networks[peer.name].cidrs
+    if isinstance(peer, PlanePeer):
+        return not any(network.cidrs for network in policy.of_plane(peer.plane))
+    return not isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer)
 
 
-def _wider(peer: Peer, word: str) -> Iterator[str]:
-    """One of the words of a peer, and all that contain it."""
-    yield word
+def _wider(peer: Peer) -> Iterator[str]:
+    """A peer and all that contain it, as they are written."""
+    yield peer_text(peer)
     if isinstance(peer, NamePeer):
         rest = peer.pattern.removeprefix("*.")
         while "." in rest:
             rest = rest.partition(".")[2]
             yield f"*.{rest}"
-    if not isinstance(peer, WorkloadPeer | HostPeer):
-        yield "any"
+        yield peer_text(AnyPeer())
 
 
 def _pieces(policy: Policy, rule: Rule) -> Iterator[tuple[_Place, _Piece]]:
