@@ -75,7 +75,7 @@ def test_a_place_that_was_misread_is_found_out(monkeypatch: pytest.MonkeyPatch) 
         real(self, key, members)
         self.text = self.text.replace("8000", "8001")
 
-    monkeypatch.setattr(edits.Text, "add", wrong)
+    monkeypatch.setattr(Text, "add", wrong)
     with pytest.raises(CannotEdit, match="not say what was meant"):
         with_rules(PATH, FILE, [rule("10.0.0.1", Direction.OUT, 1)])
 

@@ -1,4 +1,4 @@
-"""Edits of a rule file, each proved: the new text says what the old one said, with what was wanted, and no more."""
+"""Edits of a rule file, each proved: the new text says what the old one said, what was wanted, and no more."""
 
 from __future__ import annotations
 
