@@ -121,6 +121,37 @@ def test_what_a_unit_in_place_needs(dropin: str, helps: str) -> None:
     assert (one["code"], one["remedy"]) == ("in-place", helps)
 
 
+@pytest.mark.parametrize(
+    ("rule", "code", "opens"),
+    [
+        ("to: metadata, ports: [80]", "metadata-open", "metadata"),
+        ("to: [10.0.0.1, 100.100.100.200], ports: [80]", "metadata-open", "100.100.100.200"),
+        ("to: 'fe80::1', ports: [80]", "metadata-open", "fe80::1"),
+        ("to: 10.0.0.1, ports: [443, 2376]", "control-port-open", "port 2376, the Docker API"),
+    ],
+)
+def test_what_a_rule_opens_literally_is_told_as_long_as_it_does(rule: str, code: str, opens: str) -> None:
+    host = Host({"rules.d/a.yaml": rules("a", f"[{{{rule}, name: r, expires: '2026-03-01T13:00:00Z'}}]")}).start()
+    view, in_force = host.engine.view, host.engine.in_force
+    [one] = findings.all_of(view, in_force, START)
+    assert (one["code"], one["severity"], one["workload"]) == (code, "warning", "a")
+    assert one["text"] == f"rule r (rules.d/a.yaml:4) opens {opens}"
+    assert list(findings.all_of(view, in_force, START + timedelta(hours=1))) == []
+
+
+def test_many_rules_are_one_finding() -> None:
+    egress = "[{to: metadata, ports: [80], name: r}, {to: [169.254.1.1, 169.254.1.2], ports: [80]}]"
+    host = Host({"rules.d/a.yaml": rules("a", egress)}).start()
+    [one] = findings.all_of(host.engine.view, host.engine.in_force, START)
+    assert one["text"].endswith("opens metadata, and 2 more")
+
+
+@pytest.mark.parametrize("rule", ["to: 169.254.0.0/16, ports: [80]", "to: any, ports: [any]"])
+def test_what_opens_nothing_of_it_is_not_told(rule: str) -> None:
+    host = Host({"rules.d/a.yaml": rules("a", f"[{{{rule}}}]")}).start()
+    assert list(findings.all_of(host.engine.view, host.engine.in_force, START)) == []
+
+
 def test_an_alarm_is_shown_for_an_hour() -> None:
     view, in_force = known()
     view.alarms.append((START, "x"))

@@ -55,6 +55,12 @@ def codes(found: Policy, now: datetime | None = None) -> list[str]:
         ("[{to: any, ports: [any]}, {to: 10.1.1.1, ports: [1]}]", ["w wide-open", "w no-effect"]),
         ("[{to: '*.hf.co'}, {to: a.hf.co}]", ["w no-effect"]),
         ("[{to: '*.hf.co'}, {to: hf.co}]", []),
+        ("[{to: 10.0.0.1, ports: [2375]}]", ["w control-port"]),
+        ("[{to: 10.0.0.1, ports: [2000-3000, 10250/udp]}]", []),
+        ("[{to: any, ports: [any]}, {to: 10.0.0.1, ports: [2375]}]", ["w wide-open", "w control-port"]),
+        ("[{to: any, ports: [any]}, {to: 10.0.0.1, ports: [2000-3000]}]", ["w wide-open", "w no-effect"]),
+        ("[{to: 10.0.0.0/8, ports: [2375]}, {to: 10.0.0.1, ports: [2375]}]",
+         ["w control-port", "w control-port", "w no-effect"]),
     ],
 )
 def test_egress(egress: str, expected: list[str]) -> None:

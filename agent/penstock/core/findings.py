@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import chain
 
+from penstock.core import lint_literal
 from penstock.core.events import Group
 from penstock.core.match import Claims
+from penstock.core.policy import Rule
 from penstock.core.slices import restart_command
 from penstock.core.text import printable, time_text
 from penstock.core.unenforced import unenforced
@@ -45,7 +47,8 @@ def all_of(view: View, in_force: InForce | None, now: datetime) -> Iterator[Json
     enrolment = _of_enrolment(view, in_force) if in_force else ()
     names = _of_names(view, in_force) if in_force else ()
     processes = (_of_processes(view), _of_bypasses(view))
-    return chain(kernel, *processes, enrolment, names, _of_policy(view, in_force), _of_files(view), _of_log(view))
+    policy = (_of_policy(view, in_force), _of_literal(in_force, now))
+    return chain(kernel, *processes, enrolment, names, *policy, _of_files(view), _of_log(view))
 
 
 def _of_kernel(view: View, now: datetime) -> Iterator[Json]:
@@ -155,6 +158,23 @@ def _of_policy(view: View, in_force: InForce | None) -> Iterator[Json]:
     for problem in unenforced(in_force.policy):
         text = f"{problem.place}: {problem.message}"
         yield finding("not-yet-enforced", "warning", text, problem.hint, written_in.get(problem.place.file))
+
+
+def _of_literal(in_force: InForce | None, now: datetime) -> Iterator[Json]:
+    """What nothing opens by chance, and a rule opens on purpose: said as long as it does."""
+    for workload in in_force.policy.workloads.values() if in_force else ():
+        if found := lint_literal.addresses(workload, now):
+            remedy = "give the workload credentials of its own, then take the rule out"
+            yield finding("metadata-open", "warning", _opens(found), remedy, workload.name)
+        if found := lint_literal.ports(workload, now):
+            remedy = "let the workload ask something that offers less, then take the rule out"
+            yield finding("control-port-open", "warning", _opens(found), remedy, workload.name)
+
+
+def _opens(found: list[tuple[Rule, str]]) -> str:
+    rule, what = found[0]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"rule {rule.id} ({printable(rule.place.file)}:{rule.place.line}) opens {what}{more}"
 
 
 def _of_files(view: View) -> Iterator[Json]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from penstock.core import lint_names, lint_planes
+from penstock.core import control_ports, lint_literal, lint_names, lint_planes
 from penstock.core.advice import each_rule, say
 from penstock.core.coverage import Cover, is_everything
 from penstock.core.language.rule_ids import peer_text
@@ -94,7 +94,8 @@ def _no_narrower(wide: Rule, narrow: Rule) -> bool:
         return False
     if narrow.ports.icmp and not wide.ports.icmp:
         return False
-    return all(any(_inside(r, w) for w in wide.ports.ranges) for r in narrow.ports.ranges)
+    opened = control_ports.of(wide).ranges
+    return all(any(_inside(r, w) for w in opened) for r in control_ports.of(narrow).ranges)
 
 
 def _inside(narrow: PortRange, wide: PortRange) -> bool:
@@ -195,6 +196,7 @@ CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
     lint_names.shared_suffix,
     lint_names.known_name,
     _metadata,
+    lint_literal.control_port,
     lint_planes.opened_ports,
     lint_planes.own_ports_from_inside,
     lint_planes.overlaps,
