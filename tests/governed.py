@@ -236,14 +236,18 @@ class Governed:
         self._labels: dict[str, int] = {}
 
     def load(
-        self, *workloads: str, places: Mapping[str, str] = NOWHERE, resolver: Resolver | None = None
+        self,
+        *workloads: str,
+        places: Mapping[str, str] = NOWHERE,
+        resolver: Resolver | None = None,
+        host: str = "version: 1\n",
     ) -> None:
         """Put these rule files (`rules`) in force: the change against what was, in one transaction.
 
         `places`: cgroups, by path in the lab's subtree, that are bound where they are -> workload.  Without a
-        `resolver` rules by name open nothing.
+        `resolver` rules by name open nothing.  `host` is penstock.yaml.
         """
-        self.policy = policy = policy_of(*workloads)
+        self.policy = policy = policy_of(*workloads, host=host)
         for name in policy.workloads:
             self._labels.setdefault(name, base_chains.FIRST_LABEL + len(self._labels))
         for path in (*map(slice_of, policy.workloads), *places, RESOLVER):

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
@@ -150,3 +151,11 @@ def call(address: str) -> list[str]:
     sent = sendto(here, b"datagram", address, 80)
     close(here)
     return ["ok" if isinstance(made, int) else made, sent]
+
+
+def forget_connections() -> None:
+    """Let connection tracking forget all that it knows in this namespace (IPCTNL_MSG_CT_DELETE without a key)."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:  # NETLINK_NETFILTER
+        sock.send(struct.pack("=IHHII", 20, (1 << 8) | 2, 5, 1, 0) + struct.pack("=BBH", 0, 0, 0))
+        kind, error = struct.unpack_from("=H10xi", sock.recv(4096), 4)
+        assert (kind, error) == (2, 0), (kind, os.strerror(-error))

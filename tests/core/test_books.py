@@ -117,3 +117,6 @@ def test_unbound_processes_have_books_too() -> None:
     books.counters({"unbound_out": (4, 0)}, Policy(), T)
     [block] = books.close(T)
     assert (block.workload, block.unlogged) == ("-", 4)
+    books.counters({"admin_in": (3, 0)}, Policy(), T)
+    [block] = books.close(T)
+    assert (block.workload, block.direction, block.unlogged) == ("-", "in", 3)

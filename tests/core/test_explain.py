@@ -80,6 +80,7 @@ def test_fixed_kinds_and_replies() -> None:
     assert explain(policy(), replace(PACKET, kind=Kind.SOURCE), START).reason == "foreign-source"
     unbound = replace(PACKET, kind=Kind.UNBOUND, workload="-")
     assert explain(policy(), unbound, START).reason == "unbound"
+    assert explain(policy(), replace(unbound, kind=Kind.ADMIN), START).reason == "admin-port"
     reply = replace(PACKET, kind=Kind.REPLY, direction=Direction.IN, port=80)
     assert explain(policy(), reply, START).reason == "reply"
     assert explain(policy(ingress="[{from: any, ports: [80]}]"), reply, START).reason == "reply"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.core.log_prefix import MAX_PREFIX, Kind, Refusal, format_prefix, parse_prefix
+from penstock.core.log_prefix import MAX_PREFIX, OF_NONE, Kind, Refusal, format_prefix, parse_prefix
 from penstock.core.policy import Direction, Mode
 
 PAIRS = [
@@ -17,6 +17,7 @@ PAIRS = [
     (Direction.IN, Kind.RULES),
     (Direction.IN, Kind.REPLY),
     (Direction.IN, Kind.UNBOUND),
+    (Direction.IN, Kind.ADMIN),
 ]
 
 
@@ -38,7 +39,7 @@ def test_words() -> None:
 )
 def test_reads_back(pair: tuple[Direction, Kind], verdict: Refusal, mode: Mode, name: str) -> None:
     direction, kind = pair
-    workload = "-" if kind is Kind.UNBOUND else name
+    workload = "-" if kind in OF_NONE else name
     text = format_prefix(direction, verdict, mode, kind, workload)
     assert len(text.encode()) <= MAX_PREFIX
     prefix = parse_prefix(text)

@@ -21,6 +21,8 @@ ingress:
   - {from: [host, plane:admin, plane:inference, workload:w, net], ports: [1]}
   - {from: [any, net, "::1"], ports: [2]}
   - {from: [workload:w], ports: [2], except: 10.0.0.0/8}
+  - {from: [net, lan], ports: [2], except: 10.0.0.0/9}
+  - {from: [plane:inference], ports: [2], except: 10.0.0.0/9}
 """
 
 
@@ -30,15 +32,13 @@ def test_each_is_told_once() -> None:
     found = unenforced(policy)
     assert {(p.severity, p.code) for p in found} == {("warning", "not-yet-enforced")}
     assert [p.line().replace("rules.d/w.yaml", "w") for p in found] == [
-        "penstock.yaml:3:21: warning: `admin_ports` is understood, not yet enforced; "
-        "until then they are as open as without it",
         "w:2:11: warning: recognising container w is not yet built; "
         "put processes in with `penstock run w -- COMMAND`",
-        "w:7:5: warning: `lan`: understood, not yet enforced; "
-        "until then it is denied; the rest of the rule is enforced",
         "w:9:5: warning: `except` of lan is understood, not yet enforced; until then the whole rule is denied",
-        "w:11:5: warning: `plane:inference`: understood, not yet enforced; "
-        "until then it is denied; the rest of the rule is enforced",
         "w:13:5: warning: `except` beside `workload:w` is understood, not yet enforced; "
         "until then `workload:w` is denied: give it a rule of its own",
+        "w:14:5: warning: `except` beside `lan` is understood, not yet enforced; "
+        "until then `lan` is denied: give it a rule of its own",
+        "w:15:5: warning: `except` beside `plane:inference` by interface is understood, not yet enforced; "
+        "until then `plane:inference` by interface is denied: give it a rule of its own",
     ]

@@ -58,6 +58,7 @@ def peer(text: str) -> Peer:
         "plane:admin": PlanePeer(Plane.ADMIN),
         "plane:inference": PlanePeer(Plane.INFERENCE),
         "workload:gateway": WorkloadPeer("gateway"),
+        "workload:other": WorkloadPeer("other"),
     }
     if text in words:
         return words[text]
@@ -194,7 +195,11 @@ EGRESS = [
     ("workload:gateway", HTTPS, out("127.0.0.1"), Reason.NO_RULE),
     ("workload:gateway", HTTPS, out("127.0.0.1", 80, peer_workload="gateway"), Reason.WRONG_PORT),
     # what the kernel is not told yet
-    ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2"), Reason.NOT_ENFORCED),
+    ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2"), Reason.RULE),
+    ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno1"), Reason.NO_RULE),
+    ("gpu-lan", HTTPS, out("192.0.2.1"), Reason.NO_RULE),
+    ("gpu-lan", HTTPS, out("169.254.169.254", interface="eno2"), Reason.METADATA),
+    ("gpu-lan", HTTPS, out("fe80::1", interface="eno2"), Reason.LINK_LOCAL),
     ("*.hf.co 192.0.2.1", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
     # the far end is ourselves
     ("", HTTPS, out("127.0.0.1", 9, own=True), Reason.SELF),
@@ -263,6 +268,45 @@ AS_WRITTEN = [
 @pytest.mark.parametrize(("peers", "connection", "expected"), AS_WRITTEN)
 def test_as_written(peers: str, connection: Connection, expected: bool) -> None:
     assert ask((rule(connection.direction, 1, peers),), connection, as_written=True).allow is expected
+
+
+SSH = PortRange("tcp", 22, 22)
+EVERYBODY = (
+    rule(Direction.OUT, 1, "any", Ports(EVERY_PORT)),
+    rule(Direction.OUT, 2, "workload:other", Ports(EVERY_PORT)),
+    rule(Direction.IN, 3, "any workload:other host", Ports(EVERY_PORT)),
+)
+BARRED = [
+    (out("127.0.0.1", 22), True),
+    (out("::1", 22), True),
+    (out("192.0.2.10", 22, here=True), True),
+    (out("192.0.2.10", 22), False),  # another host's
+    (out("127.0.0.1", 22, protocol="udp"), False),
+    (out("127.0.0.1", 23), False),
+    (out("127.0.0.1", 22, peer_workload="other"), True),
+    (out("127.0.0.1", 22, own=True), False),
+    (into("10.30.0.1", 22), True),
+    (into("fd00:30::1", 22), True),
+    (into("::ffff:10.30.0.1", 22), True),
+    (into("10.30.0.1", 23), False),
+    (into("10.20.0.1", 22), False),
+    (into("192.0.2.1", 22), False),
+    (into("192.0.2.1", 22, interface="eno7"), True),
+    (into("127.0.0.1", 22), False),  # whoever is no workload
+    (into("127.0.0.1", 22, peer_workload="other"), True),
+]
+
+
+@pytest.mark.parametrize(("connection", "expected"), BARRED)
+def test_the_hosts_admin_ports(connection: Connection, expected: bool) -> None:
+    out_, in_ = EVERYBODY[:2], EVERYBODY[2:]
+    workloads = {name: Workload(name, Mode.ENFORCE, out_, in_) for name in ("w", "other")}
+    networks = {**NETWORKS, "lan": Network("lan", interface="eno7", plane=Plane.INFERENCE)}
+    barred = Policy(networks=networks, workloads=workloads, admin_ports=Ports((SSH,)))
+    verdict = judge(barred, Live(NOW), connection)
+    assert (verdict.reason is Reason.ADMIN_PORT) is expected
+    assert judge(replace(barred, admin_ports=Ports()), Live(NOW), connection).allow
+    assert verdict.allow is not expected
 
 
 def test_not_enforced_is_denied_unless_judged_as_written() -> None:
@@ -454,6 +498,7 @@ def test_every_reason_has_a_text_and_a_case_here() -> None:
     assert set(TEXTS) == set(Reason) - {Reason.RULE}
     reached = {expected for *_, expected in EGRESS + INGRESS}
     others = {Reason.UNKNOWN_WORKLOAD, Reason.LOCKED, Reason.EXPIRED, Reason.EXCEPTED, Reason.NO_RULES}
+    others |= {Reason.ADMIN_PORT}
     assert reached | others == set(Reason)
     assert all("\n" not in text and len(text) < 100 for text in TEXTS.values())
 

@@ -99,8 +99,13 @@ def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
     return [_rule(Dispatch(place_maps(level)[which], level)) for level in sorted(levels, reverse=True)]
 
 
-def base(governed: InCgroup, levels: Sequence[int], *, names: bool = False) -> list[Chain]:
-    """Where our packets come in; `governed` is our slice; `names`: look-ups are governed."""
+def base(
+    governed: InCgroup, levels: Sequence[int], *, names: bool = False, strangers: Sequence[Rule] = ()
+) -> list[Chain]:
+    """Where our packets come in; `governed` is our slice; `names`: look-ups are governed.
+
+    `strangers` are for what arrives at somebody who is no workload.
+    """
     # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.  Labels are on
     # what travels on loopback; on look-ups, whose interface is still the one from before, wherever they went.
     # An established TCP connection is inherited by nobody; to ask for the label costs more than for all else.
@@ -123,6 +128,7 @@ def base(governed: InCgroup, levels: Sequence[int], *, names: bool = False) -> l
                 _rule(ON_LOOPBACK_IN, Original(), HasLabel(UNPROVEN), Jump("unproven")),
                 _rule(governed, Goto("governed_in")),
                 *_dispatches(1, levels),
+                *strangers,
             ),
             Hook.INPUT,
         ),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from penstock.core import base_chains, chains
+from penstock.core import admin_chains, base_chains, chains
 from penstock.core.blocks import Block, Explanation, Process
 from penstock.core.folding import Folder
 from penstock.core.log_prefix import NO_WORKLOAD
@@ -56,6 +56,7 @@ class Books:
         changed = False
         unbound = {Direction.OUT: base_chains.UNBOUND_OUT, Direction.IN: base_chains.UNBOUND_IN}
         owners = {counter: (NO_WORKLOAD, direction) for direction, counter in unbound.items()}
+        owners[admin_chains.ADMIN_IN] = (NO_WORKLOAD, Direction.IN)
         for name in policy.workloads:
             owners.update({chains.counter_name(direction, name): (name, direction) for direction in Direction})
         for counter, (workload, direction) in owners.items():

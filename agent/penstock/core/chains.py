@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.core import base_chains, name_chains, peer_chains
+from penstock.core import admin_chains, base_chains, interface_chains, name_chains, peer_chains
+from penstock.core.admin_chains import OPEN, Barred
 from penstock.core.base_chains import (
     ICMP,
     ON_LOOPBACK_IN,
@@ -48,7 +49,7 @@ from penstock.core.cgroup_maps import (
 from penstock.core.log_prefix import format_prefix
 from penstock.core.name_chains import NamePlan
 from penstock.core.peer_chains import NOBODY, Calls
-from penstock.core.policy import Direction, Mode
+from penstock.core.policy import Direction, Mode, PortRange
 from penstock.core.rule_parts import (
     Action,
     Count,
@@ -87,6 +88,9 @@ class Plan:
     in_place: bool = False  # cgroups are bound in place: it may have connections from before it was governed
     names: NamePlan | None = None  # it has rules by name
     calls: Calls = NOBODY  # of other workloads to it
+    links: interface_chains.Links = interface_chains.NONE
+    barred: Barred = OPEN  # the host's admin ports
+    opened: tuple[PortRange, ...] = ()  # its own ports, to whomever
 
 
 def set_name(direction: Direction, family: int, workload: str) -> str:
@@ -99,21 +103,24 @@ def counter_name(direction: Direction, workload: str) -> str:
     return f"denied_{direction}_{workload}"
 
 
-def counters(plans: Sequence[Plan]) -> tuple[str, ...]:
+def counters(plans: Sequence[Plan], barred: Barred = OPEN) -> tuple[str, ...]:
     """Names of all counters."""
     own = [counter_name(direction, plan.name) for plan in plans for direction in Direction]
     resolver = (RESOLVER_OUT, RESOLVER_IN) if _by_name(plans) else ()
-    return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *resolver, *own)
+    hits = dict.fromkeys(counter for plan in plans for counter in plan.links.counters)
+    return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *admin_chains.counters(barred), *resolver, *own, *hits)
 
 
 def _by_name(plans: Sequence[Plan]) -> bool:
     return any(plan.names is not None for plan in plans)
 
 
-def build(plans: Sequence[Plan], governed: InCgroup, levels: Sequence[int] = ()) -> tuple[Chain, ...]:
+def build(
+    plans: Sequence[Plan], governed: InCgroup, levels: Sequence[int] = (), barred: Barred = OPEN
+) -> tuple[Chain, ...]:
     """Return all chains, those that are called before those that call.
 
-    `governed` is the slice, `levels` are those at which cgroups are bound in place.
+    `governed` is the slice, `levels` are those at which cgroups are bound in place, `barred` the admin ports.
     """
     depth = governed.level
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
@@ -125,7 +132,9 @@ def build(plans: Sequence[Plan], governed: InCgroup, levels: Sequence[int] = ())
         *base_chains.shared(
             [(plan.name, plan.label) for plan in plans], depth, levels, name_chains.unanswered() if names else ()
         ),
-        *base_chains.base(governed, levels, names=names),
+        *admin_chains.shared(barred),
+        *base_chains.base(governed, levels, names=names, strangers=admin_chains.arriving(barred)),
+        *admin_chains.passing(barred),
         *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
     )
 
@@ -138,7 +147,6 @@ def _in_set(direction: Direction, workload: str, peer: End, port: End) -> list[R
         _rule(InSet(set_name(direction, family, workload), family, peer, port), Final.ACCEPT)
         for family in (4, 6)
     ]
-
 
 
 
@@ -155,7 +163,7 @@ def _refusals() -> list[Chain]:
 def _workload(plan: Plan) -> list[Chain]:
     lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
     names = [_stray(plan), *name_chains.own_chains(plan.names)] if plan.names else []
-    peers = peer_chains.build(plan.name, plan.calls)
+    peers = [*peer_chains.build(plan.name, plan.calls), *interface_chains.own_chains(plan.name, plan.links)]
     return [*_denials(plan), *names, *peers, *lists[plan.mode](plan)]
 
 
@@ -218,6 +226,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
         f"reply_{name}",
         (
             *_in_set(Direction.IN, name, End.DESTINATION, End.SOURCE),
+            *interface_chains.replying(plan.links),
             _rule(ON_LOOPBACK_OUT, Jump(f"own_{name}")),
             *([_rule(ON_LOOPBACK_OUT, Jump(f"called_{name}"))] if plan.calls.taken else []),
             _rule(Goto(f"deny_reply_{name}")),
@@ -227,6 +236,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
         f"answer_{name}",
         (
             *_in_set(Direction.OUT, name, End.SOURCE, End.SOURCE),
+            *interface_chains.answered(name, plan.links),
             *(name_chains.answered(plan.names) if plan.names else ()),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
             _rule(Goto(f"deny_in_{name}")),
@@ -271,6 +281,7 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
             *asks,
             *echo,
             *opened,
+            *interface_chains.leaving(name, plan.links),
             deny,
         ),
     )
@@ -290,6 +301,7 @@ def _loopback(
     Labels are asked for as late as can be: of all conditions they cost most.
     """
     name, label = plan.name, plan.label
+    tail = f"unlisted_{name}"
     stale = Chain(
         f"stale_{name}",
         (
@@ -308,11 +320,7 @@ def _loopback(
         ),
     )
     elder = _elder(plan)
-    rules = (
-        *before,
-        _rule(UDP, Jump(stale.name)),
-        _rule(Tracked.NEW, Jump(new.name)),
-        *allowed,
+    unlisted = (
         _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
         _rule(HasLabel(STALE), *deny.do),
         _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
@@ -322,7 +330,16 @@ def _loopback(
         _rule(Tracked.NEW, LocalDestination(), HasLabel(UNPROVEN), Final.ACCEPT),
         deny,
     )
-    return [stale, new, *elder, *_by_family(f"loopback_{name}", f"loopback6_{name}", rules)]
+    rules = (
+        *before,
+        _rule(UDP, Jump(stale.name)),
+        _rule(Tracked.NEW, Jump(new.name)),
+        *admin_chains.called(plan.barred, Goto(tail)),
+        *allowed,
+        _rule(Goto(tail)),
+    )
+    families = _by_family(f"loopback_{name}", f"loopback6_{name}", rules)
+    return [stale, new, *elder, Chain(tail, unlisted), *families]
 
 
 def _by_family(name: str, six: str, rules: Sequence[Rule]) -> list[Chain]:
@@ -357,7 +374,9 @@ def _in(plan: Plan) -> Chain:
         (
             # A bare SYN may count as a reply: to a SYN that somebody else sent from this port in vain.
             _rule(TcpAnswer(), Reply(), Final.ACCEPT),
+            *admin_chains.at_listeners(plan.barred, plan.opened, Goto(f"deny_in_{name}")),
             *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
+            *interface_chains.arriving(name, plan.links, plan.barred),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
             *([_rule(ON_LOOPBACK_IN, Original(), Jump(f"callers_{name}"))] if plan.calls.taken else []),
             _rule(Reply(), answers),
@@ -378,4 +397,5 @@ def _echo(plan: Plan) -> Chain:
         for family in (4, 6)
     ]
     by_name = name_chains.echoes(plan.names) if plan.names else []
-    return Chain(f"echo_{name}", (*rules, *by_name, _rule(Goto(f"deny_out_{name}"))))
+    over = interface_chains.leaving(name, plan.links)
+    return Chain(f"echo_{name}", (*rules, *by_name, *over, _rule(Goto(f"deny_out_{name}"))))

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 
-from penstock.core import cgroup_maps, chains, control_ports, name_chains, name_rules, peer_chains
+from penstock.core import (
+    admin_chains,
+    cgroup_maps,
+    chains,
+    control_ports,
+    interface_chains,
+    name_chains,
+    name_rules,
+    peer_chains,
+)
 from penstock.core.name_chains import NamePlan
 from penstock.core.policy import (
     LINK_LOCAL,
@@ -40,6 +49,8 @@ from penstock.core.slices import SLICE
 NUMBERS = {"tcp": 6, "udp": 17}
 ECHO = {4: 1, 6: 58}
 """Protocol numbers (IANA); echo stands in the sets as its protocol with every "port"."""
+
+Intervals = tuple[Interval, ...]
 
 WHOLE = {4: (0, 2**32 - 1), 6: (0, 2**128 - 1)}
 
@@ -83,6 +94,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
     """Return the whole table for `policy`.  Rules that are over, or not enforceable yet, allow nothing."""
     workloads = [policy.workloads[name] for name in sorted(policy.workloads)]
     calls = peer_chains.calls(policy, live.labels, live.now)
+    barred = admin_chains.barred(policy)
     plans = [
         chains.Plan(
             name=workload.name,
@@ -92,16 +104,23 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             in_place=bool(live.levels),
             names=_names(policy, workload, live),
             calls=calls[workload.name],
+            links=interface_chains.links(policy, workload, live.now),
+            barred=barred,
+            opened=tuple(r for rule in workload.ingress for r in rule.ports.ranges),
         )
         for workload in workloads
     ]
     by_name = [plan.names for plan in plans if plan.names is not None]
     sets = [s for workload in workloads for s in _sets(policy, workload, live.now)]
     return Ruleset(
-        counters=(MARKER, *chains.counters(plans)),
+        counters=(MARKER, *chains.counters(plans, barred)),
         maps=cgroup_maps.maps(live.levels, names=bool(by_name)),
-        sets=(*sets, *(_upstreams(live.resolver) if by_name and live.resolver else ())),
-        chains=chains.build(plans, InCgroup(live.slice, live.depth), live.levels),
+        sets=(
+            *sets,
+            *admin_chains.sets(barred),
+            *(_upstreams(live.resolver) if by_name and live.resolver else ()),
+        ),
+        chains=chains.build(plans, InCgroup(live.slice, live.depth), live.levels, barred),
         name_sets=name_chains.name_sets(by_name),
         by_name=tuple(plan.workload for plan in by_name),
     )
@@ -151,7 +170,22 @@ def allowances(policy: Policy, rule: Rule, order: int, family: int) -> Iterable[
     if not addresses:
         return
     for protocol, ports in _ports(control_ports.of(rule), family, rule.direction):
-        yield Allowance(order, rule.id, protocol, addresses, ports, rule.expires)
+        parts = _not_barred(policy, rule.direction, family, protocol, addresses, ports)
+        for part, (remote, own) in enumerate(parts):  # two at most, each with a place of its own
+            yield Allowance(2 * order + part, rule.id, protocol, remote, own, rule.expires)
+
+
+def _not_barred(
+    policy: Policy, direction: Direction, family: int, protocol: int, addresses: Intervals, ports: Intervals
+) -> Iterable[tuple[Intervals, Intervals]]:
+    """Without the host's admin ports for networks of clients: what is left of both, apart."""
+    if direction is Direction.OUT or not policy.admin_ports.ranges:
+        return [(addresses, ports)]
+    barred = admin_chains.barred(policy)
+    closed = [(r.first, r.last) for r in barred.ports if NUMBERS[r.protocol] == protocol]
+    rest = subtract(ports, closed)
+    others = subtract(addresses, admin_chains.intervals(barred.cidrs, family))
+    return [(a, p) for a, p in ((addresses, rest), (others, subtract(ports, rest))) if a and p]
 
 
 def _addresses(policy: Policy, rule: Rule, family: int) -> tuple[Interval, ...]:

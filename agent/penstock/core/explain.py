@@ -21,12 +21,13 @@ FIXED = {
     Kind.UNBOUND: Explanation(
         "unbound", "the process is in penstock.slice and belongs to no workload of the policy"
     ),
+    Kind.ADMIN: Explanation("admin-port", "an admin port of this host, closed to networks of clients"),
 }
 REPLY = Explanation("reply", "an answer to a client whom no ingress rule allows now")
 CHANGED = Explanation("changed", "denied then; the rules have changed since and would allow it now")
 SOMEBODY = "?"
 """Who was refused at a workload is not known; whoever is no workload would have been let in by `from: host`."""
-UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED, Reason.CONTROL_PORT})
+UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED, Reason.ADMIN_PORT, Reason.CONTROL_PORT})
 """Here a rule is not what helps, or nothing to be offered lightly."""
 
 
@@ -50,6 +51,8 @@ def explain(
         remote=denied.remote,
         port=denied.port,
         peer_workload=SOMEBODY if denied.direction is Direction.IN else "",
+        here=denied.kind is Kind.LOOPBACK,
+        interface=denied.interface,
     )
     # A name that leads to this host opens nothing there, unless its rule says `private`.
     live = explain_names.live(learned, connection, now) if denied.kind is Kind.RULES else Live(now)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from penstock.core import control_ports
+from penstock.core import admin_chains, control_ports
 from penstock.core.base_chains import STALE, WORKLOAD
 from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
 from penstock.core.rule_parts import Action, Before, End, Final, Goto, HasLabel, Jump, PortIn
@@ -45,8 +45,12 @@ NOBODY = Calls()
 def calls(policy: Policy, labels: Mapping[str, int], now: datetime) -> dict[str, Calls]:
     """By the name of the workload that is called."""
 
+    closed = admin_chains.barred(policy)
+
     def call(rule: Rule, label: int | None) -> Call:
-        return Call(label, control_ports.of(rule).ranges, rule.expires)
+        ranges = control_ports.of(rule).ranges
+        ranges = ranges if label is None else admin_chains.without(ranges, closed)
+        return Call(label, ranges, rule.expires)
 
     def counts(rule: Rule) -> bool:
         # Who is called does not see from which address: an exception closes the rule.

@@ -12,12 +12,12 @@ from penstock.core.rule_parts import (
     SNAPLEN,
     Action,
     AddressIn,
+    Among,
     Answering,
     AskedAt,
     Away,
     Before,
     CalledAt,
-    CalledIn,
     Condition,
     Count,
     Detour,
@@ -111,6 +111,8 @@ def _condition(condition: Condition) -> str:
             return INTERFACES[hook]
         case Interface(name, end):
             return f'{"iifname" if end is End.SOURCE else "oifname"} "{name}"'
+        case Among(family, end, cidrs):
+            return f"{HEADERS[family]} {ENDS[end]}addr {{ {', '.join(map(str, cidrs))} }}"
         case Protocol(name):
             return f"meta l4proto {PROTOCOLS[name]}"
         case Family(family):
@@ -121,8 +123,6 @@ def _condition(condition: Condition) -> str:
             return f"ct label {bit}"
         case InSet(name, family, peer, port):
             return f"{HEADERS[family]} {ENDS[peer]}addr . {NUMBER[family]} . th {ENDS[port]}port @{name}"
-        case CalledIn(name, family):
-            return f"{HEADERS[family]} saddr . {NUMBER[family]} . ct original proto-dst @{name}"
         case InCgroup(path, level):
             return f'socket cgroupv2 level {level} "{path}"'
         case _:

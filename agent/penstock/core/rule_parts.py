@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 
 LOG_RATE = 50
 LOG_BURST = 100
@@ -156,6 +157,15 @@ class FullSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class Among:
+    """The packet is of that family, and the address at that end is in one of these prefixes (disjoint)."""
+
+    family: int
+    end: End
+    cidrs: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class InCgroup:
     """The packet's socket is of that cgroup, `path` below /sys/fs/cgroup, or of one in it; `level` is its own."""
 
@@ -187,19 +197,11 @@ class AskedAt:
 
 @dataclass(frozen=True, slots=True)
 class CalledAt:
-    """tcp or udp, and the connection's first packet was sent to a port from `first` to `last`, whatever it is now."""
+    """tcp or udp, and the connection's first packet was sent to a port from `first` to `last`."""
 
     protocol: str
     first: int
     last: int
-
-
-@dataclass(frozen=True, slots=True)
-class CalledIn:
-    """(source address, protocol, port that the connection's first packet was sent to) is in the set."""
-
-    set: str
-    family: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,13 +279,13 @@ Condition = (
     | LocalDestination
     | LinkLocalDestination
     | FullSocket
+    | Among
     | InCgroup
     | TcpData
     | TcpEnd
     | Redirected
     | AskedAt
     | CalledAt
-    | CalledIn
     | PortIn
     | Before
     | AddressIn

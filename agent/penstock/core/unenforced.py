@@ -26,11 +26,8 @@ CODE = "not-yet-enforced"
 
 
 def unenforced(policy: Policy) -> list[Problem]:
-    """One warning for each rule, each `match` and each setting of the host that the kernel does not see yet."""
+    """One warning for each rule and each `match` that the kernel does not see yet."""
     problems = []
-    if policy.admin_ports.ranges:
-        text = "`admin_ports` is understood, not yet enforced"
-        problems.append(_warning(policy.admin_ports_place, text, "until then they are as open as without it"))
     for workload in policy.workloads.values():
         later = [m for m in workload.match if m.container or m.bridge or (m.unit and m.exe)]
         if later:
@@ -45,34 +42,35 @@ def unenforced(policy: Policy) -> list[Problem]:
 
 def _of_rule(policy: Policy, rule: Rule) -> Iterator[Problem]:
     # The same words for the rules of one preset: it stands in one line of the file.
-    parts = [peer for peer in rule.peers if is_later(policy, peer)]
-    taken_out = [peer for peer in rule.excepted if is_later(policy, peer)]
-    unseen = [peer for peer in rule.peers if isinstance(peer, WorkloadPeer | HostPeer)]
-    if rule.excepted and unseen:
-        what = f"`{shown(peer_text(unseen[0]))}`"
-        text = f"`except` beside {what} is understood, not yet enforced"
-        yield _warning(rule.place, text, f"until then {what} is denied: give it a rule of its own")
-    elif taken_out:
+    taken_out = [peer for peer in rule.excepted if _by_interface(policy, peer)]
+    if taken_out:
         what = ", ".join(shown(peer_text(peer)) for peer in taken_out[:3])
         text = f"`except` of {what} is understood, not yet enforced"
         yield _warning(rule.place, text, "until then the whole rule is denied")
-    elif parts:
-        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
-        what = ", ".join(f"`{shown(peer_text(peer))}`" for peer in parts[:3])
-        text = f"{what}{more}: understood, not yet enforced"
-        hint = "until then it is denied"
-        if len(parts) < len(rule.peers):
-            hint += "; the rest of the rule is enforced"
-        yield _warning(rule.place, text, hint)
+        return
+    unseen = [peer for peer in rule.peers if is_later(policy, rule, peer)]
+    if unseen:
+        what = f"`{shown(peer_text(unseen[0]))}`"
+        if isinstance(unseen[0], PlanePeer):
+            what = f"{what} by interface"
+        text = f"`except` beside {what} is understood, not yet enforced"
+        yield _warning(rule.place, text, f"until then {what} is denied: give it a rule of its own")
 
 
-def is_later(policy: Policy, peer: Peer) -> bool:
-    """Whether the kernel is not told about such a peer yet: what only it allows is denied."""
+def is_later(policy: Policy, rule: Rule, peer: Peer) -> bool:
+    """Whether the kernel is not told yet of `peer`, or of a part of it, in `rule`: what only it allows is denied.
+
+    Who is at the other end, or over which interface, says nothing about addresses that could be taken out of it.
+    """
+    if any(_by_interface(policy, other) for other in rule.excepted):
+        return True
+    return bool(rule.excepted) and (isinstance(peer, WorkloadPeer | HostPeer) or _by_interface(policy, peer))
+
+
+def _by_interface(policy: Policy, peer: Peer) -> bool:
     if isinstance(peer, NetworkPeer):
         return bool(policy.networks[peer.name].interface)
-    if isinstance(peer, PlanePeer):
-        return any(network.interface for network in policy.of_plane(peer.plane))
-    return False
+    return isinstance(peer, PlanePeer) and any(n.interface for n in policy.of_plane(peer.plane))
 
 
 def _match_text(match: Match) -> str:

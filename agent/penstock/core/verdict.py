@@ -12,6 +12,8 @@ errors belong to the connection they answer and are not judged here.
 * A name is at an address while an answer to the workload's own look-up says so; private addresses count
   only with `private`.
 * An exception is taken out of its own rule, not out of others.
+* The host's admin ports are closed to every workload on this host's own addresses, and to networks of clients
+  (`plane: inference`), whatever rules say.
 * Only tcp, udp and echo can be allowed.
 * The mode `observe` changes nothing here: the verdict is what enforcing would do.
 """
@@ -45,6 +47,7 @@ from penstock.core.policy import (
     Network,
     NetworkPeer,
     Peer,
+    Plane,
     PlanePeer,
     Policy,
     PortRange,
@@ -71,6 +74,7 @@ class Reason(StrEnum):
     EXCEPTED = "excepted"  # a rule would allow it but for its `except`
     CONTROL_PORT = "control-port"  # a rule has this peer, and the port only inside a range
     WRONG_PORT = "wrong-port"  # a rule has this peer, but not this protocol and port
+    ADMIN_PORT = "admin-port"  # one of the host's `admin_ports`, and a workload or a network of clients
     METADATA = "metadata"  # cloud metadata, not named literally
     LINK_LOCAL = "link-local"  # a link-local address, not named literally
     NO_RULES = "no-rules"  # the workload allows nothing in this direction
@@ -89,6 +93,7 @@ TEXTS = {
     Reason.EXCEPTED: "excepted from the rule that would allow it",
     Reason.CONTROL_PORT: "control ports are closed unless a rule names them alone",
     Reason.WRONG_PORT: "not in its rules",
+    Reason.ADMIN_PORT: "an admin port of this host, closed to every workload and to networks of clients",
     Reason.METADATA: "cloud metadata is closed unless a rule names it literally",
     Reason.LINK_LOCAL: "link-local addresses are closed unless a rule names them literally",
     Reason.NO_RULES: "the workload allows nothing in this direction",
@@ -134,6 +139,8 @@ def judge(policy: Policy, live: Live, connection: Connection, *, as_written: boo
         return Verdict(False, Reason.NO_RULE, OTHER_PROTOCOL)
 
     connection = as_sent(connection)
+    if _is_barred(policy, connection):
+        return _deny(Reason.ADMIN_PORT)
     rules = workload.egress if connection.direction is Direction.OUT else workload.ingress
     missed: dict[Reason, list[Rule]] = {}
     for rule in rules:
@@ -145,6 +152,17 @@ def judge(policy: Policy, live: Live, connection: Connection, *, as_written: boo
         if reason in missed:
             return _near_miss(reason, missed[reason], connection)
     return _far_miss(policy, live, rules, connection)
+
+
+def _is_barred(policy: Policy, connection: Connection) -> bool:
+    """Whether it is to one of the host's admin ports, from who may not use them."""
+    here = connection.here or (connection.remote is not None and connection.remote.is_loopback)
+    if not _opens_port(policy.admin_ports, connection):
+        return False
+    if connection.direction is Direction.OUT:
+        return here
+    clients = any(_in_network(network, connection) for network in policy.of_plane(Plane.INFERENCE))
+    return clients or connection.peer_workload in policy.workloads
 
 
 def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as_written: bool) -> Reason:
@@ -191,8 +209,9 @@ def _is_at(policy: Policy, live: Live, rule: Rule, peer: Peer, connection: Conne
             return _is_called(live, rule, peer, connection)
         case WorkloadPeer():
             return connection.peer_workload == peer.name
-        case HostPeer():  # seen by loopback only: which other addresses are this host's, no policy says
-            return connection.peer_workload == "" and remote is not None and remote.is_loopback
+        case HostPeer():  # which other addresses are this host's, no policy says
+            here = connection.here or (remote is not None and remote.is_loopback)
+            return connection.peer_workload == "" and here
     assert_never(peer)
 
 
@@ -210,9 +229,10 @@ def _enforced(policy: Policy, rule: Rule, peer: Peer, connection: Connection) ->
     """Whether the kernel can be told today about `peer`, which is at the far end of `connection`."""
     match peer:
         case NetworkPeer():
-            return bool(policy.networks[peer.name].cidrs)
+            return bool(policy.networks[peer.name].cidrs) or not rule.excepted  # an interface has no addresses
         case PlanePeer():
-            return any(n.cidrs and _in_network(n, connection) for n in policy.of_plane(peer.plane))
+            found = (n for n in policy.of_plane(peer.plane) if _in_network(n, connection))
+            return any(n.cidrs or not rule.excepted for n in found)
         case WorkloadPeer() | HostPeer():
             return not rule.excepted  # who is called does not see from where
     return True
