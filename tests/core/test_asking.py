@@ -141,3 +141,31 @@ def test_a_name_that_leads_to_the_address_now_counts_and_is_in_no_set_of_address
         assert answer
         assert answer.allow is allow
         assert [held for _, held in answer.in_sets] == [False]
+
+
+@pytest.mark.parametrize(
+    ("what", "own", "expected"),
+    [("127.0.0.1:22", (), False), ("192.0.2.10:22", ("192.0.2.10",), False), ("192.0.2.10:22", (), True)],
+)
+def test_admin_ports_of_this_host_are_closed_by_a_chain(what: str, own: tuple[str, ...], expected: bool) -> None:
+    text = b"version: 1\nworkload: w\nmode: enforce\negress: [{to: any, ports: [any]}]\ningress: []\n"
+    host = b"version: 1\nhost: {admin_ports: [22]}\n"
+    policy = parse({"rules.d/w.yaml": text, "penstock.yaml": host}).policy
+    assert policy
+    answer = reply(policy, NOW, "w", outgoing([what]), own=frozenset(map(ip_address, own)))
+    assert answer
+    assert answer.allow is expected
+    assert (answer.verdict.reason is Reason.ADMIN_PORT) is not expected
+    assert [held for _, held in answer.in_sets] == [True], "the kernel's set has it all the same"
+
+
+def test_a_network_is_asked_for_at_the_edges_of_networks_of_clients() -> None:
+    text = b"version: 1\nworkload: w\nmode: enforce\negress: []\ningress: [{from: any, ports: [22]}]\n"
+    host = b"version: 1\nnetworks: {c: {cidr: 10.1.2.0/24, plane: inference}}\nhost: {admin_ports: [22]}\n"
+    policy = parse({"rules.d/w.yaml": text, "penstock.yaml": host}).policy
+    answer = reply(policy, NOW, "w", incoming("10.0.0.0/8", ["22"])) if policy else None
+    assert answer
+    assert answer.allow is None
+    assert answer.denied
+    assert str(answer.denied[0].remote) == "10.1.2.0"
+    assert [held for _, held in answer.in_sets].count(False) == 1

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from penstock.core.connection import Connection
+from penstock.core.connection import Connection, as_sent
 from penstock.core.language.parse_peer import BadPeer, peer
 from penstock.core.language.parse_ports import BadPorts, port_range
 from penstock.core.language.reading import shown
@@ -23,6 +23,7 @@ from penstock.core.policy import (
     NamePeer,
     Peer,
     Policy,
+    Ports,
     Rule,
     Sentence,
     Workload,
@@ -72,17 +73,24 @@ def reply(
     name: str,
     sentence: Sentence,
     learned: Mapping[Address, Collection[str]] = NOTHING,
+    own: Collection[Address] = (),
 ) -> Answer | None:
     """Judge what `sentence` is about; `name` and all names in it exist.  None when it is about no address.
 
-    `learned`: the names that lead the workload to addresses now, as far as that is known.
+    `learned`: the names that lead the workload to addresses now, as far as that is known.  `own`: the addresses of
+    this host.
     """
     workload, live = policy.workloads[name], Live(now, {name: learned})
-    asked = list(connections(policy, workload, sentence))
+    asked = [
+        replace(connection, here=as_sent(connection).remote in own)
+        for connection in connections(policy, workload, sentence)
+    ]
     judged = [(connection, judge(policy, live, connection)) for connection in asked]
     if not judged:
         return None
     open_policy = replace(policy, workloads={**policy.workloads, name: _by_address(workload)})
+    if sentence.direction is Direction.OUT:  # which are closed on this host is said by a chain
+        open_policy = replace(open_policy, admin_ports=Ports())
     allowed = next((item for item in judged if item[1].allow), None)
     denied = next((item for item in judged if not item[1].allow), None)
     return Answer(

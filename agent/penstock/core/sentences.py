@@ -29,6 +29,7 @@ from penstock.core.policy import (
     NamePeer,
     NetworkPeer,
     Peer,
+    Plane,
     PlanePeer,
     Policy,
     Rule,
@@ -141,6 +142,8 @@ def _drawn(policy: Policy, rules: tuple[Rule, ...]) -> Iterator[Cidr]:
     yield from LOOPBACK
     yield from LINK_LOCAL
     yield from (ip_network(address) for address in METADATA)
+    if policy.admin_ports.ranges:
+        yield from (cidr for network in policy.of_plane(Plane.INFERENCE) for cidr in network.cidrs)
     for rule in rules:
         for peer in rule.peers + rule.excepted:
             match peer:
