@@ -165,6 +165,31 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
     put(staged, path)
 
 
+def rewrite(path: Path, data: bytes, before: bytes) -> None:
+    """Replace a rule file that holds `before` as a whole; its mode and owner stay, and a link stays a link.
+
+    PenstockError when it holds something else by now, or cannot be written; then it is as it was.
+    """
+    real = Path(os.path.realpath(path))
+    if read_file(real) != before:
+        raise PenstockError("was changed meanwhile", where=str(path), hint="look at it, then try again")
+    staged = real.with_name(f".{real.name}.new")  # hidden: whoever reads the directory passes over it
+    try:
+        status = os.stat(real)
+        stage(staged, data, stat.S_IMODE(status.st_mode))
+        try:
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(staged, status.st_uid, status.st_gid)
+            os.chmod(staged, stat.S_IMODE(status.st_mode))  # as it is, whatever the umask is
+            put(staged, real)
+        except OSError:
+            staged.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        hint = "run it with sudo" if isinstance(error, PermissionError) else ""
+        raise PenstockError(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
+
+
 def _unreadable(path: Path, error: OSError) -> PenstockError:
     hint = "run it as a user who may read it" if isinstance(error, PermissionError) else "check the file"
     return PenstockError(f"cannot be read: {error.strerror}", where=str(path), hint=hint)

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "apply": "Put the rule files in force.",
     "confirm": "Keep what `apply --confirm` put in force.",
     "rollback": "Put an earlier policy back in force.",
+    "suggest": "Propose the rules that a workload lacks.",
     "blocks": "Show what was blocked.",
     "why": "Say whether a connection is allowed, and by which rule.",
     "run": "Start a program inside a workload.",
