@@ -72,7 +72,7 @@ class Probe:
         return self._outcome({"do": "find", "name": name})
 
     def listen(self, port: int) -> Outcome:
-        """Have it open one more port."""
+        """Have it open one more port, for 0 one that the kernel chooses; the reply is the port."""
         return self._outcome({"do": "listen", "port": port})
 
     def counts(self) -> dict[str, int]:

@@ -78,7 +78,7 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
         elif order["do"] == "find":
             answer["reply"] = str(socket.getaddrinfo(order["name"], 443)[0][4][0])
         elif order["do"] == "listen":
-            listen(order["port"])
+            answer["reply"] = str(listen(order["port"]))
         elif order["do"] == "send":
             answer["reply"] = talk(_held[order["id"]])
         else:
@@ -116,9 +116,10 @@ def talk(sock: socket.socket) -> str:
     return sock.recv(65536).decode("latin-1")
 
 
-def listen(port: int) -> None:
-    """Echo on that port, both protocols and families."""
+def listen(port: int) -> int:
+    """Echo on that port, both protocols and families; 0 is one that the kernel chooses.  Returns the port."""
     server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    port = server.getsockname()[1]
     threading.Thread(target=serve, args=(server,), daemon=True).start()
     # Two sockets, and no wildcard that takes both families: an answer must come from the address that was asked.
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
@@ -127,6 +128,7 @@ def listen(port: int) -> None:
             receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         receiver.bind((address, port))
         threading.Thread(target=echo, args=(receiver,), daemon=True).start()
+    return port
 
 
 def serve(server: socket.socket) -> None:
