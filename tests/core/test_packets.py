@@ -181,3 +181,19 @@ def only_value_error(body: bytes) -> None:
         return
     assert denied.port is None or 0 <= denied.port <= 65535
     assert denied.remote.version == denied.family
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("ps1 out deny enforce rules w", 5),
+        ("ps1 in deny enforce rules w", 4),
+        ("ps1 in deny enforce reply w", 5),
+    ],
+)
+def test_the_interface_is_that_of_the_far_end(prefix: str, expected: int) -> None:
+    over = attribute(4, struct.pack(">I", 4)) + attribute(5, struct.pack(">I", 5))
+    assert parse_nflog(over + record(ipv4(17, PORTS), prefix)).index == expected
+    assert parse_nflog(record(ipv4(17, PORTS), prefix)).index is None
+    with pytest.raises(ValueError, match="four bytes"):
+        parse_nflog(attribute(4, b"x") + attribute(5, b"x") + record(ipv4(17, PORTS), prefix))

@@ -88,7 +88,14 @@ def test_nothing_new(old: list[str], new: list[str]) -> None:
         (["to: a.org, ports: [2375-2377]"], ["to: a.org, ports: [2375, 2376-2377]"], ["out a.org:2375"], []),
         (["to: 10.0.0.1, ports: [any]"], ["to: 10.0.0.1, ports: [any]", "to: 10.0.0.1, ports: [2375]"],
          ["out 10.0.0.1:2375"], []),
-        ([], ["to: wire, ports: [80]"], ["out wire:80 later"], []),
+        ([], ["to: wire, ports: [80]"], ["out wire:80"], []),
+        (["to: wire, ports: [80]"], ["to: [wire, 10.0.0.1], ports: [80, 90]"],
+         ["out 10.0.0.1:80, 90", "out wire:90"], []),
+        (["to: wire, ports: [80]"], ["to: any, ports: [80]"], ["out any:80"], []),
+        (["to: any, ports: [80]"], ["to: wire, ports: [80]"], [], ["out any:80"]),
+        ([], ["to: wire, ports: [80], except: 10.0.0.0/8"], ["out wire:80 later"], []),
+        (["to: wire, ports: [80], except: 10.0.0.0/8"], ["to: wire, ports: [80]"], ["out wire:80"],
+         []),
     ],
 )  # fmt: skip
 def test_rules(old: list[str], new: list[str], allowed: list[str], denied: list[str]) -> None:
@@ -183,3 +190,17 @@ def test_it_is_told_when_the_evaluator_sees_a_difference(old: list[str], new: li
             was, will = (judge(each, Live(NOW), asked).allow for each in (before, after))
             opened, closed = opened or (will and not was), closed or (was and not will)
     assert (bool(found and found[0].allowed), bool(found and found[0].denied)) == (opened, closed)
+
+
+def test_a_network_behind_another_interface_is_another_network() -> None:
+    other = HOST.replace("eno2", "eno3")
+    rule = "to: wire, ports: [80]"
+    assert differ(policy(rule), policy(rule, host=other)) == (["out wire:80"], ["out wire:80"])
+    lan = other.replace("  wire", "  lan: {interface: eno2}\n  wire")
+    assert differ(policy(rule), policy("to: lan, ports: [80]", host=lan)) == ([], [])
+
+
+def test_of_a_plane_what_is_by_interface_counts_too() -> None:
+    rule = "from: plane:inference, ports: [80], name: front"
+    wire = HOST.replace("eno2}", "eno2, plane: inference}")
+    assert differ(policy(ingress=rule), policy(ingress=rule, host=wire)) == (["in plane:inference -> 80"], [])

@@ -396,6 +396,5 @@ def _echo(plan: Plan) -> Chain:
         )
         for family in (4, 6)
     ]
-    by_name = name_chains.echoes(plan.names) if plan.names else []
-    over = interface_chains.leaving(name, plan.links)
-    return Chain(f"echo_{name}", (*rules, *by_name, *over, _rule(Goto(f"deny_out_{name}"))))
+    more = [*(name_chains.echoes(plan.names) if plan.names else ()), *interface_chains.leaving(name, plan.links)]
+    return Chain(f"echo_{name}", (*rules, *more, _rule(Goto(f"deny_out_{name}"))))

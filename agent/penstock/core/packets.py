@@ -17,6 +17,8 @@ from penstock.core.log_prefix import Kind, Prefix, Refusal, parse_prefix
 from penstock.core.policy import Address, Direction, Mode
 
 NFULA_PACKET_HDR = 1
+NFULA_IFINDEX_INDEV = 4
+NFULA_IFINDEX_OUTDEV = 5
 NFULA_PAYLOAD = 9
 NFULA_PREFIX = 10
 NFULA_UID = 11
@@ -38,7 +40,8 @@ class Denied:
 
     `port` is the remote port for direction out and the workload's own for direction in; `local` and
     `local_port` are the workload's end.  Ports are None for protocols without, for later fragments, and
-    where the packet was cut off.  `uid` is None where the packet had no full socket.
+    where the packet was cut off.  `uid` is None where the packet had no full socket.  `index` is the number of
+    the interface that it came over or was to leave by; whoever knows its name puts it into `interface`.
     """
 
     workload: str
@@ -53,6 +56,8 @@ class Denied:
     local: Address
     local_port: int | None
     uid: int | None
+    index: int | None = None
+    interface: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,14 @@ def parse_nflog(body: bytes | memoryview) -> Denied:
     packet = _packet(payload)
     family = packet.source.version
     _check_family(found.get(NFULA_PACKET_HDR), family)
-    return _denied(prefix, packet, family, _number(found.get(NFULA_UID)))
-
-
-def _denied(prefix: Prefix, packet: _Packet, family: int, uid: int | None) -> Denied:
     arrived = prefix.direction is Direction.IN and prefix.kind is not Kind.REPLY
+    index = _number(found.get(NFULA_IFINDEX_INDEV if arrived else NFULA_IFINDEX_OUTDEV))
+    return _denied(prefix, packet, family, _number(found.get(NFULA_UID)), index, arrived=arrived)
+
+
+def _denied(
+    prefix: Prefix, packet: _Packet, family: int, uid: int | None, index: int | None, *, arrived: bool
+) -> Denied:
     if arrived:
         remote, local, local_port = packet.source, packet.destination, packet.destination_port
     else:
@@ -117,6 +125,7 @@ def _denied(prefix: Prefix, packet: _Packet, family: int, uid: int | None) -> De
         local=local,
         local_port=local_port,
         uid=uid,
+        index=index,
     )
 
 

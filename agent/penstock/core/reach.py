@@ -19,6 +19,7 @@ from typing import Any
 
 from penstock.core import control_ports
 from penstock.core.compile import ECHO, NUMBERS, allowances
+from penstock.core.interface_chains import interfaces
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.nearest import describe
 from penstock.core.policy import (
@@ -27,6 +28,7 @@ from penstock.core.policy import (
     Cidr,
     CidrPeer,
     Direction,
+    HostPeer,
     MetadataPeer,
     Mode,
     NamePeer,
@@ -38,6 +40,7 @@ from penstock.core.policy import (
     Ports,
     Rule,
     Workload,
+    WorkloadPeer,
 )
 from penstock.core.regions import Interval, disjoint, merge, subtract
 from penstock.core.unenforced import is_later
@@ -159,20 +162,25 @@ class _Opened:
         """What `rule` opens and nothing there does: the rule itself, or the parts of it that are left."""
         pieces = list(_pieces(self._policy, rule))
         left = [(place, part) for place, one in pieces for part in _without(one, other._by_address.get(place, []))]
-        words = [(peer, _split(control_ports.of(rule))) for peer in rule.peers if _is_word(self._policy, peer)]
-        rest = [(peer, _minus(ports, other._of_word(rule, peer))) for peer, ports in words]
+        words = [
+            (peer, word, _split(control_ports.of(rule)))
+            for peer in rule.peers
+            for word in _words(self._policy, peer)
+        ]
+        rest = [(peer, word, _minus(ports, other._of_word(rule, peer, word))) for peer, word, ports in words]
         direction = rule.direction.value
         if (left, rest) == (pieces, words):
-            later = all(is_later(self._policy, peer) for peer in rule.peers)
+            later = all(is_later(self._policy, rule, peer) for peer in rule.peers)
             if pieces or words:
                 yield Opening(describe(rule), direction, rule.id, enforced=not later)
             return
         for text in _parts(rule, left):
             yield Opening(text, direction, rule.id)
-        for peer, ports in rest:
+        for peer, _, ports in rest:
             if any(ports.values()):
                 part = Rule(rule.id, rule.direction, (peer,), _joined(ports))
-                yield Opening(describe(part), direction, rule.id, enforced=not is_later(self._policy, peer))
+                later = is_later(self._policy, rule, peer)
+                yield Opening(describe(part), direction, rule.id, enforced=not later)
 
     @cached_property
     def _by_address(self) -> dict[_Place, list[_Piece]]:
@@ -195,34 +203,36 @@ class _Opened:
         found: dict[tuple[Direction, str], list[Ports]] = defaultdict(list)
         for rule in self._rules:
             for peer in rule.peers:
-                if _is_word(self._policy, peer) or isinstance(peer, AnyPeer):
-                    found[rule.direction, peer_text(peer)].append(control_ports.of(rule))
+                if is_later(self._policy, rule, peer):
+                    continue
+                words = ["any"] if isinstance(peer, AnyPeer) else _words(self._policy, peer)
+                for word in words:
+                    found[rule.direction, word].append(control_ports.of(rule))
         return {key: _split(*ports) for key, ports in found.items()}
 
-    def _of_word(self, rule: Rule, peer: Peer) -> _Split:
+    def _of_word(self, rule: Rule, peer: Peer, word: str) -> _Split:
         """The ports that any rule opens to `peer`, in the direction of `rule`."""
-        found = [self._by_word.get((rule.direction, word)) for word in _wider(peer)]
+        found = [self._by_word.get((rule.direction, wider)) for wider in _wider(peer, word)]
         return _split(*(_joined(ports) for ports in found if ports is not None))
 
 
-def _is_word(policy: Policy, peer: Peer) -> bool:
-    """Whether it stands for no addresses that the policy knows."""
-    if isinstance(peer, NetworkPeer):
-        return not policy.networks[peer.name].cidrs
-    if isinstance(peer, PlanePeer):
-        return not any(network.cidrs for network in policy.of_plane(peer.plane))
-    return not isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer)
+def _words(policy: Policy, peer: Peer) -> list[str]:
+    """What it stands for besides addresses that the policy knows: interfaces, a name, who is on this host."""
+    if isinstance(peer, NetworkPeer | PlanePeer):
+        return [f"interface {name}" for name in interfaces(policy, peer)]
+    return [] if isinstance(peer, AddressPeer | CidrPeer | MetadataPeer | AnyPeer) else [peer_text(peer)]
 
 
-def _wider(peer: Peer) -> Iterator[str]:
-    """A peer and all that contain it, as they are written."""
-    yield peer_text(peer)
+def _wider(peer: Peer, word: str) -> Iterator[str]:
+    """One of the words of a peer, and all that contain it."""
+    yield word
     if isinstance(peer, NamePeer):
         rest = peer.pattern.removeprefix("*.")
         while "." in rest:
             rest = rest.partition(".")[2]
             yield f"*.{rest}"
-        yield peer_text(AnyPeer())
+    if not isinstance(peer, WorkloadPeer | HostPeer):
+        yield "any"
 
 
 def _pieces(policy: Policy, rule: Rule) -> Iterator[tuple[_Place, _Piece]]:

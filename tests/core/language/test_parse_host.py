@@ -2,6 +2,7 @@
 
 import pytest
 
+from penstock.core.language.parse_host import is_interface
 from penstock.core.parse import parse
 
 
@@ -25,6 +26,15 @@ from penstock.core.parse import parse
         ("networks: {a: {interface: 'eth 0'}}",
          "2:27: error: `eth 0` cannot be an interface; "
          "write its name as `ip link` shows it, at most 15 characters"),
+        ("networks: {a: {interface: lo}}",
+         "2:27: error: `lo` is this host itself, and no network; "
+         'write `cidr: [127.0.0.0/8, "::1/128"]`, or in a rule `from: host` or `from: workload:NAME`'),
+        ("networks: {a: {interface: 'eth0:1'}}", "2:27: error: `eth0:1` cannot be an interface; write eth0"),
+        ("networks: {a: {interface: 'veth1@if7'}}",
+         "2:27: error: `veth1@if7` cannot be an interface; write veth1"),
+        ("networks: {a: {interface: 'eno*'}}",
+         "2:27: error: `eno*` cannot be an interface; "
+         "write its name as `ip link` shows it, at most 15 characters"),
         ("host: {admin_ports: 22}",
          "2:21: error: `ports` is one value and must be a list; write `ports: [22]`"),
         ("dns: {upstream: []}", "2:17: error: `upstream` is an empty list; "
@@ -40,3 +50,15 @@ from penstock.core.parse import parse
 def test_mistakes(text: str, line: str) -> None:
     lines = [p.line() for p in parse({"penstock.yaml": f"version: 1\n{text}\n".encode()}).problems]
     assert lines == [f"penstock.yaml:{line}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        *((name, True) for name in ("e", "eno2", "br-1a2b3c4d5e6f", "eth0.100", "_x", "123456789012345")),
+        *((name, False) for name in ("", "1234567890123456", "eno*", "e\\*", 'e"', "e$", "a/b", "a b", "eth0\n")),
+        *((name, False) for name in (".", "..", "-x", "e@if2", "e:1", "\uff45")),
+    ],
+)
+def test_no_name_that_nft_would_read_as_another(name: str, good: bool) -> None:
+    assert is_interface(name) is good

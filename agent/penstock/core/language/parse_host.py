@@ -15,7 +15,10 @@ HOST_KEYS = ("version", "networks", "host", "dns")
 MAX_NETWORKS = 1000
 MAX_UPSTREAMS = 8
 
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}\Z")
+# The kernel takes more; what is left out means something to nft (`*`, `"`), or to those who print names: `eth0:1`
+# is a label of an address, `eth0@if7` is eth0.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+LOOPBACK = "lo"
 _ELSEWHERE = dict.fromkeys(
     ("mode", "match", "egress", "ingress", "tests"),
     "it belongs into a file of its own in rules.d, with `workload: NAME`",
@@ -129,14 +132,19 @@ def _read_interface(reader: Reader, node: Node) -> str:
     scalar = reader.text(node, "`interface`")
     if scalar is None:
         return ""
-    if not is_interface(scalar.text):
-        hint = "write its name as `ip link` shows it, at most 15 characters"
+    if scalar.text == LOOPBACK:
+        hint = 'write `cidr: [127.0.0.0/8, "::1/128"]`, or in a rule `from: host` or `from: workload:NAME`'
+        reader.error(scalar, "interface", "`lo` is this host itself, and no network", hint)
+    elif not is_interface(scalar.text):
+        real = re.match(r"([^:@]*)[:@]", scalar.text)
+        better = real[1] if real and is_interface(real[1]) else ""
+        hint = f"write {better}" if better else "write its name as `ip link` shows it, at most 15 characters"
         reader.error(scalar, "interface", f"`{shown(scalar.text)}` cannot be an interface", hint)
     return scalar.text
 
 
 def is_interface(text: str) -> bool:
-    """Whether the kernel could have an interface of that name."""
+    """Whether the kernel could have an interface of that name, and nft would take it as that one and no other."""
     return bool(_INTERFACE.match(text))
 
 
