@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -35,7 +36,7 @@ from penstock.daemon.kernel_worker import KernelWorker
 from penstock.daemon.options import Options
 from penstock.daemon.resolver_link import ResolverLink
 from penstock.errors import PenstockError
-from penstock.kernel import cgroup, process, systemd
+from penstock.kernel import cgroup, interfaces, process, systemd
 from penstock.kernel.asker import Asker
 from penstock.kernel.nflog import NflogReader
 from penstock.kernel.nft_monitor import NftMonitor
@@ -236,6 +237,8 @@ class Daemon:
     def _read_log(self, log: NflogReader) -> None:
         batch = log.read()
         packets, malformed = _parse_all(batch.records)
+        over = interfaces.names(packet.index for packet in packets)
+        packets = [replace(packet, interface=over[packet.index]) for packet in packets]
         if packets or malformed or batch.lost:
             names = {packet.workload for packet in packets}
             processes = {name: self._processes(name) for name in names}
