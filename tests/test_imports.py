@@ -1,4 +1,6 @@
-"""Who may import whom: errors <- core <- files, kernel <- daemon, enrol; cli -> core, files, enrol; demo -> all.
+"""Who may import whom: errors <- core <- files, this_host, kernel <- daemon, enrol; demo -> all.
+
+The command line imports core, files, this_host and enrol.
 
 Beside them the resolver, which imports core and errors, and is imported by nobody.
 
@@ -15,7 +17,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "agent"
 
-LAYERS = ("errors", "core", "files", "kernel", "resolver", "enrol", "daemon", "cli", "demo")
+LAYERS = ("errors", "core", "files", "this_host", "kernel", "resolver", "enrol", "daemon", "cli", "demo")
 
 FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.errors", "penstock"): "everything imports errors: it must import nothing of ours",
@@ -53,6 +55,11 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.files", "penstock.daemon"): "the command line reads files too, without a daemon",
     ("penstock.files", "penstock.cli"): "the daemon reads files too, without a terminal",
     ("penstock.files", "penstock.demo"): "the demo is a user of everything and a part of nothing",
+    ("penstock.core", "penstock.this_host"): "core is handed what the host looks like",
+    **{
+        ("penstock.this_host", f"penstock.{layer}"): "commands ask it too, without root and without a daemon"
+        for layer in ("kernel", "daemon", "cli", "demo", "enrol")
+    },
     ("penstock.kernel", "penstock.daemon"): "one kernel facility a file, called by the daemon",
     ("penstock.kernel", "penstock.cli"): "the daemon has no terminal",
     ("penstock.kernel", "penstock.demo"): "the demo is a user of everything and a part of nothing",
@@ -70,7 +77,7 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.enrol", "subprocess"): "programs are run through one door, enrol.systemctl",
     **{
         ("penstock.resolver", f"penstock.{layer}"): "it reads hostile packets: the less is in it, the better"
-        for layer in ("files", "kernel", "enrol", "daemon", "cli", "demo")
+        for layer in ("files", "this_host", "kernel", "enrol", "daemon", "cli", "demo")
     },
     ("penstock.resolver", "subprocess"): "it may not even fork",
     **{
@@ -187,6 +194,8 @@ def test_there_is_no_layer_without_a_rule() -> None:
         ("penstock.core.parse", "def f():\n    import time"),
         ("penstock.core.engine", "from os import path"),
         ("penstock.kernel.nft", "from penstock.daemon import app"),
+        ("penstock.core.surroundings", "from penstock.this_host import look"),
+        ("penstock.this_host", "from penstock.kernel import diagnosis"),
         ("penstock.kernel.nft", "import subprocess"),
         ("penstock.daemon.app", "from penstock import cli"),
         ("penstock.cli.blocks", "from penstock.kernel import nft"),

@@ -1,6 +1,7 @@
 """`penstock check`, as a script sees it."""
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from penstock import files
 from penstock.cli.check import check
+from penstock.core.surroundings import Session, Surroundings
 
 GOOD = "version: 1\nworkload: w\nmode: enforce\negress:\n  - {to: 10.0.0.1, ports: [443]}\ningress: []\n"
 
@@ -137,3 +139,45 @@ def test_one_preset(home: Path) -> None:
     status, out, _ = run(home)
     assert status == 1
     assert f"{path}:6:31: error: `for` is `x`; write pull or serve\n" in out
+
+
+# --- the host it is called on ---
+
+NETWORKS = """version: 1
+networks:
+  net: {cidr: 10.0.0.0/8, plane: admin}
+  far: {interface: wg0}
+"""
+
+
+@pytest.fixture
+def this_host(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Has one interface, and an administrator from nowhere."""
+    found = Surroundings(frozenset({"eth0"}), (Session(ip_address("203.0.113.9"), 22, "eth0"),))
+    monkeypatch.setattr("penstock.cli.check.around", lambda policy: found if policy else Surroundings())
+    (home / "penstock.yaml").write_text(NETWORKS)
+    return home
+
+
+def test_what_differs_from_this_host_is_a_warning(this_host: Path) -> None:
+    status, out, err = run(this_host)
+    assert (status, err) == (0, "2 files, 0 errors, 2 warnings\n")
+    here = f"{this_host}/penstock.yaml"
+    assert out.splitlines() == [
+        f"{here}:3:3: warning: the one session at port 22 does not come from it: 203.0.113.9; "
+        "is that you, and will you come from this network from now on?",
+        f"{here}:4:3: warning: there is no interface `wg0` on this host, or not yet; "
+        "`ip link` shows those that are there",
+    ]
+    listed = json.loads(run(this_host, "--json")[1])
+    assert [problem["code"] for problem in listed] == ["admin-session", "no-interface"]
+
+
+def test_of_one_file_only_its_own_networks_are_held_against_this_host(this_host: Path) -> None:
+    assert run(this_host / "rules.d/w.yaml") == (0, "", "1 file, 0 errors, 0 warnings\n")
+    assert run(this_host / "penstock.yaml")[2] == "1 file, 0 errors, 2 warnings\n"
+
+
+def test_files_with_mistakes_are_held_against_nothing(this_host: Path) -> None:
+    (this_host / "penstock.yaml").write_text(NETWORKS + "bad: 1\n")
+    assert run(this_host)[2] == "2 files, 1 error, 0 warnings\n"

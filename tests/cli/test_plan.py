@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cli.conftest import Call
 from cli.fake_daemon import FILES, FakeDaemon
 from penstock.core import state
+from penstock.core.surroundings import Session, Surroundings
 from penstock.enrol import dropin
 
 
@@ -241,3 +243,24 @@ def test_a_drop_in_that_waits_is_told_when_nothing_else_changes(
     assert call("plan").stdout.startswith("nothing would change")
     dropin.write_pending("ollama.service", "ollama")
     assert "systemctl restart ollama.service" in " ".join(call("plan").stdout.split())
+
+
+# --- the host it is called on ---
+
+
+def test_who_is_connected_and_would_be_refused(
+    call: Call, rules: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = Surroundings(frozenset({"lo"}), (Session(ip_address("10.30.0.9"), 22, ""),))
+    monkeypatch.setattr("penstock.cli.plan.around", lambda policy: around)
+    assert "10.30.0.9" not in call("plan").stdout, "nothing would change"
+    host = rules.parents[1] / "penstock.yaml"
+    host.write_text(host.read_text() + "host: {admin_ports: [22]}\n")
+    done = call("plan")
+    assert done.exit_code == 0
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f"{host}:")
+    assert "a session comes from there: 10.30.0.9; `penstock apply --confirm 60s`" in last
+    assert "admin-cut" in [problem["code"] for problem in json.loads(call("plan", "--json").stdout)["problems"]]
+    other = call("plan", "--against", daemon.home / "config")
+    assert "10.30.0.9" not in other.stdout

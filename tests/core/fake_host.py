@@ -28,6 +28,7 @@ from penstock.core.render_nft import Present, unexpired
 from penstock.core.ruleset import MARKER, Element, Ruleset
 from penstock.core.slices import RESOLVER, SLICE, slice_of
 from penstock.core.snapshot import Snapshot
+from penstock.core.surroundings import Surroundings
 from penstock.core.wire import Json, Message
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -185,6 +186,7 @@ class Host:
         self.books: bytes | None = None
         self.journal: list[tuple[str, str]] = []
         self.quit: effects.Quit | None = None
+        self.around = Surroundings()
         self.deaf = ""  # why the resolver cannot listen
         self.configured: resolver_wire.Configure | None = None
         self.settled: dict[int, bool] = {}
@@ -301,8 +303,9 @@ class Host:
         return handler(effect)
 
     def _do_ReadConfig(self, effect: effects.ReadConfig) -> Event:
-        parsed = examine(parse(self.files), self.now)
-        return events.ConfigRead(self.now, effect.request, dict(self.files), {}, parsed, effect.confirm)
+        parsed = examine(parse(self.files), self.now, self.around)
+        files = dict(self.files)
+        return events.ConfigRead(self.now, effect.request, files, {}, parsed, effect.confirm, self.around)
 
     def _do_ReadHistory(self, effect: effects.ReadHistory) -> Event:
         return events.HistoryRead(self.now, effect.request, effect.to, tuple(self.history))

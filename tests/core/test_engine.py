@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 
@@ -20,6 +21,7 @@ from penstock.core.packets import Denied
 from penstock.core.parse import parse
 from penstock.core.policy import Direction, Mode
 from penstock.core.slices import SLICE, slice_of
+from penstock.core.surroundings import Session, Surroundings
 
 THREE = {**TWO, "rules.d/c.yaml": rules("c", mode="observe")}
 KEYS = {
@@ -210,6 +212,50 @@ def test_apply_with_mistakes_changes_nothing_and_says_all_of_them() -> None:
     assert answer["hash"] == hash_of(ONE)
     assert len(answer["problems"]) >= 2
     assert (host.kernel.generation, host.state) == (held, saved)
+    assert host.holds_policy()
+
+
+GUARDED = {
+    **ONE,
+    "penstock.yaml": b"""version: 1
+networks: {clients: {cidr: 10.30.0.0/16, plane: inference}}
+host: {admin_ports: [22]}
+""",
+}
+ANNA = Session(ip_address("10.30.0.9"), 22, "eth0")
+
+
+def test_an_apply_that_would_refuse_who_is_connected_wants_to_be_confirmed() -> None:
+    host = running()
+    held, saved = host.kernel.generation, host.state
+    host.around = Surroundings(frozenset({"lo", "eth0"}), (ANNA,))
+    answer = host.apply(GUARDED)
+    assert answer["refused"] is True
+    told = [(p["severity"], p["line"], "10.30.0.9" in p["message"], "--confirm" in p["hint"])
+            for p in answer["problems"] if p["code"] == "admin-cut"]  # fmt: skip
+    assert told == [("error", 2, True, True)]
+    assert (host.kernel.generation, host.state) == (held, saved)
+    answer = host.apply(GUARDED, confirm=60)
+    assert (answer["changed"], answer["confirm_until"] is None) == (True, False)
+    assert [p["severity"] for p in answer["problems"] if p["code"] == "admin-cut"] == ["warning"]
+    assert host.ask("confirm")["confirmed"] is True
+    # Who is refused by what is in force is no news, and holds up no other change.
+    answer = host.apply({**TWO, **GUARDED})
+    assert answer["changed"] is True
+    assert host.holds_policy()
+
+
+def test_an_apply_that_refuses_nobody_who_is_connected_needs_no_confirmation() -> None:
+    host = running()
+    host.around = Surroundings(frozenset({"lo"}), (replace(ANNA, address=ip_address("10.20.0.9")),))
+    assert host.apply(GUARDED)["changed"] is True
+    assert host.holds_policy()
+
+
+def test_a_first_start_waits_for_nobody() -> None:
+    host = Host(GUARDED)
+    host.around = Surroundings(frozenset({"lo"}), (ANNA,))
+    assert host.start().quit is None
     assert host.holds_policy()
 
 

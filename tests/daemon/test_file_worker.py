@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from penstock import this_host
 from penstock.core import effects, floor, state
 from penstock.core.compile import Live
 from penstock.core.parse import FileResult, parse_file
 from penstock.core.policy import Policy
+from penstock.core.surroundings import Session, Surroundings
 from penstock.daemon import file_worker, places
 from penstock.daemon.clock import now
 from penstock.daemon.file_worker import FileWorker
@@ -36,6 +39,27 @@ def test_the_configuration_is_read_parsed_and_checked(options: Options) -> None:
     assert list(read.parsed.policy.workloads) == ["a"]
     (options.config / "rules.d/b.yaml").write_bytes(RULES + b"tests: [egress 192.0.2.1:1 allow]\n")
     assert FileWorker(options).read_config(effects.ReadConfig(7)).parsed.policy is None
+
+
+def test_the_configuration_is_held_against_the_host(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever applies; what merely waits in the directory is not."""
+    around = Surroundings(frozenset({"lo"}), (Session(ip_address("10.30.0.9"), 22),))
+    asked: list[Policy | None] = []
+
+    def look(policy: Policy | None) -> Surroundings:
+        asked.append(policy)
+        return around
+
+    monkeypatch.setattr(this_host, "around", look)
+    text = b"version: 1\nnetworks: {far: {interface: wg0}, c: {cidr: 10.30.0.0/16, plane: inference}}\n"
+    (options.config / "penstock.yaml").write_bytes(text + b"host: {admin_ports: [22]}\n")
+    files = FileWorker(options)
+    read = files.read_config(effects.ReadConfig(7))
+    assert read.around is around
+    assert asked == [read.parsed.policy]
+    assert {"no-interface", "admin-cut"} <= {problem.code for problem in read.parsed.problems}
+    assert files.look()
+    assert len(asked) == 1
 
 
 def test_a_file_that_did_not_change_is_not_parsed_again(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:

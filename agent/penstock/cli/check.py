@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +15,18 @@ from penstock.cli.context import Context, place_of
 from penstock.core.checking import examine, examine_preset
 from penstock.core.language.parse_workload import WorkloadPart
 from penstock.core.parse import parse, parse_file
-from penstock.core.policy import Place
+from penstock.core.policy import Place, Policy
 from penstock.core.presets import Preset
 from penstock.core.problems import Problem, any_error, in_order
+from penstock.core.surroundings import Surroundings
 from penstock.core.text import printable
 from penstock.errors import PenstockError
 from penstock.files import find_file, home_of, read_config, read_file, read_presets
+from penstock.this_host import around
 
 DEFAULT = Path("/etc/penstock")
+Look = Callable[[Policy | None], Surroundings]
+"""Looks at the host, as far as a policy is about it."""
 
 _STAND_IN = "{{version: 1, workload: {}, mode: enforce, egress: [], ingress: []}}"
 
@@ -34,11 +38,12 @@ _STAND_IN = "{{version: 1, workload: {}, mode: enforce, egress: [], ingress: []}
 def check(context: click.Context, target: Path | None, as_json: bool) -> None:
     """Find the mistakes in a directory of rule files, or in one of them.
 
+    Warns, too, where they do not fit the host it is called on: its interfaces, and who is logged in.
     Exits 1 when there is an error; warnings alone are 0.
     """
     target = target or place_of((context.obj or Context()).run, "config") or DEFAULT
     try:
-        problems, count = check_path(target, datetime.now(UTC))
+        problems, count = check_path(target, datetime.now(UTC), around)
     except PenstockError as error:
         problems, count = (_of_error(error, target),), 0
     if as_json:
@@ -50,9 +55,10 @@ def check(context: click.Context, target: Path | None, as_json: bool) -> None:
     context.exit(1 if any_error(problems) else 0)
 
 
-def check_path(target: Path, now: datetime) -> tuple[tuple[Problem, ...], int]:
+def check_path(target: Path, now: datetime, look: Look | None = None) -> tuple[tuple[Problem, ...], int]:
     """All problems of a directory or file, with places as the user writes them, and the number of files.
 
+    `look`: the files are for this host, and are held against it.
     Raises PenstockError for a file or directory that cannot be read.
     """
     if target.is_dir() or not target.exists():
@@ -61,18 +67,21 @@ def check_path(target: Path, now: datetime) -> tuple[tuple[Problem, ...], int]:
         if not files and not unreadable:
             hint = "write penstock.yaml and a file for each workload in rules.d"
             raise PenstockError("holds no rule files", where=str(target), hint=hint)
-        problems = [_below(problem, target) for problem in check_files(files, read_presets(target), now)]
+        problems = [_below(problem, target) for problem in check_files(files, read_presets(target), now, look)]
         problems += [_of_error(error, target) for error in unreadable]
         return in_order(problems), len(files) + len(unreadable)
-    return _check_file(target, now), 1
+    return _check_file(target, now, look), 1
 
 
-def check_files(files: Mapping[str, bytes], presets: Mapping[str, bytes], now: datetime) -> tuple[Problem, ...]:
+def check_files(
+    files: Mapping[str, bytes], presets: Mapping[str, bytes], now: datetime, look: Look | None = None
+) -> tuple[Problem, ...]:
     """What `parse` says, and without an error also lint, what is not yet enforced, and failing tests."""
-    return examine(parse(files, presets), now).problems
+    parsed = parse(files, presets)
+    return examine(parsed, now, look(parsed.policy) if look else None).problems
 
 
-def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
+def _check_file(path: Path, now: datetime, look: Look | None) -> tuple[Problem, ...]:
     """One file alone, with what `penstock.yaml` and `penstock.d` say of the host it is for, if they are there.
 
     Workloads that it names are taken to exist: whether they do is no mistake of this file.  A preset is looked at
@@ -89,7 +98,7 @@ def _check_file(path: Path, now: datetime) -> tuple[Problem, ...]:
     for reference in result.references:
         if reference.kind == "workload" and reference.name != defined:
             files[f"?{reference.name}"] = _STAND_IN.format(reference.name).encode()
-    problems = check_files(files, read_presets(home), now)
+    problems = check_files(files, read_presets(home), now, look)
     # With a mistake around it, the file cannot be judged any further: that mistake is told then.
     return tuple(
         p

@@ -22,8 +22,11 @@ from penstock.core.policy import Policy
 from penstock.core.restarts import Restart
 from penstock.errors import PenstockError
 from penstock.files import read_config, read_presets
+from penstock.this_host import around
 
 DEFAULT_CONFIG = Path("/etc/penstock")
+OF_THIS_HOST = ("no-interface", "admin-session", "admin-cut")
+"""What is said of files that differ from what this host looks like now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ def plan(ctx: click.Context, against: Path | None, as_json_: bool) -> None:
         click.echo(json.dumps(_json(compared, found), indent=2))
     else:
         click.echo("\n".join(screen(found)))
+        here = [p.as_json() for p in compared.new.problems if p.code in OF_THIS_HOST]
+        if here and not found.plan.empty:
+            click.echo("\n".join(("", *problem_lines(here, compared.config))))
 
 
 def _restarts(run: Path, old: Policy | None, new: Policy) -> Sequence[Restart] | None:
@@ -94,7 +100,8 @@ def _compare(run: Path, against: Path | None) -> _Comparison:
         parsed = parse(read_config(config), read_presets(config))
     except PenstockError as e:
         raise CannotTell(e.message, where=e.where, hint=e.hint) from e
-    return _Comparison(old, examine(parsed, datetime.now(UTC)), config)
+    here = around(parsed.policy) if against is None else None
+    return _Comparison(old, examine(parsed, datetime.now(UTC), here), config)
 
 
 def _applied(path: Path) -> Policy | None:

@@ -10,18 +10,23 @@ from penstock.core.policy import Mode, Policy, Workload
 from penstock.core.presets import Preset, known_to
 from penstock.core.problems import Problem, any_error, in_order
 from penstock.core.sentences import failures
+from penstock.core.surroundings import Surroundings
+from penstock.core.surroundings import problems as beside
 from penstock.core.unenforced import unenforced
 
 
-def examine(parsed: Parsed, now: datetime) -> Parsed:
+def examine(parsed: Parsed, now: datetime, around: Surroundings | None = None) -> Parsed:
     """Add to what the parser said: lint, what is not enforced yet, and `tests:` that fail.
+
+    `around`: what the host looks like that these files are for, if it is this one.
 
     `policy` of the result is None when any of it is an error: such files are not applied.
     """
     policy = parsed.policy
     if policy is None:
         return parsed
-    problems = in_order((*parsed.problems, *lint(policy, now), *unenforced(policy), *failures(policy, now)))
+    found = [*parsed.problems, *lint(policy, now), *unenforced(policy), *failures(policy, now)]
+    problems = in_order((*found, *(beside(policy, around) if around else ())))
     return Parsed(None if any_error(problems) else policy, problems)
 
 

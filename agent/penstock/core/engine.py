@@ -31,9 +31,9 @@ from penstock.core.labels import assign
 from penstock.core.naming import Naming
 from penstock.core.operations import FLOOR, STATE, UNSAVED, Operations
 from penstock.core.policy import Policy
-from penstock.core.problems import Problem
 from penstock.core.prover import Prover
 from penstock.core.slices import SLICE
+from penstock.core.surroundings import unless_confirmed
 from penstock.core.view import InForce, View
 
 AROUND = 15
@@ -138,13 +138,16 @@ class Engine:
         return self._operations.begin("start", policy, replace(applied, labels=labels), now, saved=saved)
 
     def _config_read(self, event: events.ConfigRead) -> list[Effect]:
-        request, policy, problems = event.request, event.parsed.policy, event.parsed.problems
+        request, parsed = event.request, event.parsed
+        if request is not None and not event.confirm:
+            parsed = unless_confirmed(parsed, event.around, self.in_force.policy if self.in_force else None)
+        policy, problems = parsed.policy, parsed.problems
         asked, self._reading = self._reading, None
         if self._operations.current is not None and asked is not None:
             self._waiting.appendleft(asked)  # a repair came first; the files are read again after it
             return []
         if policy is None:
-            return self._refused(request, problems)
+            return results.not_applied(request, self.in_force, problems)
         in_force = self.in_force
         good = self.view.agrees and UNSAVED not in self.view.troubles
         if good and in_force and in_force.policy.hash == policy.hash:
@@ -160,11 +163,6 @@ class Engine:
         return self._operations.begin(
             kind, policy, applied, event.now, request=request, problems=problems, confirm=event.confirm
         )
-
-    def _refused(self, request: int | None, problems: tuple[Problem, ...]) -> list[Effect]:
-        if request is None:
-            return [effects.Quit(1, results.nothing_to_start(problems))]
-        return [effects.Answer(request, results.refused(self.in_force, problems))]
 
     def _history_read(self, event: events.HistoryRead) -> list[Effect]:
         asked, self._reading = self._reading, None

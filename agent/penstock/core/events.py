@@ -20,6 +20,7 @@ from penstock.core.resolver_wire import FromResolver as FromResolverMessage
 from penstock.core.ruleset import Element, Ruleset
 from penstock.core.slices import SLICE
 from penstock.core.snapshot import Snapshot
+from penstock.core.surroundings import NOWHERE, Surroundings
 from penstock.core.wire import Message
 
 
@@ -52,6 +53,7 @@ class ConfigRead:
     presets: Mapping[str, bytes]
     parsed: Parsed
     confirm: int = 0  # seconds, as `effects.ReadConfig` has it
+    around: Surroundings = NOWHERE  # that they were held against
 
 
 @dataclass(frozen=True, slots=True)

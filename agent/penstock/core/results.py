@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from penstock.core.effects import Answer, Effect, Journal, Notify
+from penstock.core.effects import Answer, Effect, Journal, Notify, Quit
 from penstock.core.problems import Problem
 from penstock.core.text import time_text
 from penstock.core.view import InForce, Operation, Trial
@@ -72,6 +72,13 @@ def rolled_back(in_force: InForce, *, changed: bool, seconds: float) -> Json:
 def nothing_to_confirm(in_force: InForce | None) -> Json:
     """The answer to `confirm` when nothing waits."""
     return {"confirmed": False, "hash": in_force.policy.hash if in_force else None}
+
+
+def not_applied(request: int | None, in_force: InForce | None, problems: tuple[Problem, ...]) -> list[Effect]:
+    """What is done about files with errors: whoever asked is told, and a daemon without rules ends."""
+    if request is None:
+        return [Quit(1, nothing_to_start(problems))]
+    return [Answer(request, refused(in_force, problems))]
 
 
 def refused(in_force: InForce | None, problems: tuple[Problem, ...]) -> Json:

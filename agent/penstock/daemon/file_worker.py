@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from penstock import files
+from penstock import files, this_host
 from penstock.core import effects, events, floor, state
 from penstock.core.blocks import LOG_NAME, Block
 from penstock.core.checking import examine
@@ -38,7 +38,9 @@ class FileWorker:
         contents = self._config()
         presets = files.read_presets(self._options.config)
         parsed = self._parse(contents, presets)
-        return events.ConfigRead(now(), effect.request, contents, presets, parsed, effect.confirm)
+        around = this_host.around(parsed.policy)
+        judged = examine(parsed, now(), around)
+        return events.ConfigRead(now(), effect.request, contents, presets, judged, effect.confirm, around)
 
     def _config(self) -> dict[str, bytes]:
         """A directory that is missing or empty is a mistake, not a policy that governs nobody."""
@@ -56,10 +58,9 @@ class FileWorker:
                 key = (path, sha256(data).hexdigest())
                 kept[key] = results[(kind, path)] = self._parsed.get(key) or parse_file(path, data)
         self._parsed = kept
-        parsed = assemble(
+        return assemble(
             [results[("", path)] for path in contents], {path: results[("preset", path)] for path in presets}
         )
-        return examine(parsed, now())
 
     def look(self) -> events.Files | None:
         """What the configuration directory holds now; None when it cannot be read."""
@@ -69,7 +70,7 @@ class FileWorker:
             return None
         digests = {path: sha256(data).hexdigest() for path, data in contents.items()}
         if self._looked is None or self._looked.digests != digests:
-            parsed = self._parse(contents, presets)
+            parsed = examine(self._parse(contents, presets), now())
             errors = sum(problem.severity == "error" for problem in parsed.problems)
             self._looked = events.Files(digests, errors)
         return self._looked
