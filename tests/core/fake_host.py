@@ -175,6 +175,11 @@ class Host:
         self.bound: dict[str, int] = {}  # places, as they were bound last
         self.told: list[str] = []  # to the service manager
         self.kernel = Kernel()
+        self.grants: bytes | None = None
+        self.accounts: list[Json] = []
+        self.floored: Ruleset | None = None  # what the last floor was made of
+        self.boot, self.login = "boot-1", "anna"
+        self._set, self._woke = 0.0, 1000.0  # how far the clock was set; the uptime at START
         self.now = START
         self.engine = Engine(START, 7, books)
         self.failing: Failing = lambda effect: ""
@@ -206,8 +211,38 @@ class Host:
     def start(self) -> Host:
         snapshot = self.kernel.snapshot(self.now)
         before = tuple(self.history)
-        self.feed(events.Started(self.now, snapshot, self.state, DEPTH, tuple(self.units), before))
+        self.feed(
+            events.Started(
+                *(self.now, snapshot, self.state, DEPTH, tuple(self.units), before),
+                grants=self.grants,
+                boot=self.boot,
+                uptime=self.uptime,
+            )
+        )
         return self.settle()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since boot."""
+        return self._woke + (self.now - START).total_seconds() - self._set
+
+    def set_clock(self, seconds: float) -> None:
+        """Forward by so much, or back."""
+        self.now += timedelta(seconds=seconds)
+        self._set += seconds
+
+    def restart(self, *, boot: bool = False, away: float = 0.0) -> Host:
+        """The daemon is killed and started again, or the whole host is, `away` seconds later."""
+        for held in (self._tasks, self._events, self.asked, self.answers, self.refusals):
+            held.clear()  # type: ignore[attr-defined]
+        self.now += timedelta(seconds=away)
+        if boot:
+            self.boot += "+"
+            self._woke -= self.uptime - 5.0
+            self.kernel = Kernel()
+        self.kernel.announcements.clear()
+        self.engine = Engine(self.now, 8, self.books)
+        return self.start()
 
     def command(self, name: str, **arguments: Any) -> int:
         """Send it; settle must follow before it is answered."""
@@ -215,7 +250,7 @@ class Host:
         self.asked.append(number)
         if name == "apply":
             arguments = {"confirm": 0, **arguments}
-        self.feed(events.Command(self.now, number, Message(name, arguments)))
+        self.feed(events.Command(self.now, number, Message(name, arguments), self.login, self.uptime))
         return number
 
     def ask(self, name: str, **arguments: Any) -> Any:
@@ -234,7 +269,7 @@ class Host:
 
     def tick(self, seconds: float = 2.0) -> Host:
         self.now += timedelta(seconds=seconds)
-        self.feed(events.Ticked(self.now, seconds))
+        self.feed(events.Ticked(self.now, seconds, uptime=self.uptime))
         return self.settle()
 
     def announce(self) -> None:
@@ -313,6 +348,8 @@ class Host:
     def _do_Compile(self, effect: effects.Compile) -> Event:
         ruleset = compile_policy(effect.policy, effect.live)
         floor = f"floor of {effect.policy.hash}".encode() if effect.floor else b""
+        if effect.floor:
+            self.floored = compile_policy(effect.bare or effect.policy, effect.live)
         return events.Compiled(self.now, effect.operation, ruleset, floor)
 
     def _do_StageState(self, effect: effects.StageState) -> None:
@@ -326,6 +363,15 @@ class Host:
         self.state, self.staged = self.staged, None
         self.floor = self.staged_floor
         return events.Saved(self.now, effect.operation)
+
+    def _do_SaveGrants(self, effect: effects.SaveGrants) -> None:
+        self.grants = effect.data
+
+    def _do_KeepGrants(self, effect: effects.KeepGrants) -> None:
+        self.grants = effect.data
+
+    def _do_Account(self, effect: effects.Account) -> None:
+        self.accounts.append(effect.record)
 
     def _do_KeepFloor(self, effect: effects.KeepFloor) -> None:
         assert effect.data

@@ -49,6 +49,7 @@ class Compile:
     policy: Policy
     live: Live
     floor: bool = False
+    bare: Policy | None = None  # what the floor is of, when that is another one: without what is lent
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,14 @@ class StageState:
     operation: int
     data: bytes
     floor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveGrants:
+    """Write what is lent, down to the disk, before the kernel hears of it."""
+
+    operation: int
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +230,20 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Append to the log of what was lent: it outlives every grant."""
+
+    record: Json
+
+
+@dataclass(frozen=True, slots=True)
+class KeepGrants:
+    """Save what is lent, for the next start."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SaveBooks:
     """Save up to where denied packets were told, for the next start."""
 
@@ -302,12 +325,15 @@ class Quit:
 
 
 OfNames = SaveNames | Configure | Settle | SayAnswering
-Telling = Record | SaveBooks | OfNames | KeepFloor | EndTrial | Notify | Journal | Answer | Refuse | Quit
+OfGrants = Account | KeepGrants
+Saying = EndTrial | Notify | Journal | Answer | Refuse | Quit
+Telling = Record | SaveBooks | OfNames | OfGrants | KeepFloor | Saying
 Effect = (
     ReadConfig
     | ReadHistory
     | Compile
     | StageState
+    | SaveGrants
     | MarkTrial
     | MakeCgroups
     | BindCgroups

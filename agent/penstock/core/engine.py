@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 from penstock.core import effects, events, results, state, status
-from penstock.core.blocks import Process
 from penstock.core.books import Books
 from penstock.core.commands import Commands
 from penstock.core.effects import Effect
@@ -28,6 +27,8 @@ from penstock.core.explain import explain
 from penstock.core.history import NotUnderstood, choose, understood
 from penstock.core.keeper import Keeper, differs, missing, summary
 from penstock.core.labels import assign
+from penstock.core.lending import Lending
+from penstock.core.looks import look, only_process, take_in
 from penstock.core.naming import Naming
 from penstock.core.operations import FLOOR, STATE, UNSAVED, Operations
 from penstock.core.policy import Policy
@@ -49,7 +50,8 @@ class Engine:
         self._keeper = Keeper(self.view)
         self._prover = Prover(self.view)
         self._naming = Naming(self.view, ~seed & 0xFFFFFFFF)
-        self._operations = Operations(self.view, self._keeper, self._prover, self._naming)
+        self._lending = Lending(self.view, seed)
+        self._operations = Operations(self.view, self._keeper, self._prover, self._naming, self._lending)
         self._commands = Commands(self._naming.learned, self._naming.asked)
         self._waiting: deque[events.Command] = deque()  # that change the policy, in the order in which they came
         self._reading: events.Command | None = None  # files are read for it
@@ -96,8 +98,8 @@ class Engine:
         if self._operations.current is not None or any(not isinstance(e, effects.Telling) for e in todo):
             # Behind anything else it would be lost with it; the event that comes of that brings us here again.
             return todo
-        look = self._operations.check() if self._keeper.must_look else []
-        return [*todo, *(look or self._operations.enrol(event.now) or self._next(event.now))]
+        check = self._operations.check() if self._keeper.must_look else []
+        return [*todo, *(check or self._operations.enrol(event.now) or self._next(event.now))]
 
     # --- start, apply, rollback ---
 
@@ -105,6 +107,10 @@ class Engine:
         self._operations.depth, self._operations.slice = event.depth, event.slice
         self.view.units, self.view.floor = event.units, event.floor
         self._naming.restore(event)
+        lent = self._lending.restore(event)
+        return [*lent, *self._begin(event)]
+
+    def _begin(self, event: events.Started) -> list[Effect]:
         if event.snapshot.exists and not event.snapshot.ours:
             return [effects.Quit(1, "a table `inet penstock` is there that is not ours; remove it first")]
         if event.state is None and not event.history:
@@ -192,6 +198,8 @@ class Engine:
     def _turn(self, command: events.Command, now: datetime) -> list[Effect]:
         request, arguments = command.request, command.message.arguments
         match command.message.command:
+            case "grant" | "revoke":
+                return self._operations.lend(command, now)
             case "confirm":
                 return self._operations.confirm(request, now)
             case "rollback" if self._operations.trial is not None and not arguments["to"]:
@@ -268,27 +276,21 @@ class Engine:
         blocks = self.books.flush(event.now.timestamp())
         self._ticks += 1
         self._operations.may_try_again()
-        look: list[Effect] = [self._examine(None, around=self._ticks % AROUND == 1), effects.ScanUnits()]
+        lent = self._lending.ticked(event)
+        around = self._ticks % AROUND == 1
+        todo = [look(self.view, self.in_force, None, around=around), effects.ScanUnits()]
         if FLOOR in self.view.troubles:
-            look.insert(0, effects.KeepFloor(self._operations.floor))
-        look = self._operations.ticked(event) or look
+            todo.insert(0, effects.KeepFloor(self._operations.floor))
+        todo = self._operations.ticked(event) or self._operations.settle(event.now) or todo
         trial = self._operations.trial
         if trial is not None:
             trial.left -= event.elapsed
             if trial.left <= 0 and self._operations.current is None:
-                look = self._operations.revert(event.now)
-        return [*self._record(blocks), *self._naming.ticked(event.now, self.in_force), *look]
-
-    def _examine(self, request: int | None, *, around: bool = False) -> Effect:
-        in_force = self.in_force
-        workloads = tuple(sorted(in_force.policy.workloads)) if in_force else ()
-        watch = {(p.pid, p.started): name for name, seen in self.view.processes.items() for p in seen}
-        watch.update({(stray.pid, stray.started): stray.workload for stray in self.view.strays})
-        watch = {k: name for k, name in watch.items() if name in workloads}
-        return effects.Examine(request, workloads, watch, in_force.places if in_force else {}, around)
+                todo = self._operations.revert(event.now)
+        return [*self._record(blocks), *lent, *self._naming.ticked(event.now, self.in_force), *todo]
 
     def _examined(self, event: events.Examined) -> list[Effect]:
-        told = self._take_in(event)
+        told = take_in(self.view, event)
         result: list[Effect] = []
         todo: list[Effect] = []
         if self.in_force and self._operations.current is None:
@@ -297,25 +299,10 @@ class Engine:
             result += [*self._record(blocks), *([effects.SaveBooks(self.books.save())] if unsaved else [])]
             todo = self._look(event)
         if event.request is not None:
-            now = status.build(event, self.view, self.in_force, self.books, self._operations.trial)
+            lent, trial = self._lending.as_json(event.now), self._operations.trial
+            now = status.build(event, self.view, self.in_force, self.books, trial, lent)
             result.append(effects.Answer(event.request, now))
         return [*told, *result, *todo]
-
-    def _take_in(self, event: events.Examined) -> list[Effect]:
-        view = self.view
-        view.counters, view.processes, view.strays = event.counters, event.processes, event.strays
-        view.groups, view.delegated = event.groups, event.delegated
-        if event.look_alikes is not None:
-            view.look_alikes = event.look_alikes
-        if event.bypasses is not None:
-            view.bypasses = event.bypasses
-        before = view.config_errors
-        if event.config is not None:
-            view.config_errors = event.config.errors
-        if view.config_errors and not before:
-            text = f"the rule files have {view.config_errors} errors; what was applied last stays in force"
-            return [effects.Journal("error", text)]
-        return []
 
     def _look(self, event: events.Examined) -> list[Effect]:
         """What the self-check found: is all as it was read back?"""
@@ -350,7 +337,7 @@ class Engine:
     def _packets_denied(self, event: events.PacketsDenied) -> list[Effect]:
         self.view.lost += event.lost
         self.view.malformed += event.malformed
-        policy = self.in_force.policy if self.in_force else Policy()
+        policy = self._lending.explaining(self.in_force.policy) if self.in_force else Policy()
         now = event.now.timestamp()
         blocks = []
         for denied in event.packets:
@@ -359,7 +346,7 @@ class Engine:
                 now,
                 partial(explain, policy, now=event.now, learned=self._naming.learned, asked=self._naming.asked),
                 policy.hash or None,
-                _only_process(event.processes.get(denied.workload, ()), denied.uid),
+                only_process(event.processes.get(denied.workload, ()), denied.uid),
             )
         return self._record(blocks)
 
@@ -383,15 +370,11 @@ class Engine:
     def _command(self, event: events.Command) -> list[Effect]:
         match event.message.command:
             case "status":
-                return [self._examine(event.request)]
-            case "apply" | "confirm" | "rollback":
+                return [look(self.view, self.in_force, event.request)]
+            case "grants":
+                return [effects.Answer(event.request, {"grants": self._lending.as_json(event.now)})]
+            case "apply" | "confirm" | "rollback" | "grant" | "revoke":
                 self._waiting.append(event)
                 return []
             case _:
                 return self._commands.take(event, self.view, self.in_force)
-
-
-def _only_process(seen: tuple[events.Seen, ...], uid: int | None) -> Process | None:
-    """Who sent it, when only one process can have: a record names the user, and no process."""
-    mine = [process for process in seen if uid in (None, process.uid)]
-    return Process(mine[0].pid, mine[0].comm) if len(mine) == 1 else None

@@ -41,6 +41,9 @@ class Started:
     names: bytes | None = None  # what was saved of names
     opened: tuple[Opened, ...] = ()  # learned addresses that the kernel holds
     slice: str = SLICE  # the path of penstock.slice, for nft
+    grants: bytes | None = None  # what was saved of what is lent
+    boot: str = ""  # names this boot of the host; "" when it is not known
+    uptime: float = 0.0  # seconds since then, as in Ticked
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +298,8 @@ class Command:
     now: datetime
     request: int
     message: Message
+    login: str = ""  # who logged in and became root, as the kernel knows it; "" where it does not
+    uptime: float | None = None  # seconds since boot, as in Ticked
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +330,7 @@ class Ticked:
     now: datetime
     elapsed: float = 0.0
     slept: float = 0.0
+    uptime: float | None = None  # seconds since boot, suspend included; None: not looked at
 
 
 @dataclass(frozen=True, slots=True)

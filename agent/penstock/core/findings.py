@@ -22,6 +22,8 @@ TROUBLES = {
     "Record": ("log-unwritable", BY_ITSELF),
     "CommitState": ("state-unwritable", "until then a restart brings back the policy before it: penstock apply"),
     "SaveBooks": ("state-unwritable", BY_ITSELF),
+    "KeepGrants": ("state-unwritable", "until then a restart brings back what was lent before; make room"),
+    "Account": ("log-unwritable", "what was lent since is in the daemon's messages alone"),
     "KeepFloor": ("floor-unwritable", "make room; until then a boot loads an older policy, or denies all"),
     "ReadState": ("state-damaged", "see what is in force: penstock plan; then: penstock apply"),
 }

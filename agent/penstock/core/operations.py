@@ -13,7 +13,9 @@ from typing import Any
 from penstock.core import effects, events, questions, results, state
 from penstock.core.compile import Live
 from penstock.core.effects import Effect
+from penstock.core.grant_request import BadGrant
 from penstock.core.keeper import Keeper, differs, summary
+from penstock.core.lending import Lending
 from penstock.core.match import places
 from penstock.core.naming import Naming
 from penstock.core.policy import Policy
@@ -39,7 +41,7 @@ BY_PEOPLE = ("apply", "confirm", "rollback")
 class Operations:
     """`current` is under way, `in_force` is what came of the last one, `trial` waits to be confirmed."""
 
-    def __init__(self, view: View, keeper: Keeper, prover: Prover, naming: Naming) -> None:
+    def __init__(self, view: View, keeper: Keeper, prover: Prover, naming: Naming, lending: Lending) -> None:
         self.in_force: InForce | None = None
         self.current: Operation | None = None
         self.trial: Trial | None = None
@@ -49,6 +51,7 @@ class Operations:
         self._keeper = keeper
         self._prover = prover
         self._naming = naming
+        self._lending = lending
         self._count = 0
         self._ticked: datetime | None = None
         self._jumped = False  # the clock, and what is timed in the kernel does not know it
@@ -70,9 +73,11 @@ class Operations:
         problems: tuple[Problem, ...] = (),
         confirm: int = 0,
     ) -> list[Effect]:
-        """Begin one; there must be none under way."""
+        """Begin one; there must be none under way.  `policy` is that of files: what is lent comes to it."""
+        bare, policy = policy, self._lending.merged(policy, now)
         operation = self._new(kind, policy, applied, now, saved, request, problems)
         operation.confirm = confirm
+        operation.bare = None if bare is policy else bare
         operation.places = places(policy, self._view.units)
         levels = questions.levels(operation.places, self.depth)
         if self.in_force and kind not in BY_PEOPLE:
@@ -97,7 +102,7 @@ class Operations:
         labels = operation.applied.labels
         live = Live(operation.began, labels, self.depth, operation.levels, resolver, self.slice)
         floor = operation.kind in (*BY_PEOPLE, "start")
-        return [effects.Compile(operation.id, policy, live, floor)]
+        return [effects.Compile(operation.id, policy, live, floor, operation.bare)]
 
     def upstreams_read(self, event: events.UpstreamsRead) -> list[Effect]:
         """If the host asks other servers now, so must the resolver, and the kernel let it."""
@@ -118,7 +123,30 @@ class Operations:
     def again(self, kind: str, now: datetime) -> list[Effect]:
         """Load what is in force once more."""
         assert self.in_force is not None
-        return self.begin(kind, self.in_force.policy, self.in_force.applied, now, saved=True)
+        return self.begin(kind, self.in_force.base, self.in_force.applied, now, saved=True)
+
+    def lend(self, command: events.Command, now: datetime) -> list[Effect]:
+        """Begin a grant or a revoke, if it may be."""
+        assert self.in_force is not None
+        base, applied, kind = self.in_force.base, self.in_force.applied, command.message.command
+        try:
+            if kind == "grant":
+                self._lending.make(command, base, applied.presets, now)
+            else:
+                self._lending.revoke(command, now)
+        except BadGrant as e:
+            return [effects.Refuse(command.request, str(e), e.hint)]
+        begun = self.begin(kind, base, applied, now, saved=True, request=command.request)
+        assert self.current is not None
+        return [self._lending.begin(self.current.id, now), *begun]
+
+    def settle(self, now: datetime) -> list[Effect]:
+        """What is lent is not what it was when it was loaded: load anew."""
+        if self.in_force is None or self.current is not None:
+            return []
+        if self._lending.merged(self.in_force.base, now) is self.in_force.policy:
+            return []
+        return self.again("expiry", now)
 
     def enrol(self, now: datetime) -> list[Effect]:
         """Bind units where they are, and unbind those that went, unless that is so, or was tried just before."""
@@ -136,7 +164,7 @@ class Operations:
             return self.again("enrol", now)
         operation = self._new("enrol", in_force.policy, in_force.applied, now, True)
         operation.ruleset, operation.places, operation.levels = in_force.ruleset, wanted, in_force.levels
-        operation.upstreams = in_force.upstreams
+        operation.upstreams, operation.bare = in_force.upstreams, in_force.bare
         return self._bind(operation)
 
     def _wanted(self, policy: Policy) -> tuple[dict[str, str], dict[str, int]]:
@@ -170,6 +198,7 @@ class Operations:
         if self.trial is None or self.in_force is None:
             return [effects.Answer(request, results.nothing_to_confirm(self.in_force))]
         operation = self._new("confirm", self.in_force.policy, self.in_force.applied, now, False, request)
+        operation.bare = self.in_force.bare
         data = state.encode(operation.applied)
         return [
             effects.StageState(operation.id, data, self.trial.floor),
@@ -180,7 +209,7 @@ class Operations:
         """Bring back what was in force before the policy that nobody confirmed."""
         assert self.trial is not None
         before = self.trial.before
-        return self.begin("revert", before.policy, before.applied, now, saved=True, request=request)
+        return self.begin("revert", before.base, before.applied, now, saved=True, request=request)
 
     # --- under way ---
 
@@ -246,7 +275,7 @@ class Operations:
         before = self.in_force
         self.in_force = InForce(
             *(operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups),
-            *(operation.places, operation.levels, operation.upstreams),
+            *(operation.places, operation.levels, operation.upstreams, operation.bare),
         )
         self._let_go(before, self.in_force)
         self._keeper.agree(event.now, event.snapshot.generation)
@@ -297,8 +326,11 @@ class Operations:
             self.trial = None
         if operation.kind in ("start", "confirm", "revert", "rollback"):
             told.append(effects.EndTrial())  # at the start there may be one of a daemon that was killed
+        if self.trial is None and operation.kind in (*BY_PEOPLE, "start"):
+            told += self._lending.fit(self.in_force.base, now)
+        told += self._lending.done(operation.id, operation.request)
         told += results.of(operation, self.in_force, self.trial, seconds)
-        again = operation.kind not in ("apply", "confirm", "enrol")
+        again = operation.kind not in ("apply", "confirm", "enrol", *results.LENDING)
         return [*told, *self._prover.prove(again=again)]
 
     def chosen(self) -> None:
@@ -317,7 +349,7 @@ class Operations:
             self._keeper.unknown(error)  # nothing was loaded or bound: what differs now, others did
         else:
             self._keeper.gave_up(now, error)
-        told: list[Effect] = []
+        told = self._lending.failed(operation.id, now)
         if operation.kind != "enrol" or self._view.troubles.get(ENROL) != error:
             told.append(effects.Journal("error", f"{operation.kind}: {error}"))
         if operation.kind == "enrol":

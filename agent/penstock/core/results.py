@@ -10,10 +10,15 @@ from penstock.core.text import time_text
 from penstock.core.view import InForce, Operation, Trial
 from penstock.core.wire import Json
 
+LENDING = ("grant", "revoke")
+"""Operations about which whoever lends has the words."""
+
 
 def of(operation: Operation, in_force: InForce, trial: Trial | None, seconds: float) -> list[Effect]:
     """What is said when an operation ended well."""
     told: list[Effect] = []
+    if operation.kind in LENDING:
+        return []
     if operation.request is not None:
         told.append(Answer(operation.request, _answer(operation, in_force, trial, seconds)))
     if operation.kind != "enrol":

@@ -6,7 +6,7 @@ workload's cgroup is bound, and no process of it was found elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -34,7 +34,12 @@ IMPLICIT = (
 
 
 def build(
-    event: Examined, view: View, in_force: InForce | None, books: Books, trial: Trial | None = None
+    event: Examined,
+    view: View,
+    in_force: InForce | None,
+    books: Books,
+    trial: Trial | None = None,
+    grants: Sequence[Json] = (),
 ) -> Json:
     """The object that `status --json` prints; the daemon's pid is filled in by whoever sends it."""
     now = event.now
@@ -58,7 +63,7 @@ def build(
         "kernel": {"backend": "nft", "agrees": view.agrees, "checked": time_text(view.checked)},
         "workloads": [_workload(workload, view, in_force, books, now, loose) for workload in workloads],
         "implicit": [*IMPLICIT, *_resolver(in_force)],
-        "grants": [],
+        "grants": list(grants),
         "findings": list(findings.all_of(view, in_force, now)),
     }
 

@@ -21,8 +21,8 @@ ALARMS = 20
 
 @dataclass(slots=True)
 class Operation:
-    """What is under way: a start, an apply, a confirm, a rollback, a revert of what nobody confirmed, a repair, an
-    expiry (rules that are over are removed), or an enrol (units are bound where they are).
+    """What is under way: a start, an apply, a confirm, a rollback, a revert of what nobody confirmed, a grant, a
+    revoke, a repair, an expiry (rules that are over are removed), or an enrol (units are bound where they are).
     """
 
     id: int
@@ -41,6 +41,7 @@ class Operation:
     levels: tuple[int, ...] = ()  # of those
     floor: bytes = b""
     upstreams: tuple[Upstream, ...] | None = None  # asked by the resolver; None: there are no rules by name
+    bare: Policy | None = None  # `policy` without what is lent; None: that is the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,12 @@ class InForce:
     places: Mapping[str, str] = field(default_factory=dict)  # cgroup path -> workload, bound in place
     levels: tuple[int, ...] = ()
     upstreams: tuple[Upstream, ...] | None = None
+    bare: Policy | None = None
+
+    @property
+    def base(self) -> Policy:
+        """The policy of the files, without what is lent."""
+        return self.bare or self.policy
 
 
 @dataclass(slots=True)

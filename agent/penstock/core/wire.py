@@ -25,6 +25,19 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
     "ready": {"workload": str},  # may a process be put into it now?
     "hits": {"workload": str},
     "names": {"workload": str, "name": str},  # a domain name or an address: what was learned of it?
+    "grants": {},
+    "grant": {
+        "workload": str,
+        "direction": str,  # out or in
+        "peer": str,  # as `to:` or `from:` has it, or the name of a preset
+        "ports": str,  # as members of `ports:`, with commas between; "": as a rule without it
+        "seconds": int,  # how long; 0: `until` says it
+        "until": int,  # seconds since the epoch; 0: `seconds` says it
+        "reason": str,
+        "wide": int,  # 1: a wide prefix is meant
+        "user": str,  # who says he is behind it: what sudo said, or ""
+    },
+    "revoke": {"id": str, "user": str},  # an id, or the beginning of one
     "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
 }
 """Each command with its arguments; all of them are required."""
@@ -32,7 +45,16 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
 LONGEST_CONFIRM = 24 * 3600
 """Seconds that an `apply` may wait to be confirmed."""
 
-LIMITS: Mapping[str, int] = {"confirm": LONGEST_CONFIRM, "port": 65535}
+LONGEST_GRANT = 30 * 86_400
+"""Seconds that something is lent for at most: what is needed longer belongs into a rule file."""
+
+LIMITS: Mapping[str, int] = {
+    "confirm": LONGEST_CONFIRM,
+    "port": 65535,
+    "seconds": LONGEST_GRANT,
+    "until": 1 << 40,
+    "wide": 1,
+}
 """The largest value of a number; the smallest is 0."""
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from penstock.core import effects, events, state
+from penstock.core import effects, events, grants, state
 from penstock.core.blocks import Process
 from penstock.core.engine import Engine
 from penstock.core.events import Event
@@ -28,7 +28,7 @@ from penstock.core.resolver_wire import Refused
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.snapshot import Snapshot
 from penstock.daemon import places, upstreams
-from penstock.daemon.clock import awake, now, uptime
+from penstock.daemon.clock import awake, boot, now, uptime
 from penstock.daemon.control import Control
 from penstock.daemon.executor import Executor
 from penstock.daemon.file_worker import FileWorker
@@ -184,7 +184,11 @@ class Daemon:
         units = cgroup.units(self._tree)
         before, said = places.history(self._options), places.floor_said(self._options)
         names = places.read(self._options.state / places.NAMES)
-        return events.Started(now(), snapshot, data, self._depth, units, before, said, names, learned, self._slice)
+        lent = places.read(self._options.state / grants.FILE)
+        return events.Started(
+            *(now(), snapshot, data, self._depth, units, before, said, names, learned, self._slice),
+            *(lent, boot(), uptime()),
+        )
 
     def _feed(self, event: Event) -> asyncio.Task[None] | None:
         """Hand an event to the engine; the task that does what it says is done when all of that is."""
@@ -206,7 +210,7 @@ class Daemon:
             self._follow_upstreams()
             elapsed, counted = uptime() - before, awake() - woke
             before, woke = before + elapsed, woke + counted
-            task = self._feed(events.Ticked(now(), elapsed, elapsed - counted))
+            task = self._feed(events.Ticked(now(), elapsed, elapsed - counted, uptime()))
             if task is not None:
                 await task
             systemd.notify("WATCHDOG=1")

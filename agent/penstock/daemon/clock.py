@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 
 def now() -> datetime:
@@ -19,3 +20,11 @@ def uptime() -> float:
 def awake() -> float:
     """Seconds as the kernel's own timeouts count them: since boot, suspend not included."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def boot() -> str:
+    """Names this boot of the host (random(4)); "" when it cannot be known, so that no two are taken for one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""

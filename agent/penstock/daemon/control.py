@@ -18,13 +18,16 @@ from pathlib import Path
 from penstock.core import events, wire
 from penstock.core.slices import SLICE
 from penstock.core.wire import Json
+from penstock.daemon.clock import uptime
 from penstock.errors import PenstockError
+from penstock.kernel.login import login_of
 from penstock.kernel.process import cgroup_of
 
 CONNECTIONS = 64
 PATIENCE = 10.0  # seconds for a request to arrive
 ANSWER_PATIENCE = 120.0
 LINGER = 1.0
+OWNED = ("grant", "revoke")
 TOO_MANY = "too many requests at once; try again in a moment"
 
 
@@ -118,7 +121,7 @@ class Control:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            self._feed(events.Command(self._clock(), number, message))
+            self._feed(self._command(number, message, writer.get_extra_info("socket")))
             async with asyncio.timeout(ANSWER_PATIENCE):
                 return await future
         except TimeoutError:
@@ -126,8 +129,13 @@ class Control:
         finally:
             self._waiting.pop(number, None)
 
+    def _command(self, number: int, message: wire.Message, peer: socket.socket) -> events.Command:
+        """Who lends or revokes is looked up: what the message says of it is only what was said."""
+        who = login_of(_credentials(peer)[0]) if message.command in OWNED else ""
+        return events.Command(self._clock(), number, message, who, uptime())
+
     def _objection(self, peer: socket.socket) -> str:
-        pid, uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid = _credentials(peer)
         if not _is_root(uid):
             return "only root may ask the daemon"
         place = cgroup_of(pid)
@@ -136,6 +144,12 @@ class Control:
         if f"{place}/".startswith(self._governed):
             return "a process of a governed workload may not ask the daemon"
         return ""
+
+
+def _credentials(peer: socket.socket) -> tuple[int, int]:
+    """Process and user of whoever connected."""
+    pid, uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def _is_root(uid: int) -> bool:

@@ -100,6 +100,10 @@ class Executor:
                 return await self._in_files(lambda: files.compile(effect))
             case effects.StageState():
                 await self._in_files(lambda: files.stage_state(effect))
+            case effects.SaveGrants(_, data) | effects.KeepGrants(data):
+                await self._in_files(lambda: files.save_grants(data))
+            case effects.Account():
+                await self._in_files(lambda: files.account(effect))
             case effects.MarkTrial():
                 await self._in_files(files.mark_trial)
             case effects.CommitState(operation):

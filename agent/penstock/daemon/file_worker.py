@@ -5,12 +5,13 @@ The kernel's half is in `kernel_worker`, with a thread of its own: nothing waits
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
 from penstock import files, this_host
-from penstock.core import effects, events, floor, state
+from penstock.core import effects, events, floor, grants, state
 from penstock.core.blocks import LOG_NAME, Block
 from penstock.core.checking import examine
 from penstock.core.compile import compile_policy
@@ -19,8 +20,11 @@ from penstock.daemon import places
 from penstock.daemon.clock import now
 from penstock.daemon.options import Options
 from penstock.daemon.places import writing
-from penstock.daemon.sinks import BlockLog
+from penstock.daemon.sinks import BlockLog, LineLog
 from penstock.errors import PenstockError
+
+LENT_LOG = "grants.jsonl"
+"""Everything that was ever lent, and what became of it, beside the log of blocks."""
 
 
 class FileWorker:
@@ -30,6 +34,7 @@ class FileWorker:
         self._options = options
         self._below = tree.strip("/")
         self._log = BlockLog(options.log)
+        self._lent = LineLog(options.log, LENT_LOG)
         self._parsed: dict[tuple[str, str], FileResult] = {}
         self._looked: events.Files | None = None
 
@@ -81,8 +86,10 @@ class FileWorker:
         if not effect.floor:
             return events.Compiled(now(), effect.operation, ruleset)
         live = replace(effect.live, levels=(), resolver=None)  # nobody answers look-ups, and nothing is learned
-        plain = ruleset if live == effect.live else compile_policy(effect.policy, live)
-        data = floor.text(plain, tuple(effect.policy.workloads), effect.policy.hash, self._below)
+        policy = effect.bare or effect.policy
+        same = live == effect.live and policy is effect.policy
+        plain = ruleset if same else compile_policy(policy, live)
+        data = floor.text(plain, tuple(policy.workloads), policy.hash, self._below)
         return events.Compiled(now(), effect.operation, ruleset, data)
 
     def read_history(self, effect: effects.ReadHistory) -> events.HistoryRead:
@@ -121,6 +128,16 @@ class FileWorker:
         if places.read(path) != effect.data:
             with writing(path):
                 files.replace(path, effect.data)
+
+    def save_grants(self, data: bytes) -> None:
+        """What is lent, down to the disk."""
+        with writing(self._options.state / grants.FILE):
+            files.replace(self._options.state / grants.FILE, data)
+
+    def account(self, effect: effects.Account) -> None:
+        """One more line of what was lent, for good."""
+        with writing(self._options.log / LENT_LOG):
+            self._lent.write((json.dumps(dict(effect.record)).encode("ascii") + b"\n",))
 
     def mark_trial(self) -> None:
         path = self._options.run / places.TRIAL

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import penstock
 from penstock import files
-from penstock.core import state
+from penstock.core import grants, state
 from penstock.daemon.options import Options
 from penstock.errors import PenstockError
 
@@ -22,7 +22,7 @@ NAMES, PORTS = "names.json", "ports.json"
 FLOOR, FLOOR_SAID, TRIAL = "floor.nft", "floor", "unconfirmed"
 """What is loaded at boot; what was, in the run directory; and that the kernel holds what nobody has confirmed."""
 STAGED_FLOOR = f"{FLOOR}.new"
-_SAVED = (state.FILE, *state.HISTORY, BOOKS, NAMES, FLOOR)
+_SAVED = (state.FILE, *state.HISTORY, BOOKS, NAMES, FLOOR, grants.FILE)
 STATE_FILES = frozenset(f"{name}{end}" for name in _SAVED for end in ("", ".new"))
 _SAID = (FACTS, FLOOR_SAID, TRIAL, PORTS)
 RUN_FILES = frozenset({SOCKET, LOCK, *(f"{name}{end}" for name in _SAID for end in ("", ".new"))})

@@ -21,40 +21,40 @@ MAX_BYTES = 64 << 20
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class BlockLog:
-    """Appends blocks to `DIRECTORY/blocks.jsonl`.  Nothing is touched before `append`."""
+class LineLog:
+    """Appends lines to the file `name` in `directory`, and rotates it.  Nothing is touched before `write`."""
 
-    def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, directory: Path, name: str, max_bytes: int = MAX_BYTES) -> None:
         self._directory = directory
-        self._path = directory / LOG_NAME
+        self._name = name
+        self._path = directory / name
         self._max_bytes = max_bytes
         self._fd: int | None = None
         self._unwritten = 0
 
     @property
     def unwritten(self) -> int:
-        """How many blocks could not be written since the start."""
+        """How many lines could not be written since the start."""
         return self._unwritten
 
-    def append(self, blocks: Sequence[Block]) -> None:
-        """Write the blocks in one go, in order; without any, only make sure that there is a log.
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Write the lines, each with its end, in one go, in order; of none only make sure that there is a log.
 
         OSError when some could not be written; those are lost and counted in `unwritten`, the file ends
         with the last whole line, and the next call starts anew.
         """
-        lines = [block.as_json().encode("ascii") + b"\n" for block in blocks]
         done = 0
         try:
             fd = self._opened()
             if lines:
-                done = self._write(self._rotated_if_full(fd, sum(map(len, lines))), lines)
+                done = self._put(self._rotated_if_full(fd, sum(map(len, lines))), lines)
         finally:
             self._unwritten += len(lines) - done
         if done < len(lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def close(self) -> None:
-        """Release the file; `append` opens it again."""
+        """Release the file; the next call opens it again."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -83,7 +83,7 @@ class BlockLog:
         except FileNotFoundError:
             return False
 
-    def _write(self, fd: int, lines: Sequence[bytes]) -> int:
+    def _put(self, fd: int, lines: Sequence[bytes]) -> int:
         """Return how many lines the file has taken whole; what it took of the next is cut off again."""
         start = os.fstat(fd).st_size
         data = b"".join(lines)
@@ -102,11 +102,22 @@ class BlockLog:
         size = os.fstat(fd).st_size
         if not size or size + more <= self._max_bytes:
             return fd
-        names = [self._path, *(self._directory / f"{LOG_NAME}.{n}" for n in range(1, LOG_KEPT + 1))]
+        names = [self._path, *(self._directory / f"{self._name}.{n}" for n in range(1, LOG_KEPT + 1))]
         for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
             with contextlib.suppress(FileNotFoundError):
                 newer.replace(older)
         return self._opened()
+
+
+class BlockLog(LineLog):
+    """The log of blocks."""
+
+    def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
+        super().__init__(directory, LOG_NAME, max_bytes)
+
+    def append(self, blocks: Sequence[Block]) -> None:
+        """Write the blocks, as `write` has it."""
+        self.write([block.as_json().encode("ascii") + b"\n" for block in blocks])
 
 
 def _end_half_line(fd: int) -> None:
