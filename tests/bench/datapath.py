@@ -1,9 +1,12 @@
 """What the rules cost each connection: python -m tests.bench.datapath [--rounds N] [--only TEXT] [--json]
 
 Operations per CPU second: of a workload that is allowed and of a bystander, over a veth link and loopback, and
-of a remote host that a workload serves.  Each variant is in a lab of its own; all take turns in every round, and a
-ratio is taken within its round.  Printed are the median of the rounds (the quartiles, the extremes) and the median
-CPU time of an operation.  1.000 is the same host with nothing but conntrack switched on.
+of a remote host that a workload or a bystander serves.  Each variant is in a lab of its own; all take turns in
+every round, and a ratio is taken within its round.  Printed are the median of the rounds (the quartiles, the
+extremes) and the median CPU time of an operation.  1.000 is the same host with nothing but conntrack switched on.
+
+What admin ports of the host cost bystanders: `--variants penstock --only bystander`; "against without" is the same
+rules without them.  Egress against ingress plus egress is `tests.bench.ingress`.
 """
 
 from __future__ import annotations
@@ -15,18 +18,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 from governed import Governed, slice_of
 from penstock.demo.lab import OTHERS, REMOTES, Lab
 
 from .generator import OPERATIONS, Place, build
-from .variants import CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, SERVED, VARIANTS, Variant
+from .variants import ADMIN, CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, SERVED, VARIANTS, Variant
 
 COUNTS = {"connects": 200, "requests": 400, "echoes": 500}
 """Operations at a stretch: some milliseconds, so that all variants see the same moods of the machine."""
 
 PLACES = tuple((r, link) for r in ("workload", "bystander") for link in ("veth", "loopback"))
-SERVING = ("served by a workload", "veth")
+SERVED_BY, BESIDE = ("served by a workload", "veth"), ("served by a bystander", "veth")
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
@@ -44,7 +48,8 @@ class Cell:
 
 
 CELLS = [Cell(o, role, link, f) for o in OPERATIONS for f in (4, 6) for role, link in PLACES]
-CELLS += [Cell(o, *SERVING, f) for o in ("connects", "requests") for f in (4, 6)]
+CELLS += [Cell(o, *SERVED_BY, f) for o in ("connects", "requests") for f in (4, 6)]
+CELLS += [Cell(o, *BESIDE, f) for o in OPERATIONS for f in (4, 6)]
 
 
 class Stand:
@@ -58,7 +63,10 @@ class Stand:
             variant.load(governed, lab)
             self._host, self._remote = lab.host, lab.remote["registry"]
             workload, others = lab.cgroup / slice_of(CALLER), lab.cgroup / OTHERS
-            places = {SERVING: Place((self._remote, others), (self._host, workload), SERVED, cpu)}
+            places = {
+                SERVED_BY: Place((self._remote, others), (self._host, workload), SERVED, cpu),
+                BESIDE: Place((self._remote, others), (self._host, others), SERVED + 1, cpu),
+            }
             for role, link in PLACES:
                 caller = (self._host, workload if role == "workload" else others)
                 called = (self._host if link == "loopback" else self._remote, others)
@@ -71,7 +79,7 @@ class Stand:
     def run(self, cell: Cell, count: int) -> float:
         """CPU nanoseconds of one operation."""
         place = cell.role, cell.link
-        called = self._host if place == SERVING else self._remote
+        called = self._remote if place in PLACES else self._host
         address = LOOPBACK[cell.family] if cell.link == "loopback" else called.address(cell.family)
         return self._places[place].run(cell.operation, address, count)
 
@@ -80,6 +88,7 @@ class Stand:
         self._stack.close()
 
 
+T = TypeVar("T")
 Times = dict[Cell, dict[str, list[float]]]
 
 
@@ -90,7 +99,7 @@ def measure(cells: Sequence[Cell], rounds: int, cpu: int, variants: Sequence[Var
         stands = {v.name: stack.enter_context(closing(Stand(v, cpu))) for v in variants}
         for number in range(-1, rounds):  # the first warms up
             for cell, taken in times.items():
-                for name in _turned(list(taken), number):
+                for name in turned(list(taken), number):
                     stands[name].run(cell, COUNTS[cell.operation] // 4)
                     value = stands[name].run(cell, COUNTS[cell.operation])
                     if number >= 0:
@@ -102,10 +111,11 @@ def measure(cells: Sequence[Cell], rounds: int, cpu: int, variants: Sequence[Var
 
 def _is_simple(cell: Cell) -> bool:
     """Whether also the variants can be measured that only know who is called, and only IPv4."""
-    return cell.family == 4 and (cell.role, cell.link) != SERVING
+    return cell.family == 4 and (cell.role, cell.link) in PLACES
 
 
-def _turned(names: list[str], by: int) -> list[str]:
+def turned(names: list[T], by: int) -> list[T]:
+    """`names`, begun with another one each time."""
     by %= len(names)
     return names[by:] + names[:by]
 
@@ -120,9 +130,10 @@ def figures(times: Times) -> Iterator[tuple[Cell, str, float, list[float]]]:
     for cell, taken in times.items():
         for name, values in taken.items():
             yield cell, name, statistics.median(values) / 1000, ratios(taken[CONNTRACK], values)
-        if ONE in taken and HUNDRED in taken:
-            values = taken[HUNDRED]
-            yield cell, "100 x 1,000 against 1 x 10", statistics.median(values) / 1000, ratios(taken[ONE], values)
+        for name, said in ((HUNDRED, "100 x 1,000 against 1 x 10"), (ADMIN, "admin ports against without")):
+            if ONE in taken and name in taken:
+                values = taken[name]
+                yield cell, said, statistics.median(values) / 1000, ratios(taken[ONE], values)
 
 
 def show(times: Times) -> None:
@@ -132,9 +143,13 @@ def show(times: Times) -> None:
         if cell != before:
             print(f"\n{cell}")
             before = cell
-        low, middle, high = statistics.quantiles(found, n=4)
-        spread = f"{low:.2f} to {high:.2f}, all {min(found):.2f} to {max(found):.2f}"
-        print(f"  {name:32} {middle:5.3f}  ({spread})  {microseconds:7.2f} us")
+        print(f"  {name:32} {spread(found)}  {microseconds:7.2f} us")
+
+
+def spread(found: Sequence[float]) -> str:
+    """Median, quartiles and extremes."""
+    low, middle, high = statistics.quantiles(found, n=4)
+    return f"{middle:5.3f}  ({low:.3f} to {high:.3f}, all {min(found):.2f} to {max(found):.2f})"
 
 
 def main() -> int:

@@ -82,6 +82,20 @@ def _penstock(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]
     return lambda governed, lab: governed.load(*policy(lab, workloads, addresses))
 
 
+def _administered(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
+    """Admin ports of the host besides, TCP and UDP, and the remote host in a network of clients."""
+
+    def load(governed: Governed, lab: Lab) -> None:
+        clients = ", ".join(f"'{address}'" for address in (*lab.remote["registry"].addresses, "10.30.0.0/16"))
+        host = (
+            f"version: 1\nnetworks: {{clients: {{cidr: [{clients}], plane: inference}}}}\n"
+            "host: {admin_ports: [22, 2375-2376, 161/udp]}\n"
+        )
+        governed.load(*policy(lab, workloads, addresses), host=host)
+
+    return load
+
+
 def _named(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
     """Everything that names need is loaded, and what is called was learned for one, as were as many others."""
 
@@ -140,11 +154,13 @@ def _jumps(governed: Governed, lab: Lab) -> None:
 
 NOTHING, CONNTRACK = "nothing", "conntrack alone"
 ONE, HUNDRED = "penstock, 1 x 10", "penstock, 100 x 1,000"
+ADMIN = "penstock, admin ports, 1 x 10"
 VARIANTS = (
     Variant(NOTHING, _nothing, complete=True),
     Variant(CONNTRACK, _conntrack, complete=True),
     Variant(ONE, _penstock(1, 10), complete=True),
     Variant(HUNDRED, _penstock(100, 1000), complete=True),
+    Variant(ADMIN, _administered(1, 10), complete=True),
     Variant("by name, 1 x 10", _named(1, 10), complete=True),
     Variant("by address beside names, 1 x 10", _named_besides(1, 10), complete=True),
     Variant("1,000 rules", _linear()),
