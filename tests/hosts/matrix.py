@@ -25,6 +25,8 @@ from penstock.core.verdict import Connection, Live, judge
 PATIENCE = {"tcp": 4.0, "udp": 1.5}
 """Seconds for an answer.  What is refused is told at once, but for datagrams whose refusal is not told."""
 AT_ONCE = 12
+HELLO = b"hello\r\n\r\n"
+"""Which an echo returns, and a web server complains about."""
 LOOPBACK = ("127.0.0.1", "::1")
 NOBODY = ""
 """Instead of a workload: none of them."""
@@ -59,6 +61,7 @@ class Cell(NamedTuple):
     address: str
     port: int
     source: str  # address, or empty: the kernel's choice
+    answered: bool = True  # to wait for a word back; else a connection is enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Outcome:
 
 
 def tried(cells: Sequence[Cell]) -> list[str]:
-    """What came of each: "ok" when hello was answered by hello, else "timeout", an errno, or what was said."""
+    """What came of each: "ok" when there was an answer, else "timeout", "closed" or an errno."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(_try, cells))
 
@@ -98,7 +101,9 @@ def _try(cell: Cell) -> str:
             if cell.source:
                 out.bind((cell.source, 0))
             out.connect((cell.address, cell.port))
-            out.send(b"hello")
+            if not cell.answered:
+                return "ok"
+            out.send(HELLO)
             said = out.recv(100)
         except TimeoutError:
             return "timeout"
@@ -118,9 +123,12 @@ class Matrix:
         sources: Iterable[Source],
         listeners: Iterable[Listener],
         protocols: Sequence[str] = ("tcp", "udp"),
+        *,
+        answered: bool = True,
     ) -> None:
         self.world, self.host = world, host
         self.sources, self.listeners, self.protocols = tuple(sources), tuple(listeners), protocols
+        self.answered = answered
         self.policy = read({**files, f"rules.d/{_ANYBODY}.yaml": _OPEN})
         assert len(set(self.listeners)) == len({one.port for one in self.listeners}), "a port has one listener"
 
@@ -140,8 +148,9 @@ class Matrix:
 
     def _cells(self, source: Source, listener: Listener) -> list[Cell]:
         here = self.host.addresses if source.addresses else (*LOOPBACK, *self.host.addresses)
+        far = source.addresses or ("", "")
         return [
-            Cell(protocol, address, listener.port, source.addresses[":" in address] if source.addresses else "")
+            Cell(protocol, address, listener.port, far[":" in address], self.answered)
             for address in here
             for protocol in self.protocols
         ]
@@ -176,9 +185,9 @@ def read(files: Mapping[str, str]) -> Policy:
     return found.policy
 
 
-def wrong(outcomes: Iterable[Outcome]) -> list[str]:
-    """The cells that are not as the evaluator says, in words."""
-    return [str(one) for one in outcomes if one.reached != one.allowed]
+def wrong(outcomes: Iterable[Outcome]) -> str:
+    """The cells that are not as the evaluator says, a line each; empty when there are none."""
+    return "\n".join(str(one) for one in outcomes if one.reached != one.allowed)
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

@@ -23,13 +23,24 @@ from hosts.host import SCOPE, Host
 from hosts.hub import give_addresses
 from hosts.installed import Installed
 from hosts.llama import HUB, MODEL, Answer, install_llama
+from hosts.matrix import NOBODY, Listener, Matrix, Source, wrong
 from hosts.outside import DNS, REGISTRY, STRANGER
 from hosts.probe import install_probe
 from hosts.world import World
 from test_documents import SECOND_EXAMPLE, below
 
 CLIENT, ADMIN = ("10.30.4.4", "fd00:30::4"), ("10.20.0.4", "fd00:20::4")
-GATEWAY, SERVER, SSH, PAGE = 443, llama.PORT, 22, 80
+GATEWAY, SERVER, SSH, PAGE, GREEDY_PORT = 443, llama.PORT, 22, 80, 7100
+SOURCES: dict[str, set[int]] = {
+    "client": {GATEWAY},
+    "admin": {SSH},
+    "stranger": {SSH},
+    "nginx": {SERVER, GATEWAY, PAGE},
+    "llama-server": {SERVER},
+    "greedy": {GREEDY_PORT},
+    "nobody": {SSH},
+}
+"""Who reaches what."""
 CLOSED = ("/models", "/slots", "/props", "/", "/v1/../models", "/v1/%2e%2e/models", "/v1/..%2fprops", "/v10")
 FAMILIES = (4, 6)
 SUDO = '#!/bin/sh\nexec "$@"\n'
@@ -237,10 +248,28 @@ def test_port_22_is_for_no_workload(made: Set) -> None:
             assert made.inside(cgroup, address, SSH) == "ECONNREFUSED", (cgroup, address)
 
 
+def test_the_whole_matrix(made: Set) -> None:
+    """Each of the ports from each of the sources, against the evaluator."""
+    greedy(made)
+    units = {"nginx": "nginx.service", "llama-server": llama.UNIT, "greedy": "greedy.service"}
+    inside = [Source(name, cgroup=made.cgroup(unit), workload=name) for name, unit in units.items()]
+    outside = [Source("client", CLIENT), Source("admin", ADMIN), Source("stranger", STRANGER)]
+    owners = {SERVER: "llama-server", GATEWAY: "nginx", PAGE: "nginx", SSH: NOBODY, GREEDY_PORT: "greedy"}
+    listeners = [Listener(owner, port) for port, owner in owners.items()]
+    rules = {path.removeprefix("/etc/penstock/"): text for path, text in files().items()}
+    rules["rules.d/greedy.yaml"] = GREEDY
+    matrix = Matrix(made.world, made.host, rules, [*outside, *inside, Source("nobody")], listeners, ["tcp"])
+    outcomes = matrix.outcomes()
+    assert len(outcomes) == 5 * (3 * 2 + 4 * 4)
+    assert not wrong(outcomes), wrong(outcomes)
+    reached = {name: {one.cell.port for one in outcomes if one.source == name and one.reached} for name in SOURCES}
+    assert reached == SOURCES
+
+
 def greedy(made: Set) -> None:
     """A third workload, beside what the section says."""
     if not made.greedy:
-        install_probe(made.host, "greedy.service", port=7100, start=False)
+        install_probe(made.host, "greedy.service", port=GREEDY_PORT, start=False)
         made.host.write("/etc/penstock/rules.d/greedy.yaml", GREEDY)
         made.host.sh("penstock protect greedy.service; penstock apply; systemctl start greedy.service")
         made.at.wait_for(lambda: made.at.enforcing("greedy", "nginx", "llama-server"))
