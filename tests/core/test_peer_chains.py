@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,15 +11,16 @@ from governed import policy_of, rules
 from penstock.core import peer_chains
 from penstock.core.base_chains import STALE, WORKLOAD
 from penstock.core.chains import Plan, build
+from penstock.core.compile import Live, compile_policy
 from penstock.core.peer_chains import NOBODY, Call, Calls, calls
 from penstock.core.policy import Mode, Policy, PortRange
-from penstock.core.rule_parts import Before, End, Final, Goto, HasLabel, InCgroup, Jump, Loopback, PortIn
+from penstock.core.rule_parts import Before, Count, End, Final, Goto, HasLabel, InCgroup, Jump, Loopback, PortIn
 from penstock.core.ruleset import Chain, Rule
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LABELS = {"model": 3, "gw": 4, "ui": 5}
 WEB = PortRange("tcp", 8000, 8001)
-CALL = Call(4, (WEB, PortRange("udp", 53, 53)))
+CALL = Call(4, (WEB, PortRange("udp", 53, 53)), "hits_gw_x")
 
 
 def policy(model: str = "[]", gw: str = "[]", ui: str = "[]") -> Policy:
@@ -32,23 +34,25 @@ def chains(found: Calls) -> dict[str, Chain]:
 def test_rules_of_both_sides_are_found_under_who_is_called() -> None:
     found = calls(
         policy(
-            "[{from: ['workload:gw', 10.0.0.0/8], ports: [8000-8001]}]",
-            "[{to: 'workload:model', ports: [8000-8001, 53/udp]}]",
-            "[{to: ['workload:model', 'workload:gw'], ports: [8000-8001]}]",
+            "[{from: ['workload:gw', 10.0.0.0/8], ports: [8000-8001], name: a}]",
+            "[{to: 'workload:model', ports: [8000-8001, 53/udp], name: x}]",
+            "[{to: ['workload:model', 'workload:gw'], ports: [8000-8001], name: b}]",
         ),
         LABELS,
         NOW,
     )
-    assert found["model"] == Calls(sent=(CALL, Call(5, (WEB,))), taken=(Call(4, (WEB,)),))
-    assert found["gw"] == Calls(sent=(Call(5, (WEB,)),))
+    ui = Call(5, (WEB,), "hits_ui_b")
+    assert found["model"] == Calls(sent=(CALL, ui), taken=(Call(4, (WEB,), "hits_model_a"),))
+    assert found["gw"] == Calls(sent=(ui,))
     assert found["ui"] == NOBODY
+    assert found["model"].counters == ("hits_gw_x", "hits_ui_b", "hits_model_a")
 
 
 def test_a_caller_names_a_control_port_by_itself() -> None:
     ingress = "[{from: 'workload:gw', ports: [2374-2376]}]"
     found = calls(policy(ingress, "[{to: 'workload:model', ports: [2374-2376, 2376]}]"), LABELS, NOW)["model"]
-    assert found.sent == (Call(4, (PortRange("tcp", 2374, 2374), PortRange("tcp", 2376, 2376))),)
-    assert found.taken == (Call(4, (PortRange("tcp", 2374, 2376),)),)
+    assert [call.ports for call in found.sent] == [(PortRange("tcp", 2374, 2374), PortRange("tcp", 2376, 2376))]
+    assert [call.ports for call in found.taken] == [(PortRange("tcp", 2374, 2376),)]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_what_is_over_or_has_an_exception_lets_nobody_in(more: str, there: bool)
 
 def test_an_end_is_asked_for_in_the_kernel() -> None:
     end = NOW + timedelta(hours=1)
-    one = chains(Calls(taken=(Call(4, (WEB,), end),)))
+    one = chains(Calls(taken=(replace(CALL, expires=end),)))
     assert all(one[name].rules[1].when[0] == Before(end) for name in ("callers_model", "called_model"))
 
 
@@ -87,24 +91,26 @@ def test_who_is_called_asks_for_label_and_port_and_believes_nothing_stale() -> N
             (PortIn("tcp", end, 8000, 8001), HasLabel(4)),
             (PortIn("udp", end, 53, 53), HasLabel(4)),
         ]
-        assert {rule.do for rule in rest} == {(Final.ACCEPT,)}
+        assert {rule.do for rule in rest} == {(Count("hits_gw_x"), Final.ACCEPT)}
 
 
 def test_who_is_no_workload_has_no_label() -> None:
-    found = calls(policy("[{from: [host, 'workload:gw'], ports: [8000-8001]}]"), LABELS, NOW)["model"]
-    assert found.taken == (Call(None, (WEB,)), Call(4, (WEB,)))
+    model = "[{from: [host, 'workload:gw'], ports: [8000-8001], name: both}]"
+    found = calls(policy(model), LABELS, NOW)["model"]
+    assert found.taken == (Call(None, (WEB,), "hits_model_both"), Call(4, (WEB,), "hits_model_both"))
+    assert found.counters == ("hits_model_both",)
     for name in ("callers_model", "called_model"):
         stale, gw, workload, host = chains(found)[name].rules
         assert stale.do == workload.do == (Final.RETURN,)
         assert (HasLabel(4) in gw.when, workload.when) == (True, (HasLabel(WORKLOAD),))
         assert not any(isinstance(when, HasLabel) for when in host.when)
-        assert host.do == (Final.ACCEPT,)
+        assert host.do == gw.do == (Count("hits_model_both"), Final.ACCEPT)
 
 
 def test_a_rule_of_the_caller_only_leads_to_what_the_called_one_lets_in() -> None:
     first, *rest = chains(Calls(sent=(CALL,)))["met_model"].rules
     assert first == Rule((), (Jump("own_model"),))
-    assert {rule.do for rule in rest} == {(Goto("in_model"),)}
+    assert {rule.do for rule in rest} == {(Count("hits_gw_x"), Goto("in_model"))}
     assert not any(Final.ACCEPT in rule.do for rule in rest)
 
 
@@ -122,3 +128,17 @@ def test_only_on_loopback_and_only_where_somebody_is_let_in(mode: Mode) -> None:
         replies = ["reply_model"] if mode is Mode.ENFORCE else []
         assert sorted(name for name, _ in jumps) == (["in_model", *replies] if taken else [])
         assert all(isinstance(rule.when[0], Loopback) for _, rule in jumps)
+
+
+def test_whatever_is_counted_is_declared() -> None:
+    """Also while who calls, or is called, is locked: what was counted outlives that."""
+    for mode in Mode:
+        both = policy_of(
+            rules("model", ingress="[{from: ['workload:gw', host], ports: [80]}]", mode=mode),
+            rules("gw", egress="[{to: 'workload:model', ports: [80]}]"),
+        )
+        made = compile_policy(both, Live(NOW, LABELS, 1))
+        counted = {do.counter for c in made.chains for rule in c.rules for do in rule.do if isinstance(do, Count)}
+        assert counted <= set(made.counters)
+        hits = sorted(name[:10] for name in made.counters if name.startswith("hits_"))
+        assert hits == ["hits_gw_eg", "hits_model"]

@@ -107,7 +107,7 @@ def counters(plans: Sequence[Plan], barred: Barred = OPEN) -> tuple[str, ...]:
     """Names of all counters."""
     own = [counter_name(direction, plan.name) for plan in plans for direction in Direction]
     resolver = (RESOLVER_OUT, RESOLVER_IN) if _by_name(plans) else ()
-    hits = dict.fromkeys(counter for plan in plans for counter in plan.links.counters)
+    hits = dict.fromkeys(c for plan in plans for c in (*plan.links.counters, *plan.calls.counters))
     return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *admin_chains.counters(barred), *resolver, *own, *hits)
 
 

@@ -14,20 +14,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from penstock.core import admin_chains, control_ports
+from penstock.core import admin_chains, control_ports, hits
 from penstock.core.base_chains import STALE, WORKLOAD
 from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
-from penstock.core.rule_parts import Action, Before, End, Final, Goto, HasLabel, Jump, PortIn
+from penstock.core.rule_parts import Action, Before, Count, End, Final, Goto, HasLabel, Jump, PortIn
 from penstock.core.ruleset import Chain
 from penstock.core.ruleset import Rule as ChainRule
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A workload, by its label, may call one of these ports until then; None: whoever is no workload."""
+    """A workload, by its label, may call one of these ports until then; None: whoever is no workload.
+
+    `counter` is of the hits of the rule that says so.
+    """
 
     label: int | None
     ports: tuple[PortRange, ...]
+    counter: str
     expires: datetime | None = None
 
 
@@ -38,6 +42,11 @@ class Calls:
     sent: tuple[Call, ...] = ()
     taken: tuple[Call, ...] = ()
 
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Of the rules' hits, each once."""
+        return tuple(dict.fromkeys(call.counter for call in (*self.sent, *self.taken)))
+
 
 NOBODY = Calls()
 
@@ -47,10 +56,10 @@ def calls(policy: Policy, labels: Mapping[str, int], now: datetime) -> dict[str,
 
     closed = admin_chains.barred(policy)
 
-    def call(rule: Rule, label: int | None) -> Call:
+    def call(owner: str, rule: Rule, label: int | None) -> Call:
         ranges = control_ports.of(rule).ranges
         ranges = ranges if label is None else admin_chains.without(ranges, closed)
-        return Call(label, ranges, rule.expires)
+        return Call(label, ranges, hits.counter(owner, rule.id), rule.expires)
 
     def counts(rule: Rule) -> bool:
         # Who is called does not see from which address: an exception closes the rule.
@@ -62,13 +71,13 @@ def calls(policy: Policy, labels: Mapping[str, int], now: datetime) -> dict[str,
         for rule in filter(counts, workload.egress):
             for peer in rule.peers:
                 if isinstance(peer, WorkloadPeer):
-                    sent[peer.name].append(call(rule, labels[name]))
+                    sent[peer.name].append(call(name, rule, labels[name]))
         for rule in filter(counts, workload.ingress):
             for peer in rule.peers:
                 if isinstance(peer, WorkloadPeer):
-                    taken[name].append(call(rule, labels[peer.name]))
+                    taken[name].append(call(name, rule, labels[peer.name]))
                 elif isinstance(peer, HostPeer):
-                    taken[name].append(call(rule, None))
+                    taken[name].append(call(name, rule, None))
     return {name: Calls(tuple(sent[name]), tuple(taken[name])) for name in policy.workloads}
 
 
@@ -78,6 +87,7 @@ def _rules(found: Sequence[Call], end: End, action: Action) -> list[ChainRule]:
             *([Before(call.expires)] if call.expires is not None else []),
             PortIn(ports.protocol, end, ports.first, ports.last),
             *([HasLabel(call.label)] if call.label is not None else []),
+            Count(call.counter),
             action,
         )
         for call in found
