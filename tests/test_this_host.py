@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -61,6 +62,25 @@ def test_addresses_and_interfaces_of_this_machine() -> None:
     assert found[ip_address("127.0.0.1")] == "lo"
     assert set(found.values()) <= {*names.values(), ""}
     assert this_host.look(SSH).interfaces == frozenset(names.values())
+
+
+def test_an_address_that_several_interfaces_have_is_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Link-local ones often are; a peer's address is not ours."""
+
+    def said(index: int, *attributes: tuple[int, str]) -> bytes:
+        body = struct.pack("=BBBBI", socket.AF_INET6, 64, 0, 0, index)
+        packed = ((kind, ip_address(text).packed) for kind, text in attributes)
+        return body + b"".join(struct.pack("=HH", 4 + len(data), kind) + data for kind, data in packed)
+
+    twice = [said(1, (1, "fe80::1")), said(2, (1, "fe80::1")), said(2, (1, "fe80::2")), said(2, (1, "fe80::2"))]
+    tunnel = said(3, (1, "fd00::9"), (2, "fd00::1"))
+    messages = [(20, body) for body in (*twice, tunnel)]
+    monkeypatch.setattr(this_host, "_messages", lambda data: iter([*messages, (3, b"")]))
+    assert this_host.addresses({1: "eth0", 2: "eth1", 3: "tun0"}) == {
+        ip_address("fe80::1"): "",
+        ip_address("fe80::2"): "eth1",
+        ip_address("fd00::1"): "tun0",
+    }
 
 
 # --- as the kernel of some other host writes it ---

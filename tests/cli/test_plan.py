@@ -253,7 +253,6 @@ def test_who_is_connected_and_would_be_refused(
 ) -> None:
     around = Surroundings(frozenset({"lo"}), (Session(ip_address("10.30.0.9"), 22, ""),))
     monkeypatch.setattr("penstock.cli.plan.around", lambda policy: around)
-    assert "10.30.0.9" not in call("plan").stdout, "nothing would change"
     host = rules.parents[1] / "penstock.yaml"
     host.write_text(host.read_text() + "host: {admin_ports: [22]}\n")
     done = call("plan")
@@ -262,5 +261,8 @@ def test_who_is_connected_and_would_be_refused(
     assert last.startswith(f"{host}:")
     assert "a session comes from there: 10.30.0.9; `penstock apply --confirm 60s`" in last
     assert "admin-cut" in [problem["code"] for problem in json.loads(call("plan", "--json").stdout)["problems"]]
-    other = call("plan", "--against", daemon.home / "config")
-    assert "10.30.0.9" not in other.stdout
+    other = call("plan", "--against", shutil.copy(daemon.home / "state/applied.json", daemon.home / "other.json"))
+    assert "admin ports: + 22" in other.stdout
+    assert "10.30.0.9" not in other.stdout, "that is about some other host"
+    daemon.write({**FILES, "penstock.yaml": host.read_bytes(), "rules.d/litellm.yaml": rules.read_bytes()})
+    assert call("plan").stdout == "nothing would change\n"
