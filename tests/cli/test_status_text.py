@@ -7,6 +7,7 @@ import pytest
 from cli.fake_daemon import finding, policy, status, unit, workload
 from penstock.cli import format as form
 from penstock.cli.status_text import screen
+from penstock.core.wire import Json
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +106,58 @@ def test_a_policy_that_is_not_confirmed(monkeypatch: pytest.MonkeyPatch) -> None
     text = "not confirmed: reverts at 03:16:00 unless `penstock confirm`"
     assert screen(said, None)[2] == f"          \x1b[31m{text}\x1b[0m"
     assert not any("not confirmed" in line for line in screen(status(), None))
+
+
+def listener(port: int = 8000, *reached_by: str, rules: tuple[str, ...] = ("r",), **more: object) -> Json:
+    one = {"protocol": "tcp", "address": "0.0.0.0", "port": port, "process": "vllm"}
+    return {**one, "reached_by": list(reached_by), "rules": list(rules), **more}
+
+
+def listening(*workloads: Json, whole: bool = False) -> list[str]:
+    lines = screen(status(*workloads), [] if whole else None)
+    return lines[lines.index("Listening") + 1 : lines.index("Always allowed") - 1]
+
+
+def test_who_reaches_each_open_port() -> None:
+    found = [
+        listener(8000, "clients (inference)", "workload:gateway"),
+        listener(8001, address="::1", process=None),
+        listener(9090, rules=()),
+        listener(53, "everyone (observe)", rules=(), protocol="udp", address="127.0.0.1%lo"),
+    ]
+    assert listening(workload(listening=found)) == [
+        "  litellm 0.0.0.0:8000 (vllm) <- clients (inference), workload:gateway",
+        "  litellm [::1]:8001 <- nobody outside the workload",
+        "  litellm 0.0.0.0:9090 (vllm) <- no rule: nobody outside the workload",
+        "  litellm 127.0.0.1%lo:53/udp (vllm) <- everyone (observe), no rule",
+    ]
+    (locked,) = listening(workload(mode="lock", listening=[listener(8000)]))
+    assert locked.endswith("<- nobody: locked")
+
+
+def test_a_port_without_a_rule_strikes_the_eye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.cli.status_text.paint", lambda text, colour=None: f"<{colour}>{text}")
+    with_rule, without = listening(workload(listening=[listener(1, "clients"), listener(2, rules=())]))
+    assert (with_rule[0], without[:8]) == (" ", "<yellow>")
+
+
+def test_open_ports_that_are_alike_stand_together() -> None:
+    some = [listener(n, rules=()) for n in range(8000, 8010)]
+    line = listening(workload("r", listening=some))[0]
+    assert line == "  r 0.0.0.0:8000, 8001, 8002, 8003, 8004, 8005, 4 more (vllm) <- no rule:"
+    assert "8009" in " ".join(listening(workload("r", listening=some), whole=True))
+
+
+def test_many_open_ports_are_folded_unless_one_workload_is_asked_for() -> None:
+    long = [listener(8000 + n, *(f"network-{n}-{m}" for m in range(7))) for n in range(12)]
+    lines = listening(workload("ray", listening=long))
+    assert max(map(len, lines)) <= 80
+    assert (len(lines), lines[-1]) == (21, "  and more: penstock status ray")
+    both = listening(workload("a", listening=long), workload("b", listening=long))
+    assert both[-1] == "  and more: penstock status WORKLOAD"
+    assert len(listening(workload("ray", listening=long), whole=True)) == 24
+
+
+@pytest.mark.parametrize("known", [None, []])
+def test_where_nothing_listens_or_it_is_not_known_nothing_is_said(known: list[Json] | None) -> None:
+    assert "Listening" not in screen(status(workload(listening=known)), None)

@@ -29,7 +29,8 @@ KEYS = {
     "daemon": "running pid version since",
     "policy": "hash applied pending_files confirm_until",
     "kernel": "backend agrees checked",
-    "workloads": "name mode until egress ingress enrolment processes outside denied unlogged blocks_1h units",
+    "workloads": "name mode until egress ingress enrolment processes outside denied unlogged blocks_1h units "
+    "listening",
     "findings": "code severity workload text remedy",
 }
 STEPS = ["StageState", "MakeCgroups", "Load", "BindCgroups", "ReadKernel", "Compile"]

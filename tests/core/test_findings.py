@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import ip_address
 
 import pytest
 from fake_host import START, Host, rules
 
-from penstock.core import findings
-from penstock.core.events import Bypass, Group, LookAlike, Seen, Stray
+from penstock.core import exposure, findings
+from penstock.core.events import Bypass, Group, Listener, LookAlike, Seen, Stray
 from penstock.core.match import Unit
 from penstock.core.view import InForce, View
 from penstock.core.wire import Json
@@ -150,6 +151,27 @@ def test_many_rules_are_one_finding() -> None:
 def test_what_opens_nothing_of_it_is_not_told(rule: str) -> None:
     host = Host({"rules.d/a.yaml": rules("a", f"[{{{rule}}}]")}).start()
     assert list(findings.all_of(host.engine.view, host.engine.in_force, START)) == []
+
+
+def listens(*ports: int, mode: str = "enforce", ingress: str = "[{from: [], ports: [9090]}]") -> list[Json]:
+    host = Host({"rules.d/a.yaml": rules("a", ingress=ingress, mode=mode)}).start()
+    in_force = host.engine.in_force
+    assert in_force
+    found = [Listener("a", "tcp", ip_address("::"), port) for port in ports for _ in range(2)]
+    return list(findings.of_listeners(exposure.of_workloads(in_force.policy, found, START), in_force))
+
+
+def test_what_listens_without_a_rule() -> None:
+    [one] = listens(8000, 9090)
+    assert (one["code"], one["severity"], one["workload"]) == ("listens-without-rule", "info", "a")
+    assert one["text"] == "listens on port 8000, and no ingress rule says so: nobody but itself reaches it"
+    [one] = listens(*range(1, 12), mode="observe")
+    assert "ports 1, 2, 3, 4, 5, 6, 7, 8 and 3 more, and" in one["text"]
+    assert one["text"].endswith("once it is enforced, nobody but itself reaches them")
+
+
+def test_a_rule_that_lets_nobody_in_documents_a_port() -> None:
+    assert listens(9090) == []
 
 
 def test_an_alarm_is_shown_for_an_hour() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from fake_host import START, Host, rules
 
 from penstock.core import status
-from penstock.core.events import Examined, Seen, Stray
+from penstock.core.events import Examined, Listener, Seen, Stray
+from penstock.core.looks import take_in
 from penstock.core.slices import slice_of
 from penstock.core.view import InForce, View
 
@@ -92,6 +94,27 @@ def test_each_trouble_has_its_finding_and_what_helps() -> None:
     told = {(f["code"], f["text"]) for f in found}
     assert {("log-unwritable", "full"), ("state-unwritable", "full"), ("trouble", "odd")} <= told
     assert any("penstock apply" in f["remedy"] for f in found if f["code"] == "state-unwritable")
+
+
+def test_who_reaches_what_listens_is_told_by_workload() -> None:
+    host = made()[2]
+    any_address = ip_address("0.0.0.0")
+    event = Examined(START, 1, 0, {}, {}, {}, (), listeners=(Listener("enforce", "tcp", any_address, 80),))
+    take_in(host.engine.view, event)
+    found = status.build(event, host.engine.view, host.engine.in_force, host.engine.books)
+    listening = {one["name"]: one["listening"] for one in found["workloads"]}
+    assert {name: len(some) for name, some in listening.items()} == {"enforce": 1, "lock": 0, "observe": 0}
+    assert listening["enforce"][0]["reached_by"] == []
+    assert [(f["code"], f["workload"]) for f in found["findings"]] == [("listens-without-rule", "enforce")]
+
+
+def test_what_listens_is_not_known_unless_it_was_looked_at() -> None:
+    host = made()[2]
+    for request, listeners in ((1, None), (None, ())):
+        event = Examined(START, request, 0, {}, {}, {}, (), listeners=listeners)
+        take_in(host.engine.view, event)
+        found = status.build(event, host.engine.view, host.engine.in_force, host.engine.books)
+        assert [one["listening"] for one in found["workloads"]] == [None] * 3
 
 
 def test_text_of_processes_is_made_safe() -> None:

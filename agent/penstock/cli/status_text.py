@@ -21,6 +21,11 @@ RIGHT = (5, 6, 7)
 OF_ONE_CODE = 5
 """Findings of one code that are shown; there may be one for each rule."""
 INDENT = 10
+LISTENING = 20
+"""Lines about open ports in the list of all workloads."""
+OF_ONE_KIND = 6
+"""Ports that differ in nothing else and are shown there."""
+NOBODY = "nobody outside the workload"
 HOW = {"slice": GOOD, "in-place": WARN}
 IN_PLACE = "in-place: governed where it is; it comes into its slice at a restart after `penstock protect`"
 
@@ -32,6 +37,7 @@ def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
     if rules is not None:
         lines += ["", *_units(status["workloads"])]
         lines += ["", *_rules(rules)]
+    lines += _listening(status["workloads"], LISTENING if rules is None else None)
     if status["grants"]:
         lines += ["", "Grants", *_grants(status["grants"])]
     if status["implicit"]:
@@ -120,6 +126,54 @@ def _units(workloads: Sequence[Json]) -> Iterator[str]:
         yield f"      /{printable(one['cgroup'], 4096).lstrip('/')}"
     if any(one["how"] == "in-place" for one in found):
         yield from wrapped(IN_PLACE, 4)
+
+
+def _listening(workloads: Sequence[Json], most: int | None) -> list[str]:
+    """Who reaches the open ports, in `most` lines; nothing where none is open, or it is not known."""
+    told = [
+        (one["name"], _listener(one, same, most))
+        for one in workloads
+        for same in _alike(one.get("listening") or ())
+    ]
+    if not told:
+        return []
+    lines, left = ["", "Listening"], most
+    for count, (_, some) in enumerate(told):
+        if left is not None and len(some) > left:
+            others = {name for name, _ in told[count:]}
+            which = others.pop() if len(others) == 1 else "WORKLOAD"
+            return [*lines, f"  and more: penstock status {which}"]
+        left = None if left is None else left - len(some)
+        lines += some
+    return lines
+
+
+def _alike(listening: Sequence[Json]) -> Iterator[list[Json]]:
+    """Those that differ in nothing but the port stand together: some servers open dozens."""
+    found: dict[Any, list[Json]] = {}
+    for one in listening:
+        key = (one["address"], one["protocol"], one["process"], tuple(one["reached_by"]), bool(one["rules"]))
+        found.setdefault(key, []).append(one)
+    yield from found.values()
+
+
+def _listener(workload: Json, same: Sequence[Json], most: int | None) -> list[str]:
+    one, suffix = same[0], "/udp" if same[0]["protocol"] == "udp" else ""
+    ports = [f"{each['port']}{suffix}" for each in same]
+    if most is not None and len(ports) > OF_ONE_KIND:
+        ports[OF_ONE_KIND:] = [f"{len(ports) - OF_ONE_KIND} more"]
+    address = printable(one["address"])
+    where = f"[{address}]" if ":" in address else address
+    process = f" ({printable(one['process'], 64)})" if one["process"] else ""
+    words = [printable(word, 128) for word in one["reached_by"]]
+    if workload["mode"] == "lock":
+        words = ["nobody: locked"]
+    elif not one["rules"]:
+        words = [*words, "no rule"] if words else ["no rule: nobody outside the workload"]
+    text = f"{workload['name']} {where}:{', '.join(ports)}{process} <- {', '.join(words) or NOBODY}"
+    first, *rest = wrapped(text, 6)
+    lines = [f"  {first.lstrip()}", *rest]
+    return lines if one["rules"] else [paint(line, WARN) for line in lines]
 
 
 def _rules(rules: Sequence[Json]) -> Iterator[str]:

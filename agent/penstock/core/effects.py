@@ -185,7 +185,8 @@ class CommitState:
 class Examine:
     """Look at counters, cgroups and processes -> Examined.  `watch`: (pid, start) -> workload it was in.
 
-    `around`: also at all other processes of the host, for those that look like an inference server.
+    `around`: also at all other processes of the host, for those that look like an inference server.  When somebody
+    asked (`request`) also at the ports that workloads have open.
     """
 
     request: int | None

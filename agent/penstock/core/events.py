@@ -15,7 +15,7 @@ from penstock.core.match import Unit
 from penstock.core.name_elements import Opened
 from penstock.core.packets import Denied
 from penstock.core.parse import Parsed
-from penstock.core.policy import Upstream
+from penstock.core.policy import Address, Upstream
 from penstock.core.resolver_wire import FromResolver as FromResolverMessage
 from penstock.core.ruleset import Element, Ruleset
 from penstock.core.slices import SLICE
@@ -224,6 +224,24 @@ class Bypass:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A port that a workload has open: TCP that listens, UDP that is connected to nobody.
+
+    `address` is what it is bound to, and so is `interface`, if that is not "".  `client`: UDP on a port as the kernel
+    gives to who only asks others.  `comm` is text of a process's own choice, None when it is not known whose it is.
+    """
+
+    workload: str
+    protocol: str  # tcp, udp
+    address: Address
+    port: int
+    v6only: bool | None = None  # of IPv6; None: not known, or no IPv6
+    interface: str = ""
+    comm: str | None = None
+    client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Files:
     """What the configuration directory holds now: file -> sha256 of its content, and how many mistakes."""
 
@@ -247,6 +265,7 @@ class Examined:
     look_alikes: tuple[LookAlike, ...] | None = None  # None: not looked for this time
     delegated: tuple[tuple[str, str, int], ...] = ()  # (workload, cgroup, uid): a slice that is not root's
     bypasses: tuple[Bypass, ...] | None = None  # None: not looked for this time
+    listeners: tuple[Listener, ...] | None = None  # the same, or the kernel could not say whose they are
 
 
 @dataclass(frozen=True, slots=True)

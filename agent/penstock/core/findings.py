@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 
 from penstock.core import lint_literal
 from penstock.core.events import Group
+from penstock.core.exposure import Exposure
 from penstock.core.match import Claims
-from penstock.core.policy import Rule
+from penstock.core.policy import Mode, Rule
 from penstock.core.slices import restart_command
 from penstock.core.text import printable, time_text
 from penstock.core.unenforced import unenforced
@@ -17,6 +18,7 @@ from penstock.core.view import InForce, View
 from penstock.core.wire import Json
 
 ALARM_SHOWN = timedelta(hours=1)
+PORTS_SHOWN = 8
 BY_ITSELF = "it is tried again by itself"
 TROUBLES = {
     "Record": ("log-unwritable", BY_ITSELF),
@@ -177,6 +179,21 @@ def _opens(found: list[tuple[Rule, str]]) -> str:
     rule, what = found[0]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     return f"rule {rule.id} ({printable(rule.place.file)}:{rule.place.line}) opens {what}{more}"
+
+
+def of_listeners(exposed: Mapping[str, Sequence[Exposure]], in_force: InForce | None) -> Iterator[Json]:
+    """Ports that are open and that no rule is about: somebody forgot a rule, or does not know what listens."""
+    for name, found in exposed.items():
+        ports = list(dict.fromkeys(one.port for one in found if not one.rules))
+        if not ports or in_force is None:
+            continue
+        more = f" and {len(ports) - PORTS_SHOWN} more" if len(ports) > PORTS_SHOWN else ""
+        what = f"port{'s' if len(ports) > 1 else ''} {', '.join(ports[:PORTS_SHOWN])}{more}"
+        observed = in_force.policy.workloads[name].mode is Mode.OBSERVE
+        who = "once it is enforced, nobody but itself reaches" if observed else "nobody but itself reaches"
+        text = f"listens on {what}, and no ingress rule says so: {who} {'them' if len(ports) > 1 else 'it'}"
+        remedy = "say `from:` whom it is for, or `from: []` for nobody"
+        yield finding("listens-without-rule", "info", text, remedy, name)
 
 
 def _of_files(view: View) -> Iterator[Json]:

@@ -32,6 +32,8 @@ def take_in(view: View, event: events.Examined) -> list[Effect]:
         view.look_alikes = event.look_alikes
     if event.bypasses is not None:
         view.bypasses = event.bypasses
+    if event.request is not None:
+        view.listeners = event.listeners
     before = view.config_errors
     if event.config is not None:
         view.config_errors = event.config.errors

@@ -6,14 +6,15 @@ workload's cgroup is bound, and no process of it was found elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 
 import penstock
-from penstock.core import chains, findings
+from penstock.core import chains, exposure, findings
 from penstock.core.books import Books
 from penstock.core.events import Examined, Files
+from penstock.core.exposure import Exposure
 from penstock.core.match import places
 from penstock.core.policy import Direction, Mode, Workload
 from penstock.core.slices import slice_of
@@ -45,6 +46,9 @@ def build(
     now = event.now
     workloads = [in_force.policy.workloads[name] for name in sorted(in_force.policy.workloads)] if in_force else []
     loose = unbound(view, in_force)
+    exposed = None
+    if in_force and view.listeners is not None:
+        exposed = exposure.of_workloads(in_force.policy, view.listeners, now)
     return {
         "v": 1,
         "time": time_text(now),
@@ -61,11 +65,18 @@ def build(
             "confirm_until": time_text(trial.until if trial else None),
         },
         "kernel": {"backend": "nft", "agrees": view.agrees, "checked": time_text(view.checked)},
-        "workloads": [_workload(workload, view, in_force, books, now, loose) for workload in workloads],
+        "workloads": [
+            {**_workload(workload, view, in_force, books, now, loose), **_listening(exposed, workload.name)}
+            for workload in workloads
+        ],
         "implicit": [*IMPLICIT, *_resolver(in_force)],
         "grants": list(grants),
-        "findings": list(findings.all_of(view, in_force, now)),
+        "findings": [*findings.all_of(view, in_force, now), *findings.of_listeners(exposed or {}, in_force)],
     }
+
+
+def _listening(exposed: Mapping[str, Sequence[Exposure]] | None, name: str) -> Json:
+    return {"listening": None if exposed is None else [one.as_json() for one in exposed[name]]}
 
 
 def _resolver(in_force: InForce | None) -> list[str]:

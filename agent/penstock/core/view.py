@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from penstock.core.events import Bypass, Group, LookAlike, Seen, Stray
+from penstock.core.events import Bypass, Group, Listener, LookAlike, Seen, Stray
 from penstock.core.match import Unit
 from penstock.core.policy import Policy, Upstream
 from penstock.core.problems import Problem
@@ -104,6 +104,7 @@ class View:
     look_alikes: tuple[LookAlike, ...] = ()
     delegated: tuple[tuple[str, str, int], ...] = ()  # (workload, cgroup, uid)
     bypasses: tuple[Bypass, ...] = ()
+    listeners: tuple[Listener, ...] | None = None  # as somebody asked last; None: not known
     floor: str = ""  # what the floor said at boot
     config_errors: int = 0  # in the rule files as they are now
     alarms: deque[tuple[datetime, str]] = field(default_factory=lambda: deque(maxlen=ALARMS))

@@ -16,7 +16,7 @@ from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of, slice_unit
 from penstock.daemon.clock import now, uptime
 from penstock.errors import PenstockError
-from penstock.kernel import cgroup, name_bypass, name_sets, process, proof, systemd
+from penstock.kernel import cgroup, name_bypass, name_sets, open_ports, process, proof, systemd
 from penstock.kernel.loading import load, retime
 from penstock.kernel.nft import Nft
 
@@ -135,7 +135,17 @@ class KernelWorker:
             self._look_alikes(effect) if effect.around else None,
             tuple(self._delegated(effect)),
             tuple(_bypasses(processes)) if effect.around else None,
+            self._listeners(effect) if effect.request is not None else None,
         )
+
+    def _listeners(self, effect: effects.Examine) -> tuple[events.Listener, ...] | None:
+        homes = {name: [slice_of(name)] for name in effect.workloads}
+        for path, name in effect.places.items():
+            homes.setdefault(name, []).append(path)
+        try:
+            return open_ports.listeners(self._tree, homes)
+        except OSError:
+            return None
 
     def _groups(self, workload: str, places: Sequence[str]) -> tuple[events.Group, ...]:
         home = slice_of(workload)

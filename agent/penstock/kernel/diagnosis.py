@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from penstock.kernel import nfnetlink as nl
 
@@ -17,19 +18,23 @@ BY_FAMILY, DESTROY = 20, 21
 REQUEST = "=BBBxI48s"  # struct inet_diag_req_v2
 MESSAGE = struct.Struct("=BBBB48s12xII")  # struct inet_diag_msg: family, state, ..., identity, ..., uid, inode
 CLOSED = 7  # TCP_CLOSE: bound or not, no connection and no listener
+LISTENING = 10  # TCP_LISTEN
 EVERY_STATE = 0xFFFFFFFF
 FAMILIES = (int(socket.AF_INET), int(socket.AF_INET6))
+V6ONLY = 11  # INET_DIAG_SKV6ONLY, of IPv6 sockets that are LISTENING or CLOSED
 CGROUP_ID = 21  # INET_DIAG_CGROUP_ID, since Linux 5.7
 BYTECODE = 1  # INET_DIAG_REQ_BYTECODE
 AT_LEAST, AT_MOST = 2, 3  # INET_DIAG_BC_S_GE, _LE: of the local port
 _IDENTITY = struct.Struct(">HH16s")  # of struct inet_diag_sockid: ports, and the local address
+_INTERFACE, _INTERFACE_AT = struct.Struct("=I"), 36  # behind the other end's address
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
     """A socket as the kernel lists it.  `identity` is struct inet_diag_sockid; a socket of MPTCP has several.
 
-    `cgroup`: the id of that in which it was made, None where the kernel does not say it.
+    `cgroup`: the id of that in which it was made, None where the kernel does not say it.  `v6only`: None where it
+    makes no difference.
     """
 
     inode: int
@@ -39,6 +44,7 @@ class Live:
     identity: bytes
     uid: int
     cgroup: int | None
+    v6only: bool | None = None
 
     @property
     def port(self) -> int:
@@ -50,6 +56,11 @@ class Live:
         """Its local address, 4 or 16 bytes."""
         packed: bytes = _IDENTITY.unpack_from(self.identity)[2]
         return packed[:4] if self.family == socket.AF_INET else packed
+
+    @property
+    def interface(self) -> int:
+        """The index of the one that it is bound to, 0 if it is to none."""
+        return int(_INTERFACE.unpack_from(self.identity, _INTERFACE_AT)[0])
 
 
 class Diagnosis:
@@ -69,21 +80,28 @@ class Diagnosis:
 
     def listed(self, protocols: Iterable[int], port: int | None = None) -> list[Live]:
         """All that have an inode, or those at a local port.  What is neither bound nor connected is in no list."""
-        found = []
-        for family in FAMILIES:
-            for protocol in protocols:
-                body = struct.pack(REQUEST, family, protocol, 0, EVERY_STATE, bytes(48)) + _at(port)
-                try:
-                    for data in self._ask(BY_FAMILY, nl.F_REQUEST | nl.F_DUMP, body):
-                        its, state, _, _, identity, uid, inode = MESSAGE.unpack_from(data)
-                        if inode:
-                            cgroup = nl.attribute_map(data, MESSAGE.size).get(CGROUP_ID)
-                            number = struct.unpack("=Q", cgroup)[0] if cgroup else None
-                            found.append(Live(inode, its, protocol, state, identity, uid, number))
-                except OSError as e:
-                    if e.errno not in (errno.ENOENT, errno.EOPNOTSUPP):  # a protocol that this kernel lacks
-                        raise
-        return found
+        asked = [(family, protocol) for family in FAMILIES for protocol in protocols]
+        return [one for what in asked for one in self._dump(*what, EVERY_STATE, _at(port))]
+
+    def open_ports(self, most: int) -> list[Live]:
+        """What takes calls: TCP that listens, UDP that is connected to nobody.  At most so many are looked at."""
+        asked = ((socket.IPPROTO_TCP, LISTENING), (socket.IPPROTO_UDP, CLOSED))
+        dumps = (self._dump(f, protocol, 1 << state) for protocol, state in asked for f in FAMILIES)
+        return list(islice(chain.from_iterable(dumps), most))
+
+    def _dump(self, family: int, protocol: int, states: int, bytecode: bytes = b"") -> Iterator[Live]:
+        body = struct.pack(REQUEST, family, protocol, 0, states, bytes(48)) + bytecode
+        try:
+            for data in self._ask(BY_FAMILY, nl.F_REQUEST | nl.F_DUMP, body):
+                its, state, _, _, identity, uid, inode = MESSAGE.unpack_from(data)
+                if inode:
+                    said = nl.attribute_map(data, MESSAGE.size)
+                    cgroup, only = said.get(CGROUP_ID), said.get(V6ONLY)
+                    number = struct.unpack("=Q", cgroup)[0] if cgroup else None
+                    yield Live(inode, its, protocol, state, identity, uid, number, bool(only[0]) if only else None)
+        except OSError as e:
+            if e.errno not in (errno.ENOENT, errno.EOPNOTSUPP):  # a protocol that this kernel lacks
+                raise
 
     def destroy(self, one: Live) -> None:
         """Best effort: what it leaves is found by looking again."""
