@@ -153,24 +153,33 @@ def test_nor_does_a_rule_by_the_name_of_a_workload(
     assert reaches(by, other, address, ADMIN) == BOTH, "of this host, and no workload"
 
 
+OVER_ONE = BY_ADDRESS + "  wire: {interface: eth0}\n"
+
+
 @pytest.mark.parametrize("address", FAMILIES)
-@pytest.mark.parametrize("host", [BY_ADDRESS, BY_INTERFACE], ids=["cidr", "interface"])
+@pytest.mark.parametrize(
+    ("host", "ingress"),
+    [(BY_ADDRESS, FROM_ALL), (BY_INTERFACE, FROM_ALL), (OVER_ONE, FROM_ALL.replace("any", "wire"))],
+    ids=["cidr", "interface", "both"],
+)
 def test_nor_a_client_a_workload_that_listens_on_one(
-    host: str, address: str, actors: dict[str, Actor], governed: Governed
+    host: str, ingress: str, address: str, actors: dict[str, Actor], governed: Governed
 ) -> None:
     client, w = actors["client"], actors["w"]
-    load(governed, rules("w", ingress=FROM_ALL), host=host)
+    load(governed, rules("w", ingress=ingress), host=host)
     listener = w(ops.listen, address, ADMIN)
     made = client(ops.connect, address, ADMIN)
     accepted = w(ops.accept, listener)
-    load(governed, rules("w", ingress=FROM_ALL), host=host + CLOSED)
+    load(governed, rules("w", ingress=ingress), host=host + CLOSED)
+    w(ops.send, accepted, b"answer")
+    assert client(ops.receive, made, 0.2) == "timeout", "nor is he answered"
     client(ops.send, made, b"more")
-    assert w(ops.receive, accepted, 0.2) == "timeout"
+    assert b"more" not in w(ops.pending, accepted)
     w(ops.close, accepted, listener)
     client(ops.close, made)
     assert reaches(client, w, address, ADMIN) == NEITHER
     assert reaches(client, w, address, PLAIN) == BOTH
-    expected = BOTH if host == BY_ADDRESS else NEITHER
+    expected = NEITHER if host == BY_INTERFACE else BOTH
     assert reaches(actors["admin"], w, address, ADMIN) == expected
 
 

@@ -8,11 +8,10 @@ from ipaddress import ip_address
 import pytest
 
 from governed import policy_of, rules
-from penstock.core import admin_chains
-from penstock.core.admin_chains import OPEN, Barred, barred, without
+from penstock.core.admin_chains import OPEN, Barred, at_listeners, barred, without
 from penstock.core.compile import Live, compile_policy
 from penstock.core.policy import Policy, PortRange
-from penstock.core.rule_parts import Final, PortIn
+from penstock.core.rule_parts import End, Final, InSet, Interface, PortIn
 from penstock.core.ruleset import Ruleset
 
 CLIENTS = 'clients: {cidr: [10.30.0.0/16, 10.31.0.0/16, "fd00:30::/56"], plane: inference}'
@@ -99,4 +98,19 @@ def test_a_workload_that_listens_on_one(client: str) -> None:
 def test_an_interface_of_clients_is_asked_for_only_where_ports_meet(ports: str, expected: int) -> None:
     found = barred(policy(host(ports, WIRE)))
     opened = policy(host(ports, CLIENTS), ALL).workloads["w"].ingress[0].ports.ranges
-    assert len(admin_chains.at_listeners(found, opened, Final.RETURN)) == expected
+    for peer in End:
+        made = at_listeners(found, opened, ["eno2", "eno3"], peer, Final.RETURN)
+        assert len(made) == expected
+        assert {part.name for rule in made for part in rule.when if isinstance(part, Interface)} <= {"eno2"}
+
+
+def test_clients_by_address_find_it_closed_over_any_interface() -> None:
+    found = barred(policy(host("[22]", CLIENTS)))
+    made = at_listeners(found, [tcp(20, 30)], ["eno3"], End.SOURCE, Final.RETURN)
+    closed = PortIn("tcp", End.DESTINATION, 22, 22)
+    assert [rule.when for rule in made] == [
+        (Interface("eno3", End.SOURCE), closed, InSet(f"clients{family}", family, End.SOURCE, End.DESTINATION))
+        for family in (4, 6)
+    ]
+    assert at_listeners(found, [tcp(23)], ["eno3"], End.SOURCE, Final.RETURN) == []
+    assert at_listeners(found, [tcp(22)], [], End.SOURCE, Final.RETURN) == []

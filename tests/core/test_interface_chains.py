@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
 
 import pytest
 
 from governed import policy_of, rules
-from penstock.core import chains, interface_chains
-from penstock.core.admin_chains import OPEN, Barred
+from penstock.core import chains
 from penstock.core.compile import NEVER, Live, compile_policy
 from penstock.core.interface_chains import CLOSED, Link, Links, links
-from penstock.core.policy import Mode, Policy, PortRange, Ports
+from penstock.core.policy import Mode, Policy, PortRange
 from penstock.core.render_rule import rule_text
-from penstock.core.rule_parts import Count, Echo, Goto, InCgroup, Interface
+from penstock.core.rule_parts import Count, Echo, InCgroup, Interface
 from penstock.core.ruleset import Ruleset
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -140,18 +138,6 @@ def test_what_is_closed_unless_literal_is_what_sets_close() -> None:
     for family in (4, 6):
         held = sorted((int(c.network_address), int(c.broadcast_address)) for c in CLOSED[family])
         assert tuple(held) == NEVER[family]
-
-
-def test_admin_ports_stay_closed_to_clients_by_address() -> None:
-    """Whichever interface they come over; a client by interface is refused elsewhere (`admin_chains`)."""
-    ports = (PortRange("tcp", 22, 22),)
-    made = Links(in_=(Link("eno2", Ports(ports), "hits"),))
-    clients = Barred(ports, (ip_network("10.0.0.0/8"),))
-    first, second, opened = interface_chains.arriving("w", made, clients)
-    for rule in (first, second):
-        assert rule.when[0] == Interface("eno2", rule.when[1].peer)  # type: ignore[union-attr]
-        assert rule.do == (Goto("deny_in_w"),)
-    assert interface_chains.arriving("w", made, OPEN) == [opened]
 
 
 def test_echo_needs_icmp() -> None:

@@ -9,18 +9,33 @@ from typing import Any
 import pytest
 
 from penstock.core import (
+    admin_chains,
     base_chains,
     cgroup_maps,
     chains,
     compile,
     control_ports,
+    interface_chains,
     name_chains,
     name_elements,
     regions,
     render_nft,
     render_rule,
 )
-from penstock.core.policy import EVERY_PORT, METADATA, CidrPeer, Direction, Mode, NamePeer, Policy, Rule, Workload
+from penstock.core.policy import (
+    EVERY_PORT,
+    METADATA,
+    Cidr,
+    CidrPeer,
+    Direction,
+    Mode,
+    NamePeer,
+    NetworkPeer,
+    Policy,
+    PortRange,
+    Rule,
+    Workload,
+)
 from penstock.core.rule_parts import (
     Count,
     Detour,
@@ -104,13 +119,44 @@ def sets_asked(prefix: str, **ends: Any) -> Callable[[Patch], None]:
 def modes(wrong: Callable[[Mode], Mode]) -> Callable[[Patch], None]:
     original = chains.build
 
-    def build(plans: Sequence[chains.Plan], governed: InCgroup, levels: Sequence[int]) -> tuple[Chain, ...]:
-        return original([replace(plan, mode=wrong(plan.mode)) for plan in plans], governed, levels)
+    def build(plans: Sequence[chains.Plan], governed: InCgroup, *rest: Any) -> tuple[Chain, ...]:
+        return original([replace(plan, mode=wrong(plan.mode)) for plan in plans], governed, *rest)
 
     return replaced(chains, "build", build)
 
 
 # --- the wrong functions ---
+
+
+def links_as(change: Callable[[Rule], Rule]) -> Callable[[Patch], None]:
+    """Rules about interfaces say something else than was written."""
+    original = interface_chains._links
+
+    def wrong(policy: Policy, workload: str, rules: Sequence[Rule], now: Any) -> Any:
+        return original(policy, workload, tuple(map(change, rules)), now)
+
+    return replaced(interface_chains, "_links", wrong)
+
+
+def none_of(_: object) -> list[Any]:
+    return []
+
+
+def plugged_in(found: Iterable[interface_chains.Link]) -> list[interface_chains.Link]:
+    return [replace(link, interface="eth0") for link in found]
+
+
+def of_networks_only(patch: Patch) -> None:
+    original = interface_chains.interfaces
+
+    def wrong(policy: Policy, peer: Any) -> tuple[str, ...]:
+        return original(policy, peer) if isinstance(peer, NetworkPeer) else ()
+
+    patch.setattr(interface_chains, "interfaces", wrong)
+
+
+def other_way(found: interface_chains.Links) -> interface_chains.Links:
+    return interface_chains.Links(found.in_, found.out)
 
 
 def all_admit(rules: Any, address: Any) -> list[Any]:
@@ -228,10 +274,25 @@ def workloads_swapped(patch: Patch) -> None:
     patch.setattr(cgroup_maps, "bindings", lambda workload, *names: original(other[workload], *names))
 
 
+def everywhere(cidrs: Sequence[Cidr], family: int) -> tuple[Interval, ...]:
+    return (compile.WHOLE[family],) if cidrs else ()
+
+
+def beside_barred(patch: Patch) -> None:
+    original = admin_chains.barred
+
+    def wrong(policy: Policy) -> admin_chains.Barred:
+        found = original(policy)
+        ports = (PortRange(r.protocol, r.first - 1, min(65535, r.last + 1)) for r in found.ports)
+        return replace(found, ports=tuple(ports))
+
+    patch.setattr(admin_chains, "barred", wrong)
+
+
 def depth_wrong(patch: Patch) -> None:
     original = chains.build
     patch.setattr(
-        chains, "build", lambda plans, at, levels: original(plans, replace(at, level=at.level + 1), levels)
+        chains, "build", lambda plans, at, *rest: original(plans, replace(at, level=at.level + 1), *rest)
     )
 
 
@@ -373,6 +434,10 @@ MUTATIONS = [
         ("except-all", "an exception is taken out of every rule", exceptions_of_all),
         ("hole-short", "the last address of a hole comes back", replaced(compile, "subtract", subtract_short)),
         ("hole-long", "the address behind a hole is lost", replaced(compile, "subtract", subtract_long)),
+        # the host's admin ports
+        ("admin-open", "they are open to clients", replaced(compile, "_not_barred", lambda *a: [a[4:]])),
+        ("admin-all", "they are closed to everybody", replaced(admin_chains, "intervals", everywhere)),
+        ("admin-wide", "the ports beside them are closed as well", beside_barred),
         # protocols and ports
         ("tcp-udp", "tcp and udp are swapped", replaced(compile, "NUMBERS", {"tcp": 17, "udp": 6})),
         ("range-first", "of several ranges the first counts", changed(compile, "_ports", first_range_only)),
@@ -422,6 +487,16 @@ MUTATIONS = [
         ("depth", "the slice is looked for one level too deep", depth_wrong),
         ("place-level", "what is bound in place is looked for one level too deep", place_wrong),
         ("place-in", "the listeners of what is bound in place are open", place_unseen),
+        # interfaces
+        ("link-lost", "networks by interface open nothing", changed(interface_chains, "_links", none_of)),
+        ("link-name", "an interface is as good as another", changed(interface_chains, "_links", plugged_in)),
+        ("link-ways", "what may come over an interface may leave", changed(interface_chains, "links", other_way)),
+        ("link-never", "metadata leaves over an interface", changed(interface_chains, "_closed", none_of)),
+        ("link-reply", "who came over an interface hears nothing", changed(interface_chains, "replying", none_of)),
+        ("link-answer", "answers over one do not come in", changed(interface_chains, "answered", none_of)),
+        ("link-plane", "planes have no interfaces", of_networks_only),
+        ("link-except", "exceptions beside one are ignored", links_as(lambda r: replace(r, excepted=()))),
+        ("link-expiry", "expired rules about one still allow", links_as(lambda r: replace(r, expires=None))),
         # text
         ("text-port", "a range of ports is written as its first", key_with(lambda e: e._replace(last=e.first))),
         (

@@ -138,16 +138,18 @@ def _peer(random: Random, direction: Direction) -> Peer:
         return AddressPeer(address(random, _family(random)))
     if kind < 0.55:
         return CidrPeer(_cidr(random))
-    if kind < 0.68:
-        return NetworkPeer(random.choice(("near", "far", "wire")))
-    if kind < 0.72:
-        return AnyPeer()
+    if kind < 0.70:
+        return NetworkPeer(random.choice(("near", "far", "wire", "unplugged")))
+    if kind < 0.74:
+        return PlanePeer(random.choice(tuple(Plane)))
     if kind < 0.78:
+        return AnyPeer()
+    if kind < 0.82:
         return MetadataPeer()
     if direction is Direction.OUT and random.random() < 0.75:
         return NamePeer(random.choice(PATTERNS))
     unenforced: tuple[Peer, ...] = (
-        PlanePeer(Plane.ADMIN),
+        PlanePeer(random.choice(tuple(Plane))),
         WorkloadPeer("alpha"),
         HostPeer(),
     )
@@ -157,7 +159,7 @@ def _peer(random: Random, direction: Direction) -> Peer:
 def _exception(random: Random) -> CidrPeer | NetworkPeer:
     if random.random() < 0.75:
         return CidrPeer(_cidr(random))
-    return NetworkPeer(random.choice(("near", "near", "far", "wire")))
+    return NetworkPeer(random.choice(("near", "near", "near", "far", "far", "wire", "unplugged")))
 
 
 def _rule(random: Random, direction: Direction, number: int, now: datetime) -> Rule:
@@ -174,7 +176,15 @@ def _rule(random: Random, direction: Direction, number: int, now: datetime) -> R
 
 
 def _network(random: Random, name: str) -> Network:
-    return Network(name, tuple(_cidr(random) for _ in range(random.choice((1, 2, 3)))), plane=Plane.ADMIN)
+    plane = random.choice((Plane.ADMIN, Plane.ADMIN, Plane.INFERENCE))
+    return Network(name, tuple(_cidr(random) for _ in range(random.choice((1, 2, 3)))), plane=plane)
+
+
+def _admin_ports(random: Random) -> Ports:
+    """In half of the policies: no range that holds the port of the barrier."""
+    ends = [(p, p) for p in _ENDS] + [(2375, 2376)]
+    chosen = random.sample(ends, random.choice((0, 0, 1, 3)))
+    return Ports(tuple(PortRange(random.choice(("tcp", "udp")), first, last) for first, last in chosen))
 
 
 def policy(random: Random, now: datetime) -> Policy:
@@ -184,7 +194,9 @@ def policy(random: Random, now: datetime) -> Policy:
         networks={
             "near": _network(random, "near"),
             "far": _network(random, "far"),
-            "wire": Network("wire", interface="eth0"),
+            # Every probe goes over the one, and none over the other.
+            "wire": Network("wire", interface="eth0", plane=random.choice((None, None, *Plane))),
+            "unplugged": Network("unplugged", interface="eth9", plane=random.choice((None, *Plane))),
         },
         workloads={
             name: Workload(
@@ -195,6 +207,7 @@ def policy(random: Random, now: datetime) -> Policy:
             )
             for name in WORKLOADS
         },
+        admin_ports=_admin_ports(random),
     )
 
 
@@ -223,9 +236,19 @@ def probe(random: Random, policy: Policy) -> Probe:
             protocol = chosen.protocol if random.random() < 0.9 else protocol
             port = random.choice([p for p in PORTS if chosen.first - 1 <= p <= chosen.last + 1])
         remote = _near(random, policy, rule.peers, remote)
+    clients = policy.of_plane(Plane.INFERENCE)
+    if policy.admin_ports.ranges and clients and random.random() < 0.2:
+        closed = random.choice(policy.admin_ports.ranges)
+        direction, protocol, port = Direction.IN, closed.protocol, random.choice((closed.first, closed.last))
+        who = [NetworkPeer(network.name) for network in clients] if random.random() < 0.5 else None
+        remote = _near(random, policy, who or _sources(governed), remote)
     if protocol == "options" and remote.version == 6:
         protocol = "foreign"
     return Probe(workload, direction, protocol, remote, None if "icmp" in protocol else port)
+
+
+def _sources(workload: Workload) -> Sequence[Peer]:
+    return [peer for rule in workload.ingress for peer in rule.peers] or [AnyPeer()]
 
 
 def _near(random: Random, policy: Policy, peers: Sequence[Peer], fallback: Address) -> Address:

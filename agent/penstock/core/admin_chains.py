@@ -180,11 +180,31 @@ def called(closed: Barred, then: Action) -> list[Rule]:
     ]
 
 
-def at_listeners(closed: Barred, opened: Sequence[PortRange], then: Action) -> list[Rule]:
-    """For what arrives at a workload over an interface of clients; `opened` is what its rules open to anybody."""
-    mine = set(opened) if closed.interfaces else set()
-    shared = [ports for ports in closed.ports if any(_overlap(ports, other) for other in mine)]
-    return [_rule(Interface(name, End.SOURCE), _to(ports), then) for name in closed.interfaces for ports in shared]
+def at_listeners(
+    closed: Barred, opened: Sequence[PortRange], over: Sequence[str], peer: End, then: Action
+) -> list[Rule]:
+    """For what clients send to a workload's own port (`peer` is the source), or are answered (the destination).
+
+    Where both are addresses, its sets know.  Here: clients who are an interface, whatever rule opens the port; and
+    clients by their addresses where a rule opens it to an interface, one of `over`.  `opened`: all of its ports.
+    """
+    port = End.DESTINATION if peer is End.SOURCE else End.SOURCE
+    shared = [
+        PortIn(ports.protocol, port, ports.first, ports.last)
+        for ports in closed.ports
+        if any(_overlap(ports, other) for other in opened)
+    ]
+    by_address = [InSet(f"clients{f}", f, peer, port) for f in (4, 6)] if closed.cidrs else []
+    return [
+        *(_rule(Interface(name, peer), ports, then) for name in closed.interfaces for ports in shared),
+        *(
+            _rule(Interface(name, peer), ports, clients, then)
+            for name in over
+            if name not in closed.interfaces
+            for ports in shared
+            for clients in by_address
+        ),
+    ]
 
 
 def _overlap(one: PortRange, other: PortRange) -> bool:

@@ -225,6 +225,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
     reply = Chain(
         f"reply_{name}",
         (
+            *_barred(plan, End.DESTINATION, Goto(f"deny_reply_{name}")),
             *_in_set(Direction.IN, name, End.DESTINATION, End.SOURCE),
             *interface_chains.replying(plan.links),
             _rule(ON_LOOPBACK_OUT, Jump(f"own_{name}")),
@@ -374,15 +375,19 @@ def _in(plan: Plan) -> Chain:
         (
             # A bare SYN may count as a reply: to a SYN that somebody else sent from this port in vain.
             _rule(TcpAnswer(), Reply(), Final.ACCEPT),
-            *admin_chains.at_listeners(plan.barred, plan.opened, Goto(f"deny_in_{name}")),
+            *_barred(plan, End.SOURCE, Goto(f"deny_in_{name}")),
             *_in_set(Direction.IN, name, End.SOURCE, End.DESTINATION),
-            *interface_chains.arriving(name, plan.links, plan.barred),
+            *interface_chains.arriving(plan.links),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
             *([_rule(ON_LOOPBACK_IN, Original(), Jump(f"callers_{name}"))] if plan.calls.taken else []),
             _rule(Reply(), answers),
             _rule(Goto(f"deny_in_{name}")),
         ),
     )
+
+
+def _barred(plan: Plan, peer: End, deny: Action) -> list[Rule]:
+    return admin_chains.at_listeners(plan.barred, plan.opened, interface_chains.names(plan.links.in_), peer, deny)
 
 
 def _echo(plan: Plan) -> Chain:

@@ -18,7 +18,6 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from penstock.core import control_ports, hits
-from penstock.core.admin_chains import Barred
 from penstock.core.policy import (
     LINK_LOCAL,
     METADATA,
@@ -39,8 +38,6 @@ from penstock.core.rule_parts import (
     Echo,
     End,
     Final,
-    Goto,
-    InSet,
     Interface,
     Jump,
     PortIn,
@@ -132,15 +129,9 @@ def _until(link: Link) -> tuple[Condition, ...]:
     return (Before(link.expires),) if link.expires is not None else ()
 
 
-def arriving(name: str, found: Links, barred: Barred) -> list[Rule]:
-    """For the chain of what arrives: calls.  A client by his address finds no admin port over any interface."""
-    deny = Goto(f"deny_in_{name}")
-    closed = [
-        _rule(Interface(interface, End.SOURCE), InSet(f"admin{f}", f, End.SOURCE, End.DESTINATION), deny)
-        for interface in _names(found.in_)
-        for f in FAMILIES
-    ]
-    return [*(closed if barred.cidrs and barred.ports else ()), *_opened(found.in_, End.SOURCE, End.DESTINATION)]
+def arriving(found: Links) -> list[Rule]:
+    """For the chain of what arrives: calls."""
+    return _opened(found.in_, End.SOURCE, End.DESTINATION)
 
 
 def replying(found: Links) -> list[Rule]:
@@ -150,7 +141,7 @@ def replying(found: Links) -> list[Rule]:
 
 def leaving(name: str, found: Links) -> list[Rule]:
     """For the chain of what leaves, and for that of echo requests; not on loopback."""
-    return [_rule(Interface(interface, End.DESTINATION), Jump(f"over_{name}")) for interface in _names(found.out)]
+    return [_rule(Interface(interface, End.DESTINATION), Jump(f"over_{name}")) for interface in names(found.out)]
 
 
 def answered(name: str, found: Links) -> list[Rule]:
@@ -188,5 +179,6 @@ def _closed(end: End) -> list[Rule]:
     return [_rule(Among(family, end, CLOSED[family]), Final.RETURN) for family in FAMILIES]
 
 
-def _names(found: Sequence[Link]) -> list[str]:
+def names(found: Sequence[Link]) -> list[str]:
+    """The interfaces that these are about."""
     return list(dict.fromkeys(link.interface for link in found))
