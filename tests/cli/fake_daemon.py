@@ -91,6 +91,24 @@ def status(*workloads: dict[str, Any], **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def lent(**changes: Any) -> dict[str, Any]:
+    """A grant as `status` and `grants` have it."""
+    return {
+        "id": "grant-1a2b3c4d",
+        "workload": "litellm",
+        "direction": "out",
+        "peer": "10.30.1.9",
+        "port": 5432,
+        "protocol": "tcp",
+        "until": "2026-11-25T02:45:09Z",
+        "owner": "anna",
+        "reason": "to see",
+        "what": "10.30.1.9:5432",
+        "preset": None,
+        "made": "2026-11-25T02:15:09Z",
+    } | changes
+
+
 def by_the_rules(message: Message) -> Json:
     """What a kernel holds that has the policy in `FILES`."""
     asked = message.arguments

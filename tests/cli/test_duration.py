@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import click
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.cli.duration import parse_duration, parse_when, window
+from penstock.cli.duration import parse_duration, parse_until, parse_when, window
 
 NOW = datetime(2026, 11, 25, 3, 2, 11, tzinfo=timezone(timedelta(hours=2)))
 
@@ -72,3 +73,32 @@ def test_a_window_to_confirm_in(text: str, seconds: int) -> None:
 def test_no_window(text: str, why: str) -> None:
     with pytest.raises(click.BadParameter, match=why):
         window(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("18:00", "2026-11-25T18:00:00+01:00"),
+        ("02:00", "2026-11-26T02:00:00+01:00"),
+        ("12:30:01", "2026-11-25T12:30:01+01:00"),
+        ("12:30", "2026-11-26T12:30:00+01:00"),
+        ("2026-11-28", "2026-11-29T00:00:00+01:00"),
+        ("2026-11-28T06:00:00Z", "2026-11-28T07:00:00+01:00"),
+        ("2026-11-28 06:00", "2026-11-28T06:00:00+01:00"),
+    ],
+)
+def test_a_moment_to_come(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    try:
+        now = datetime(2026, 11, 25, 12, 30).astimezone()
+        assert parse_until(text, now) == datetime.fromisoformat(expected)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "24:00", "soon", "30m", "2026-13-01", "9999-12-31"])
+def test_no_moment_to_come(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write 18:00|no such time of day"):
+        parse_until(text, datetime.now(UTC).astimezone())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -51,3 +52,31 @@ def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -
     assert form.paint("a", "red") == "\x1b[31ma\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert form.paint("a", "red") == "a"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0, "0 s"),
+        (0.2, "1 s"),
+        (60, "1 min"),
+        (61, "1 min 1 s"),
+        (4799, "1 h 19 min"),
+        (7200, "2 h"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_span(seconds: float, text: str) -> None:
+    assert form.span(timedelta(seconds=seconds)) == text
+
+
+def test_a_stamp_has_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    try:
+        assert form.stamp(datetime(2026, 3, 1, 12, tzinfo=UTC)) == "2026-03-01 13:00:00 CET"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert form.stamp(None) == "unknown"

@@ -233,8 +233,9 @@ class Host:
 
     def restart(self, *, boot: bool = False, away: float = 0.0) -> Host:
         """The daemon is killed and started again, or the whole host is, `away` seconds later."""
-        for held in (self._tasks, self._events, self.asked, self.answers, self.refusals):
-            held.clear()  # type: ignore[attr-defined]
+        self._tasks.clear()
+        self._events.clear()
+        self.asked, self.answers, self.refusals = [], {}, {}
         self.now += timedelta(seconds=away)
         if boot:
             self.boot += "+"

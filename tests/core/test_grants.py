@@ -43,7 +43,7 @@ def rule(word: str, *ports: str, direction: Direction = Direction.OUT, **more: A
 
 
 def granted(*rules: Rule, workload: str = "a", until: datetime = NOW + HOUR, **more: Any) -> Grant:
-    values = {"owner": "anna", "reason": "to see", "made": NOW, "ends": 4600.5} | more
+    values: dict[str, Any] = {"owner": "anna", "reason": "to see", "made": NOW, "ends": 4600.5} | more
     return Grant("grant-00000001", workload, "words", rules, until, **values)
 
 

@@ -48,6 +48,27 @@ def parse_when(text: str, now: datetime) -> datetime:
         raise ValueError("write 10m, 02:15, or 2026-11-25T02:15:00Z") from e
 
 
+def parse_until(text: str, now: datetime) -> datetime:
+    """Return a moment to come, aware: a time of day that is next, the end of a date, or a date and time.
+
+    What names no zone is local time, the zone of `now` (aware).  ValueError says what is wrong.
+    """
+    if clock := _CLOCK.fullmatch(text):
+        hour, minute, second = (int(part or 0) for part in clock.groups())
+        last = _last(now, hour, minute, second)
+        # A day later by the calendar: the night in between may have 23 or 25 hours.
+        return (last.replace(tzinfo=None) + timedelta(days=1)).astimezone()
+    try:
+        if not _DAY.match(text):
+            raise ValueError
+        when = datetime.fromisoformat(text)
+        if _DAY.fullmatch(text):
+            when += timedelta(days=1)
+        return when if when.tzinfo else when.astimezone()
+    except (ValueError, OverflowError) as e:
+        raise ValueError("write 18:00, 2026-11-28, or 2026-11-28T06:00:00Z") from e
+
+
 def _last(now: datetime, hour: int, minute: int, second: int) -> datetime:
     if hour > 23 or minute > 59 or second > 59:
         raise ValueError("there is no such time of day")

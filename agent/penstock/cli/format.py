@@ -7,7 +7,8 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Any
 
 import click
@@ -57,6 +58,21 @@ def ago(when: datetime | None, now: datetime) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} ago"
     return "now"
+
+
+def span(left: timedelta) -> str:
+    """`1 h 20 min`, in the largest unit of which there is one, and the next."""
+    seconds = max(0, ceil(left.total_seconds()))
+    for (size, unit), (smaller, part) in zip(_UNITS, (*_UNITS[1:], (1, "")), strict=True):
+        if seconds >= size:
+            rest = seconds % size // smaller
+            return f"{seconds // size} {unit}" + (f" {rest} {part}" if rest and part else "")
+    return "0 s"
+
+
+def stamp(when: datetime | None) -> str:
+    """`2026-11-25 02:15:00 CET` in local time, with its zone."""
+    return UNKNOWN if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def rfc3339(when: datetime) -> str:

@@ -34,6 +34,8 @@ from penstock.core.wire import LONGEST_GRANT
 
 VERSION = 1
 FILE = "grants.json"
+LOG_NAME = "grants.jsonl"
+"""Everything that was ever lent, and what became of it, beside the log of blocks."""
 MAX_BYTES = 4 << 20
 MAX_OF_ONE = 32
 """That a workload has at once: each costs a packet of its own time, and a rule is better than thirty grants."""

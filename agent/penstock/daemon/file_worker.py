@@ -23,9 +23,6 @@ from penstock.daemon.places import writing
 from penstock.daemon.sinks import BlockLog, LineLog
 from penstock.errors import PenstockError
 
-LENT_LOG = "grants.jsonl"
-"""Everything that was ever lent, and what became of it, beside the log of blocks."""
-
 
 class FileWorker:
     """Configuration, state and log; used by one thread.  `tree` is the path of the cgroup above penstock.slice."""
@@ -34,7 +31,7 @@ class FileWorker:
         self._options = options
         self._below = tree.strip("/")
         self._log = BlockLog(options.log)
-        self._lent = LineLog(options.log, LENT_LOG)
+        self._lent = LineLog(options.log, grants.LOG_NAME)
         self._parsed: dict[tuple[str, str], FileResult] = {}
         self._looked: events.Files | None = None
 
@@ -136,7 +133,7 @@ class FileWorker:
 
     def account(self, effect: effects.Account) -> None:
         """One more line of what was lent, for good."""
-        with writing(self._options.log / LENT_LOG):
+        with writing(self._options.log / grants.LOG_NAME):
             self._lent.write((json.dumps(dict(effect.record)).encode("ascii") + b"\n",))
 
     def mark_trial(self) -> None:
