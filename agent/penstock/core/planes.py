@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from penstock.core.policy import Ports, Workload
+from penstock.core.policy import CONTROL_PORTS, Ports, Workload
 from penstock.core.servers import SERVERS
 
 
@@ -42,11 +42,8 @@ ADMIN_PORTS: tuple[AdminPort, ...] = (
     AdminPort(44227, "Ray's metrics tell what runs in the cluster"),
     # jupyter-server.readthedocs.io/en/latest/operators/security.html
     AdminPort(8888, "Jupyter runs any code"),
-    # docs.docker.com/engine/daemon/remote-access
-    AdminPort(2375, "the Docker API is root on this host"),
-    AdminPort(2376, "the Docker API is root on this host"),
+    *(AdminPort(port, f"{what} commands this whole host") for port, what in CONTROL_PORTS.items()),
     # kubernetes.io/docs/reference/networking/ports-and-protocols
-    AdminPort(10250, "the kubelet runs commands in any container"),
     AdminPort(2379, "etcd holds a cluster's secrets"),
     AdminPort(2380, "etcd holds a cluster's secrets"),
     # github.com/prometheus/prometheus/wiki/Default-port-allocations
