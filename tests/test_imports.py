@@ -38,6 +38,19 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.core", "psutil"): "core looks at no processes",
     ("penstock.core", "penstock.files"): "core gets text, not files",
     ("penstock.core", "penstock.enrol"): "core knows no host",
+    ("penstock.core", "penstock.blocklog"): "core gets text, not files",
+    **{
+        ("penstock.blocklog", f"penstock.{layer}"): "the log is read where there is nothing else of ours"
+        for layer in ("files", "kernel", "enrol", "daemon", "cli", "demo")
+    },
+    **{
+        ("penstock.blocklog", what): "it is called by whoever has a log: it prints and waits for nothing"
+        for what in ("click", "asyncio", "subprocess")
+    },
+    **{
+        (f"penstock.{layer}", "penstock.blocklog"): "the log is the daemon's to write, and for people to read"
+        for layer in ("files", "kernel", "enrol")
+    },
     ("penstock.core.verdict", "penstock.core.compile"): "a mistake of the compiler must show against it",
     ("penstock.core.verdict", "penstock.core.regions"): "a mistake of the compiler must show against it",
     ("penstock.core.verdict", "penstock.core.chains"): "a mistake of the compiler must show against it",
@@ -82,7 +95,7 @@ FORBIDDEN: dict[tuple[str, str], str] = {
     ("penstock.resolver", "subprocess"): "it may not even fork",
     **{
         (f"penstock.{layer}", "penstock.resolver"): "it is a program of its own, reached over its link"
-        for layer in ("core", "files", "kernel", "enrol", "daemon", "cli")
+        for layer in ("core", "files", "blocklog", "kernel", "enrol", "daemon", "cli")
     },
     ("penstock.cli", "subprocess"): "programs are run through one door, enrol.systemctl",
     ("penstock.cli", "penstock.kernel"): "the command line asks the daemon over its socket",
@@ -98,6 +111,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("penstock.cli.demo", "penstock.demo"): "the command that is the demo",
     ("penstock.enrol.systemctl", "subprocess"): "the one door for running programs",
     ("penstock.cli.run", "penstock.kernel"): "it enters the cgroup itself and gives up its rights",
+    ("penstock.cli.probe", "penstock.kernel"): "a child of it enters the cgroup, as `run` does",
 }
 
 CALLS_BANNED_IN_CORE = {

@@ -17,7 +17,7 @@ import yaml
 
 from cli.conftest import Call
 from cli.fake_daemon import FakeDaemon
-from penstock.cli import rule_files
+from penstock.cli import evidence, rule_files
 from penstock.cli import suggest as module
 from penstock.core.blocks import Block, Process
 from penstock.daemon.sinks import BlockLog
@@ -41,7 +41,7 @@ BLOCK = Block(
 @pytest.fixture(autouse=True)
 def _host(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(module, "_addresses", frozenset)
+    monkeypatch.setattr(evidence, "addresses", frozenset)
     rules(daemon).write_text(FILE)
 
 
@@ -223,6 +223,6 @@ def test_owner_and_link_stay(daemon: FakeDaemon, call: Call) -> None:
 
 
 def test_the_addresses_of_this_host() -> None:
-    script = "from penstock.cli.suggest import _addresses; print(*_addresses())"
+    script = "from penstock.cli.evidence import addresses; print(*addresses())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=True)
     assert "127.0.0.1" in done.stdout.split()

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "confirm": "Keep what `apply --confirm` put in force.",
     "rollback": "Put an earlier policy back in force.",
     "suggest": "Propose the rules that a workload lacks.",
+    "enforce": "Have a workload's rules enforced, and prove it.",
     "blocks": "Show what was blocked.",
     "why": "Say whether a connection is allowed, and by which rule.",
     "grant": "Lend a workload access that ends by itself.",

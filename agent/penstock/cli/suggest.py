@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import click
 
 from penstock.cli.applied import complete_workload
-from penstock.cli.block_log import BlockReader, Wanted
-from penstock.cli.context import CannotTell, Context, place_of
+from penstock.cli.context import Context, place_of
 from penstock.cli.duration import when
+from penstock.cli.evidence import DEFAULT_LOG, asking
 from penstock.cli.format import counted, local, rfc3339
-from penstock.cli.presets import read_all
 from penstock.cli.rejected import NAME, read_rejected, write_rejected
 from penstock.cli.rule_files import RuleFile, RuleFiles, edited, read_rule_files, write
 from penstock.cli.suggest_text import as_json, lines, summary
 from penstock.core.edits import New, with_rules
 from penstock.core.language.reading import shown
-from penstock.core.policy import Address, Policy
-from penstock.core.seen import Evidence, Partners, gather, is_here, partners
-from penstock.core.suggest import Ask, Suggestion
+from penstock.core.policy import Policy
+from penstock.core.suggest import Suggestion
 from penstock.core.suggest import suggest as proposals
 from penstock.errors import PenstockError
 
-DEFAULT_LOG = Path("/var/log/penstock")
 DEFAULT_SINCE = timedelta(days=7)
 
 
@@ -87,43 +84,8 @@ def suggest(
 def _found(
     files: RuleFiles, policy: Policy, workload: str, log: Path, since: datetime, now: datetime
 ) -> Suggestion:
-    here = _addresses()
-    evidence, who = _evidence(policy, workload, log, since, here)
     rejected = frozenset(read_rejected(files.config).get(workload, ()))
-    return proposals(Ask(policy, workload, evidence, now, read_all(files.config).presets, who, here, rejected))
-
-
-def _evidence(
-    policy: Policy, workload: str, log: Path, since: datetime, here: frozenset[Address]
-) -> tuple[Evidence, Partners]:
-    """What the log says of the workload and, where its far ends are on this host, of the others."""
-    mine = Wanted(since=since.timestamp(), workload=workload)
-    try:
-        reader = BlockReader(log)
-    except PenstockError as e:
-        raise CannotTell(e.message, where=e.where, hint=e.hint) from e
-    try:
-        evidence = gather(record.block for record in reader.newest_first(mine))
-        local_ends = any(is_here(seen.key.peer, here) for seen in evidence.seen)
-        everybody = Wanted(since=since.timestamp())
-        others = (record.block for record in reader.newest_first(everybody)) if local_ends else ()
-        return evidence, partners(policy, workload, others, here)
-    finally:
-        reader.close()
-
-
-def _addresses() -> frozenset[Address]:
-    """Those of this host."""
-    import psutil
-
-    found = set()
-    for ends in psutil.net_if_addrs().values():
-        for end in ends:
-            try:
-                found.add(ip_address(end.address.partition("%")[0]))
-            except ValueError:
-                continue  # a link's own address
-    return frozenset(found)
+    return proposals(replace(asking(policy, workload, files.config, log, since, now), rejected=rejected))
 
 
 def _reject(config: Path, workload: str, found: Suggestion, ids: tuple[str, ...]) -> None:

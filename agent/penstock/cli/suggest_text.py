@@ -31,14 +31,14 @@ def lines(found: Suggestion) -> Iterator[str]:
     if found.refused:
         yield from ("", "not proposed:")
     for refused in found.refused[:SHOWN]:
-        yield from wrapped(f"{printable(refused.what, 80)}  {_counts(refused.seen)}", 2)
+        yield from wrapped(f"{printable(refused.what, 80)}  {counts(refused.seen)}", 2)
         yield from wrapped(f"{refused.why.text}  ({refused.id})", 6)
     if len(found.refused) > SHOWN:
         yield f"  and {len(found.refused) - SHOWN} more: --json"
 
 
 def _about(one: Proposal) -> Iterator[str]:
-    yield f"{one.id}  {_counts(one.seen)}"
+    yield f"{one.id}  {counts(one.seen)}"
     ends = list(dict.fromkeys(printable(endpoint(seen), 80) for seen in one.seen))
     if len(ends) > 1 or one.use or one.direction is Direction.IN:
         more = [f"and {len(ends) - SHOWN} more"] if len(ends) > SHOWN else []
@@ -46,7 +46,7 @@ def _about(one: Proposal) -> Iterator[str]:
     yield from one.notes
 
 
-def _counts(seen: Iterable[Seen]) -> str:
+def counts(seen: Iterable[Seen]) -> str:
     """How often, when, and by which programs."""
     everyone = list(seen)
     packets = sum(one.packets for one in everyone)
@@ -85,7 +85,7 @@ def as_json(found: Suggestion) -> Json:
                 "yaml": "\n".join(New(one.rule, one.use).block()),
                 "use": one.use or None,
                 "notes": list(one.notes),
-                "seen": [_seen(seen) for seen in one.seen],
+                "seen": [seen_json(seen) for seen in one.seen],
             }
             for one in found.proposed
         ],
@@ -103,11 +103,12 @@ def _refused(one: Refused) -> Json:
         "what": one.what,
         "code": one.why.code,
         "text": one.why.text,
-        "seen": [_seen(seen) for seen in one.seen],
+        "seen": [seen_json(seen) for seen in one.seen],
     }
 
 
-def _seen(seen: Seen) -> Json:
+def seen_json(seen: Seen) -> Json:
+    """One destination or source."""
     address = seen.address
     return {
         "name": seen.key.peer if address is None else None,

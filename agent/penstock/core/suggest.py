@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_address
 
-from penstock.core import rebinding, unwise
+from penstock.core import probes, rebinding, unwise
 from penstock.core.connection import Connection
 from penstock.core.lint import lint
 from penstock.core.name_rules import resolves
@@ -116,6 +116,12 @@ def suggest(ask: Ask) -> Suggestion:
     return _Suggesting(ask).run()
 
 
+def lacking(ask: Ask) -> tuple[Seen, ...]:
+    """What was seen and is allowed by no rule: what enforcing denies, unwise or not."""
+    asking = _Suggesting(ask)
+    return tuple(seen for seen in ask.evidence.seen if not _is_ours(seen) and not asking.is_allowed(seen))
+
+
 class _Suggesting:
     """One run; the steps in their order."""
 
@@ -147,8 +153,8 @@ class _Suggesting:
         named = {seen.key.peer for seen in self.ask.evidence.seen if seen.key.protocol != ASKED}
         found: list[Seen] = []
         for seen in self.ask.evidence.seen:
-            if seen.key.protocol == ASKED and seen.key.peer in named:
-                continue  # the packets to it say more
+            if (seen.key.protocol == ASKED and seen.key.peer in named) or _is_ours(seen):
+                continue  # the packets to it say more; or `penstock enforce` tried it
             if self.is_allowed(seen):
                 self.allowed += 1
             elif str(seen.key) in self.ask.rejected:
@@ -359,3 +365,7 @@ class _Suggesting:
             yield "a public address without a name: find out whose it is"
         elif isinstance(peer, HostPeer):
             yield "the caller is on this host; the log does not tell who it was"
+
+
+def _is_ours(seen: Seen) -> bool:
+    return seen.key.port == probes.PORT and seen.address in probes.NOWHERE and seen.key.direction is Direction.OUT
