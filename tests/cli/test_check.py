@@ -165,7 +165,7 @@ def test_what_differs_from_this_host_is_a_warning(this_host: Path) -> None:
     here = f"{this_host}/penstock.yaml"
     assert out.splitlines() == [
         f"{here}:3:3: warning: the one session at port 22 does not come from it: 203.0.113.9; "
-        "is that you, and will you come from this network from now on?",
+        "if that is how you come in, let an admin network hold the address",
         f"{here}:4:3: warning: there is no interface `wg0` on this host, or not yet; "
         "`ip link` shows those that are there",
     ]

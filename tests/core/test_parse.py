@@ -248,3 +248,27 @@ def test_many_mistakes_are_bounded_and_quick() -> None:
         problems = parse({"penstock.yaml": networks, "rules.d/w.yaml": f"{HEAD}  - {rule}".encode()}).problems
         assert 500 <= len(problems) <= 1002
     assert time.process_time() - started < 15
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("{ports: [8100-8000], from: clients}",
+         "5:20: error: `8100-8000` runs backwards; write 8000-8100"),
+        ("{ports: [8100-8000/udp], from: clients}",
+         "5:20: error: `8100-8000/udp` runs backwards; write 8000-8100/udp"),
+        ("{ports: [1], from: klients}",
+         "5:30: error: there is no network `klients`; did you mean `clients`?"),
+        ("{ports: [1], from: [clients, lab]}",
+         "5:40: error: there is no network `lab`; define it under `networks` in penstock.yaml"),
+        ("{ports: [1], from: any, except: klients}",
+         "5:43: error: there is no network `klients`; did you mean `clients`?"),
+        ("{ports: [1], from: plane:guests}",
+         "5:30: error: there is no plane `guests`; write plane:admin or plane:inference"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_ingress_name_their_place_and_the_remedy(rule: str, line: str) -> None:
+    text = f"version: 1\nworkload: w\nmode: enforce\negress: []\ningress: [{rule}]\n"
+    host = b"version: 1\nnetworks: {clients: {cidr: 10.0.0.0/8}}\n"
+    problems = parse({"penstock.yaml": host, "rules.d/w.yaml": text.encode()}).problems
+    assert [problem.line() for problem in problems] == [f"rules.d/w.yaml:{line}"]

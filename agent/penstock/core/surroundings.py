@@ -122,7 +122,7 @@ def _nobody(policy: Policy, around: Surroundings) -> Iterator[Problem]:
             what = f"none of the {len(sessions)} sessions at {_ports(sessions)} comes from it"
             if len(sessions) == 1:
                 what = f"the one session at {_ports(sessions)} does not come from it"
-            hint = "is that you, and will you come from this network from now on?"
+            hint = "if that is how you come in, let an admin network hold the address"
             yield Problem(network.place, "warning", "admin-session", f"{what}: {_addresses(sessions)}", hint)
 
 

@@ -199,6 +199,8 @@ def _refuse_near_misses(text: str, direction: Direction) -> None:
     if text.startswith("[") and text.endswith("]"):
         raise BadPeer(f"`{shown(text)}` has brackets", f"write {shown(quoted(text.strip('[]')))}")
     kind, colon, rest = text.partition(":")
+    if kind == "plane" and direction is Direction.IN:
+        raise BadPeer(f"there is no plane `{shown(rest)}`", "write plane:admin or plane:inference")
     if colon:
         known = "workload:NAME" if direction is Direction.OUT else "workload:NAME, plane:admin, plane:inference"
         hint = (
