@@ -133,6 +133,14 @@ def test_an_admin_port_is_closed_to_clients_and_workloads(sources: str, told: li
     assert reached(sources, listener(port=22)) == told
 
 
+def test_of_one_rule_an_admin_port_and_others_are_told_apart() -> None:
+    said = policy("[{from: [clients, any], ports: [20-90]}]")
+    found = exposure.of_workloads(said, [listener(port=port) for port in (21, 22, 23)], NOW)["w"]
+    closed = ("everyone except networks of clients, workloads",)
+    assert [one.reached_by for one in found[1:]] == [closed, found[0].reached_by]
+    assert found[0].reached_by == ("clients (inference)", "everyone")
+
+
 def test_modes() -> None:
     for mode, told in (("observe", ["everyone (observe)"]), ("lock", []), ("enforce", ["clients (inference)"])):
         assert reached("clients", listener(), mode=mode) == told

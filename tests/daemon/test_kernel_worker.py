@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
 
 import pytest
 
-from governed import policy_of, rules
+from governed import Actor, policy_of, rules, slice_of
 from penstock.core import effects
 from penstock.core.base_chains import FIRST_LABEL
 from penstock.core.compile import Live, Resolver, compile_policy
@@ -55,3 +57,29 @@ def test_what_was_judged_by_another_policy_is_not_learned(lab: Lab) -> None:
     found = lab.host.call(late, lab)
     assert found[:2] == ["another policy was loaded since the look-up"] * 2
     assert found[2:] == ["0 held", "done", "done", "1 held"]
+
+
+def listening(lab: Lab, request: int | None) -> dict[int, str] | None:
+    worker = KernelWorker(lab.cgroup)
+    Nft().load("add table inet penstock")
+    try:
+        seen = worker.examine(effects.Examine(request, ("w",), {}, {"x.slice/x.service": "w"}), None)
+    finally:
+        Nft().load("delete table inet penstock")
+    return None if seen.listeners is None else {one.port: one.workload for one in seen.listeners}
+
+
+def listen(port: int) -> None:
+    _held.append(socket.create_server(("127.0.0.1", port)))
+
+
+_held: list[socket.socket] = []
+
+
+def test_open_ports_of_slice_and_places_are_looked_at_for_who_asked(lab: Lab) -> None:
+    places = (slice_of("w"), "x.slice/x.service", "x.slice/y.service")
+    with ExitStack() as stack:
+        for number, place in enumerate(places):
+            stack.enter_context(Actor(lab.host, place))(listen, 4000 + number)
+        assert lab.host.call(listening, lab, 1) == {4000: "w", 4001: "w"}
+        assert lab.host.call(listening, lab, None) is None
