@@ -25,6 +25,7 @@ from penstock.core.blocks import Block
 from penstock.core.findings import TROUBLES
 from penstock.core.language import assemble, parse_host, parse_ports, parse_preset, parse_rule, yaml_nodes
 from penstock.core.parse import parse
+from penstock.core.planes import ADMIN_PORTS, SHARED
 from penstock.core.policy import METADATA
 from penstock.core.problems import Problem
 from penstock.core.servers import SERVERS
@@ -342,6 +343,19 @@ INDIRECT = {
 def problem_codes() -> set[str]:
     modules = [*CORE.rglob("*.py"), PACKAGE / "cli/check.py"]
     return INDIRECT | set().union(*(constants(path, TELLERS) for path in modules))
+
+
+def test_ports_for_administrators() -> None:
+    """Every one, and whether it counts in every workload or in that of its server."""
+    said = {
+        int(port): cells[2]
+        for cells in rows("rules", "makes it an\nerror to open one to anybody else:")
+        for port in re.findall(r"[0-9]+", cells[0])
+    }
+    assert said == {one.port: "that of the server" if one.of else "every workload" for one in ADMIN_PORTS}
+    shared = TEXTS["rules"].partition("clients and administrators on one port:")[2].partition("\n\n")[0]
+    ports = {port for one in SHARED.values() for port in one.ports}
+    assert set(map(int, re.findall(r"[0-9]{4,}", shared))) == ports
 
 
 def test_findings() -> None:
