@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hosts import hub_program, rootfs
+from hosts import hub_program
 from hosts.host import Host
 from hosts.llama import UNIT
+from hosts.packages import python_of, unpacked
 from hosts.world import World
 from penstock.demo.gguf import tiny_model
 
@@ -108,27 +108,11 @@ def trusted_by_llama(host: Host) -> None:
 
 def install_client(host: Host, place: str = "/opt/hub") -> str:
     """A virtual environment with huggingface_hub in it; its python."""
-    version = host.sh("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'").strip()
+    version = python_of(host)
     host.run(["python3", "-m", "venv", "--without-pip", place])
     host.sh(f"rmdir {place}/lib/python{version}/site-packages")
-    host.copy_in(_packages(version), f"{place}/lib/python{version}/site-packages")
+    host.copy_in(unpacked(CLIENT, "hub-client", version), f"{place}/lib/python{version}/site-packages")
     return f"{place}/bin/python"
-
-
-def _packages(version: str) -> Path:
-    """What it needs for that Python, unpacked, from the package index, once.  RuntimeError with pip's words."""
-    place = rootfs.cache() / f"hub-client-{CLIENT.rpartition('=')[2]}-{version}"
-    with rootfs.only_one(place.name):
-        if not place.exists():
-            new = place.with_name(f"{place.name}.new")
-            shutil.rmtree(new, ignore_errors=True)
-            argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            argv += ["--target", str(new), "--python-version", version, "--only-binary=:all:", CLIENT]
-            done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-            if done.returncode:
-                raise RuntimeError(f"{CLIENT} cannot be had: {done.stderr[-1000:]}")
-            new.rename(place)
-    return place
 
 
 def _openssl(*words: str | os.PathLike[str]) -> None:

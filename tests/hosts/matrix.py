@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import NamedTuple
 
 from hosts.host import SCOPE, Host
@@ -125,11 +126,12 @@ class Matrix:
         protocols: Sequence[str] = ("tcp", "udp"),
         *,
         answered: bool = True,
+        presets: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.world, self.host = world, host
         self.sources, self.listeners, self.protocols = tuple(sources), tuple(listeners), protocols
         self.answered = answered
-        self.policy = read({**files, f"rules.d/{_ANYBODY}.yaml": _OPEN})
+        self.policy = read({**files, f"rules.d/{_ANYBODY}.yaml": _OPEN}, presets)
         assert len(set(self.listeners)) == len({one.port for one in self.listeners}), "a port has one listener"
 
     def outcomes(self) -> list[Outcome]:
@@ -178,9 +180,10 @@ class Matrix:
         return judge(self.policy, Live(datetime.now(UTC)), connection).allow
 
 
-def read(files: Mapping[str, str]) -> Policy:
+def read(files: Mapping[str, str], presets: Mapping[str, str]) -> Policy:
     """The policy of these files, by their path below the configuration directory."""
-    found = parse({name: text.encode() for name, text in files.items()})
+    encoded = ({name: text.encode() for name, text in some.items()} for some in (files, presets))
+    found = parse(*encoded)
     assert found.policy, found.problems
     return found.policy
 
