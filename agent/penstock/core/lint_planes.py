@@ -35,7 +35,7 @@ from penstock.core.problems import Problem
 
 SHOWN = 4
 """Ports that one sentence names."""
-GATEWAY = "a gateway that knows paths, as a workload of its own (examples: nginx.yaml, litellm.yaml)"
+GATEWAY = "a gateway that knows paths, a workload of its own (examples: gateway/rules.d/nginx.yaml, litellm.yaml)"
 
 
 def opened_ports(policy: Policy) -> Iterator[Problem]:
