@@ -145,6 +145,7 @@ def in_force() -> dict[str, Reply]:
         "rollback": ("no policy before this one is kept", "penstock rollback --list"),
         "ready": lambda message: _ready(message.arguments["workload"]),
         "holds": by_the_rules,
+        "opens": {"rules": []},
         "names": lambda message: _names(message.arguments["name"]),
         "hits": {"rules": {"db": 0, "egress-11111111": 0, "ingress-22222222": 0}},
     }

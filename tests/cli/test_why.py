@@ -14,6 +14,7 @@ from cli.conftest import Call
 from cli.fake_daemon import FILES, FakeDaemon, by_the_rules, names
 from penstock.cli import why as module
 from penstock.cli.format import rfc3339
+from penstock.core.wire import Json, Message
 
 
 def after(seconds: float) -> str:
@@ -24,7 +25,7 @@ def after(seconds: float) -> str:
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    daemon.replies.update(holds=by_the_rules, names=names())
+    daemon.replies.update(holds=by_the_rules, names=names(), opens={"rules": []})
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,77 @@ def test_the_kernel_is_unknown_when_nobody_knows(daemon: FakeDaemon, call: Call,
 def test_more_than_is_asked_about_is_unknown(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ASKED", 2)
     assert "kernel: unknown" in call("why", "litellm", "--from", "any", "8000").stdout
+
+
+CHAINS = {
+    "penstock.yaml": b"version: 1\nnetworks: {lan: {interface: eno2}}\n",
+    "rules.d/model.yaml": b"""\
+version: 1
+workload: model
+mode: enforce
+egress: [{to: lan, ports: [443]}]
+ingress: [{from: ['workload:gw', lan], ports: [8000], name: front}, {from: host, ports: [9000]}]
+""",
+    "rules.d/gw.yaml": b"""\
+version: 1
+workload: gw
+mode: enforce
+egress: [{to: 'workload:model', ports: [8000], name: model}]
+ingress: []
+""",
+}
+
+
+def opened(message: Message) -> Json:
+    """What a kernel opens in chains that has the policy in `CHAINS`."""
+    asked = message.arguments
+    key = (asked["workload"], asked["direction"], asked["far"], asked["port"])
+    rules = {
+        ("model", "in", "workload:gw", 8000): ["front"],
+        ("model", "in", "interface:eno2", 8000): ["front"],
+        ("model", "in", "host", 9000): ["ingress"],
+        ("gw", "out", "workload:model", 8000): ["model"],
+        ("model", "out", "interface:eno2", 443): ["egress"],
+    }
+    return {"rules": rules.get(key, []) if asked["protocol"] == "tcp" else []}
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "first"),
+    [
+        (("model", "--from", "workload:gw", "8000"), 0, "ALLOWED  workload:gw -> model 8000"),
+        (("model", "--from", "workload:gw", "8001"), 1, "DENIED  workload:gw -> model 8001"),
+        (("gw", "workload:model:8000"), 0, "ALLOWED  gw -> workload:model:8000"),
+        (("gw", "workload:model:8001"), 1, "DENIED  gw -> workload:model:8001"),
+        (("model", "workload:gw:8000"), 1, "DENIED  model -> workload:gw:8000"),
+        (("model", "--from", "host", "9000"), 0, "ALLOWED  host -> model 9000"),
+        (("model", "--from", "host", "8000"), 1, "DENIED  host -> model 8000"),
+        (("model", "--from", "lan", "8000"), 0, "ALLOWED  lan -> model 8000"),
+        (("model", "--from", "lan", "9000"), 1, "DENIED  lan -> model 9000"),
+        (("model", "--from", "10.0.0.1", "8000"), 2, "DEPENDS on the interface  10.0.0.1 -> model 8000"),
+        (("model", "--from", "10.0.0.1", "9000"), 1, "DENIED  10.0.0.1 -> model 9000"),
+        (("model", "10.0.0.1:443"), 2, "DEPENDS on the interface  model -> 10.0.0.1:443"),
+        (("model", "10.0.0.1:80"), 1, "DENIED  model -> 10.0.0.1:80"),
+        (("model", "169.254.169.254:443"), 1, "DENIED  model -> 169.254.169.254:443"),
+    ],
+)
+def test_rules_that_are_in_chains(
+    daemon: FakeDaemon, call: Call, question: tuple[str, ...], status: int, first: str
+) -> None:
+    daemon.write(CHAINS)
+    daemon.replies.update(holds={"holds": False}, opens=opened)
+    done = call("why", *question)
+    assert (done.exit_code, done.stdout.splitlines()[0], done.stderr) == (status, first, "")
+    assert "  kernel: agrees" in done.stdout.splitlines()
+    if "interface" in first:
+        assert "allowed over eno2: " in done.stdout
+        assert "denied over any other: " in done.stdout
+        assert "ask about a network by its name" in done.stdout
+    daemon.replies["opens"] = {"rules": None}
+    assert "kernel: unknown" in call("why", *question).stdout or "169.254" in first
+    daemon.replies["opens"] = lambda message: {"rules": [] if opened(message)["rules"] else ["x"]}
+    done = call("why", *question)
+    assert (done.exit_code, "kernel: DISAGREES" in done.stdout) == (2, True) or "169.254" in first
 
 
 def test_without_a_daemon(daemon: FakeDaemon, call: Call) -> None:

@@ -118,13 +118,94 @@ def test_the_mode_is_not_in_the_sets() -> None:
 )
 def test_who_is_on_this_host_is_in_no_set_of_addresses(source: str, asked: str, held: bool) -> None:
     text = f"version: 1\nworkload: w\nmode: enforce\negress: []\ningress: [{{from: {source}, ports: [80]}}]\n"
-    other = b"version: 1\nworkload: x\nmode: enforce\negress: []\ningress: []\n"
+    egress = b"[{to: 'workload:w', ports: [80]}]"
+    other = b"version: 1\nworkload: x\nmode: enforce\negress: " + egress + b"\ningress: []\n"
     found = parse({"rules.d/w.yaml": text.encode(), "rules.d/x.yaml": other}).policy
     assert found
     answer = reply(found, NOW, "w", incoming(asked, ["80"]))
     assert answer
     assert answer.allow
     assert {each for _, each in answer.in_sets} == {held}
+    assert all(one.opened for one in answer.in_chains)
+    assert {one.far for one in answer.in_chains if one.connection.workload == "w"} == {
+        "workload:x" if asked == "workload:x" else "host"
+    }
+
+
+def test_a_workload_at_the_far_end_has_a_say() -> None:
+    def ask(egress: str, ingress: str, mode: str = "enforce") -> tuple[tuple[bool | None, str], ...]:
+        texts = [
+            f"version: 1\nworkload: w\nmode: {mode}\negress: []\ningress: [{ingress}]\n",
+            f"version: 1\nworkload: x\nmode: {mode}\negress: [{egress}]\ningress: []\n",
+        ]
+        found = parse({f"rules.d/{n}.yaml": text.encode() for n, text in enumerate(texts)}).policy
+        assert found
+        into = reply(found, NOW, "w", incoming("workload:x", ["80"]))
+        out = reply(found, NOW, "x", outgoing(["workload:w:80"]))
+        assert into
+        assert out
+        return (into.allow, into.verdict.text), (out.allow, out.verdict.text)
+
+    to, from_ = "{to: 'workload:w', ports: [80]}", "{from: 'workload:x', ports: [80]}"
+    assert [allow for allow, _ in ask(to, from_)] == [True, True]
+    (into, why), (out, _) = ask("", from_)
+    assert (into, out) == (False, False)
+    assert why.startswith("its own rules allow it; x may not call it: ")
+    (into, _), (out, why) = ask(to, "")
+    assert (into, out) == (False, False)
+    assert why.startswith("its own rules allow it; w does not let it in: ")
+    assert [allow for allow, _ in ask("", from_, "observe")] == [True, False], "who is watched is not held back"
+
+
+LAN = b"version: 1\nnetworks: {lan: {interface: eno2}, net: {cidr: 10.0.0.0/8}}\n"
+
+
+def by_interface(egress: str = "[]", ingress: str = "[]") -> Policy:
+    text = f"version: 1\nworkload: w\nmode: enforce\negress: {egress}\ningress: {ingress}\n"
+    found = parse({"rules.d/w.yaml": text.encode(), "penstock.yaml": LAN}).policy
+    assert found
+    return found
+
+
+def test_an_address_does_not_tell_by_which_interface() -> None:
+    policy = by_interface("[{to: lan, ports: [80]}]", "[{from: lan, ports: [80]}]")
+    for sentence in (incoming("10.1.1.1", ["80"]), outgoing(["10.1.1.1:80"])):
+        found = reply(policy, NOW, "w", sentence)
+        assert found
+        assert (found.allow, found.by_interface) == (None, True)
+        assert found.allowed
+        assert found.denied
+        assert (found.allowed[0].interface, found.denied[0].interface) == ("eno2", "")
+        assert [(one.far, one.opened) for one in found.in_chains] == [("interface:eno2", True)]
+        assert [held for _, held in found.in_sets] == [False]
+
+
+@pytest.mark.parametrize("port", ["80", "81"])
+def test_a_network_by_its_name_is_one_answer(port: str) -> None:
+    policy = by_interface("[{to: lan, ports: [80]}]", "[{from: lan, ports: [80]}]")
+    into = reply(policy, NOW, "w", incoming("lan", [port]))
+    assert into
+    assert into.allow is (port == "80")
+    out = reply(policy, NOW, "w", outgoing([f"lan:{port}"]))
+    assert out
+    # Metadata and link-local addresses stay closed in it.
+    assert out.allow is (None if port == "80" else False)
+    for found in (into, out):
+        assert {one.opened for one in found.in_chains} == {port == "80"}
+        assert {held for _, held in found.in_sets} == {False}
+
+
+@pytest.mark.parametrize(
+    ("source", "allow"),
+    [("127.0.0.1", False), ("::1", False), ("192.0.2.1", False), ("net", True), ("10.1.1.1", True)],
+)
+def test_what_does_not_depend_on_it_is_said_plainly(source: str, allow: bool) -> None:
+    """What comes over loopback comes over nothing else; and what another rule allows is allowed anyway."""
+    policy = by_interface(ingress="[{from: lan, ports: [80]}, {from: net, ports: [80]}]")
+    own = frozenset({ip_address("192.0.2.1")})
+    found = reply(policy, NOW, "w", incoming(source, ["80"]), own=own)
+    assert found
+    assert found.allow is allow
 
 
 def test_about_nothing() -> None:

@@ -41,6 +41,23 @@ def test_hits_that_nobody_asked_for_or_was_forgotten_are_nobodys() -> None:
     assert isinstance(refused, Refuse)
 
 
+def test_what_chains_open_is_told_as_long_as_the_kernel_holds_them() -> None:
+    in_force = Host(TWO).start().engine.in_force
+    assert in_force
+    commands, agrees = Commands(Learned(), Asked()), View(START, agrees=True)
+    asked = {"workload": "a", "direction": "in", "far": "host", "protocol": "tcp", "port": 1}
+    assert commands.take(ask("opens", **asked), agrees, in_force) == [Answer(7, {"rules": []})]
+    for view, policy, changes in (
+        (View(START, agrees=False), in_force, {}),
+        (View(START), in_force, {}),
+        (agrees, None, {}),
+        (agrees, in_force, {"workload": "z"}),
+    ):
+        assert commands.take(ask("opens", **asked | changes), view, policy) == [Answer(7, {"rules": None})]
+    [refused] = commands.take(ask("opens", **asked | {"far": "moon"}), agrees, in_force)
+    assert isinstance(refused, Refuse)
+
+
 def test_what_names_lead_to_is_answered_at_once() -> None:
     in_force = Host(TWO).start().engine.in_force
     learned, asked = Learned(), Asked()

@@ -88,6 +88,7 @@ HOLDS = [
     (IN, NetworkPeer("clients"), False, [AnyPeer()], (NetworkPeer("clients"),)),
     (IN, NetworkPeer("gpu-lan"), True, [NetworkPeer("gpu-lan")], ()),
     (IN, NetworkPeer("gpu-lan"), True, [AnyPeer()], ()),
+    (IN, NetworkPeer("gpu-lan"), False, [HostPeer(), cidr("127.0.0.0/8"), cidr("::1/128")], ()),
     (IN, PlanePeer(Plane.INFERENCE), True, [NetworkPeer("clients"), NetworkPeer("guests")], ()),
     (IN, CidrPeer(ip_network("10.30.4.0/24")), True, [NetworkPeer("clients")], ()),
     (IN, WorkloadPeer("gateway"), True, [WorkloadPeer("gateway")], ()),

@@ -22,6 +22,7 @@ from penstock.core.policy import NetworkPeer, Policy, Sentence, WorkloadPeer
 from penstock.core.wire import Message
 from penstock.errors import PenstockError
 from penstock.files import read_config, read_presets
+from penstock.this_host import own_addresses
 
 ASKED = 128
 """Connections of one question that the kernel is asked about."""
@@ -55,6 +56,7 @@ def why(
     penstock why litellm [2001:db8::5]:53/udp
     penstock why litellm 10.30.1.9 icmp
     penstock why litellm registry.example.org:443
+    penstock why litellm workload:vllm:8000
     penstock why litellm --from clients 8000
 
     Exit status: 0 allowed, 1 denied, 2 cannot tell.  It follows the policy, unless the kernel disagrees.
@@ -65,10 +67,17 @@ def why(
     _check_names(policy, workload, sentence)
     now = datetime.now(UTC)
     names = known(run, workload, sentence, now) if directory is None else None
-    answer = reply(policy, now, workload, sentence, names.learned if names else {})
+    answer = reply(
+        policy,
+        now,
+        workload,
+        sentence,
+        names.learned if names else {},
+        own_addresses() if directory is None else (),
+    )
     if answer is None:
         raise CannotTell(f"`{shown(sentence.text)}` names no address")
-    kernel = Kernel.UNKNOWN if directory is not None else _kernel(run, workload, answer)
+    kernel = Kernel.UNKNOWN if directory is not None else _kernel(run, answer)
     config = directory or place_of(run, "config")
     found = Shown(policy, policy.workloads[workload], sentence, answer, kernel, config, names)
     click.echo(json.dumps(as_json(found), indent=2) if as_json_ else "\n".join(lines(found)))
@@ -110,19 +119,20 @@ def _check_names(policy: Policy, workload: str, sentence: Sentence) -> None:
             pass
 
 
-def _kernel(run: Path, workload: str, answer: Answer) -> Kernel:
-    """Whether the kernel's sets hold what the rules open, and nothing else of what was asked about.
+def _kernel(run: Path, answer: Answer) -> Kernel:
+    """Whether the kernel's sets and chains hold what the rules open, and nothing else of what was asked about.
 
     Unknown for what a name opens: that is in other sets.
     """
-    if answer.allow and not any(held for _, held in answer.in_sets):
+    opened = [*(held for _, held in answer.in_sets), *(one.opened for one in answer.in_chains)]
+    if answer.allow and not any(opened):
         return Kernel.UNKNOWN
     for connection, held in answer.in_sets[:ASKED]:
         remote = as_sent(connection).remote
         if remote is None:
             return Kernel.UNKNOWN
         question = {
-            "workload": workload,
+            "workload": connection.workload,
             "direction": connection.direction.value,
             "address": str(remote),
             "protocol": connection.protocol,
@@ -136,4 +146,29 @@ def _kernel(run: Path, workload: str, answer: Answer) -> Kernel:
             return Kernel.UNKNOWN
         if holds is not held:
             return Kernel.DISAGREES
-    return Kernel.AGREES if len(answer.in_sets) <= ASKED else Kernel.UNKNOWN
+    found = _chains(run, answer)
+    return Kernel.UNKNOWN if found is Kernel.AGREES and len(answer.in_sets) > ASKED else found
+
+
+def _chains(run: Path, answer: Answer) -> Kernel:
+    questions = {
+        (one.connection.workload, one.connection.direction, one.far): one for one in answer.in_chains
+    }
+    for one in list(questions.values())[:ASKED]:
+        connection = one.connection
+        question = {
+            "workload": connection.workload,
+            "direction": connection.direction.value,
+            "far": one.far,
+            "protocol": connection.protocol,
+            "port": connection.port or 0,
+        }
+        try:
+            rules = ask(run, Message("opens", question))["rules"]
+        except PenstockError:
+            return Kernel.UNKNOWN
+        if rules is None:
+            return Kernel.UNKNOWN
+        if bool(rules) is not one.opened:
+            return Kernel.DISAGREES
+    return Kernel.AGREES if len(questions) <= ASKED else Kernel.UNKNOWN

@@ -67,6 +67,8 @@ KERNEL = {
 def lines(found: Shown) -> list[str]:
     """For people."""
     heading, colour = HEADINGS[found.effect]
+    if found.answer.allow is None and found.answer.by_interface:
+        heading = "DEPENDS on the interface"
     word, kernel_colour = KERNEL[found.kernel]
     result = [f"{paint(heading, colour, bold=True)}  {_subject(found)}"]
     texts = [found.answer.verdict.text] if found.answer.allow is not None else _both(found.answer)
@@ -115,6 +117,9 @@ def notes(found: Shown) -> Iterator[str]:
     elif isinstance(peer, AddressPeer) and peer.address.is_loopback and found.workload.mode is not Mode.LOCK:
         own = f"{name} always reaches its own listeners here" if _goes_out(found) else f"{name} itself always may"
         yield f"{own}; this is about every other {'listener' if _goes_out(found) else 'process'}"
+    if found.answer.allow is None and found.answer.by_interface:
+        way = "leaves" if _goes_out(found) else "comes"
+        yield f"an address does not tell by which interface it {way}; ask about a network by its name"
     if found.kernel is Kernel.DISAGREES:
         yield "the exit status is 2: policy and kernel give different answers"
 
@@ -133,7 +138,10 @@ def _subject(found: Shown) -> str:
 def _both(answer: Answer) -> Iterator[str]:
     for word, item in (("allowed", answer.allowed), ("denied", answer.denied)):
         if item is not None:
-            yield f"{word} for {item[0].remote}: {item[1].text}"
+            over = item[0].interface
+            where = [f"over {over or 'any other'}"] if over or answer.by_interface else []
+            where += [] if answer.by_interface else [f"for {item[0].remote}"]
+            yield f"{word} {' '.join(where)}: {item[1].text}"
 
 
 def _place(found: Shown, which: str) -> dict[str, Any] | None:

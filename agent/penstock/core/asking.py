@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from penstock.core.connection import Connection, as_sent
+from penstock.core.connection import Connection
+from penstock.core.held import InChain, asked_about, in_chain, in_set
 from penstock.core.language.parse_peer import BadPeer, peer
 from penstock.core.language.parse_ports import BadPorts, port_range
 from penstock.core.language.reading import shown
@@ -18,18 +19,14 @@ from penstock.core.policy import (
     Address,
     AddressPeer,
     Direction,
-    HostPeer,
     Mode,
     NamePeer,
+    NetworkPeer,
     Peer,
     Policy,
-    Ports,
-    Rule,
     Sentence,
-    Workload,
     WorkloadPeer,
 )
-from penstock.core.sentences import connections
 from penstock.core.verdict import Live, Verdict, judge
 
 NOTHING: Mapping[Address, Collection[str]] = {}
@@ -50,14 +47,17 @@ class BadQuery(ValueError):
 class Answer:
     """`allow` is None when some of the connections asked about are allowed and others are not.
 
-    `allowed` and `denied` are the first ones with their verdicts.  `in_sets`: for each connection, whether a rule
-    opens it by address, so that the kernel's sets must hold it; the mode does not matter there.
+    `allowed` and `denied` are the first ones with their verdicts; `by_interface`: they differ only in that.
+    `in_sets`: for each connection, whether a rule opens it by address, so that the kernel's sets must hold it; the
+    mode does not matter there.  `in_chains`: the same of chains, for those that a rule in a chain may be about.
     """
 
     allow: bool | None
     allowed: tuple[Connection, Verdict] | None
     denied: tuple[Connection, Verdict] | None
     in_sets: tuple[tuple[Connection, bool], ...]
+    in_chains: tuple[InChain, ...] = ()
+    by_interface: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -80,35 +80,45 @@ def reply(
     `learned`: the names that lead the workload to addresses now, as far as that is known.  `own`: the addresses of
     this host.
     """
-    workload, live = policy.workloads[name], Live(now, {name: learned})
-    asked = [
-        replace(connection, here=as_sent(connection).remote in own)
-        for connection in connections(policy, workload, sentence)
-    ]
-    judged = [(connection, judge(policy, live, connection)) for connection in asked]
-    if not judged:
+    live = Live(now, {name: learned})
+    found = asked_about(policy, name, sentence, own)
+    plain = [(connection, _judge(policy, live, connection)) for connection, _ in found]
+    if not plain:
         return None
-    open_policy = replace(policy, workloads={**policy.workloads, name: _by_address(workload)})
-    if sentence.direction is Direction.OUT:  # which are closed on this host is said by a chain
-        open_policy = replace(open_policy, admin_ports=Ports())
+    judged = plain + [(over, _judge(policy, live, over)) for _, variants in found for over in variants]
     allowed = next((item for item in judged if item[1].allow), None)
     denied = next((item for item in judged if not item[1].allow), None)
+    sides = [side for connection, _ in judged for side in (connection, *_other_side(policy, connection))]
+    in_chains = (in_chain(policy, now, side) for side in sides)
     return Answer(
         None if allowed and denied else allowed is not None,
         allowed,
         denied,
-        tuple((connection, judge(open_policy, Live(now), connection).allow) for connection in asked),
+        tuple((connection, in_set(policy, now, connection)) for connection, _ in found),
+        tuple(one for one in in_chains if one is not None),
+        by_interface=len({verdict.allow for _, verdict in plain}) == 1,
     )
 
 
-def _by_address(workload: Workload) -> Workload:
-    """As if it enforced, without the rules about who on this host is at the far end: these are in no set."""
+def _judge(policy: Policy, live: Live, connection: Connection) -> Verdict:
+    """By the rules of its workload, and by those of the workload at the far end, if it is one."""
+    verdict = judge(policy, live, connection)
+    for other in _other_side(policy, connection) if verdict.allow else ():
+        there = judge(policy, Live(live.now), other)
+        if not there.allow and policy.workloads[other.workload].mode is not Mode.OBSERVE:
+            what = "may not call it" if other.direction is Direction.OUT else "does not let it in"
+            text = f"its own rules allow it; {other.workload} {what}: {there.text}"
+            return Verdict(False, there.reason, text)
+    return verdict
 
-    def without(rule: Rule) -> Rule:
-        return replace(rule, peers=tuple(p for p in rule.peers if not isinstance(p, WorkloadPeer | HostPeer)))
 
-    egress, ingress = (tuple(map(without, rules)) for rules in (workload.egress, workload.ingress))
-    return replace(workload, mode=Mode.ENFORCE, egress=egress, ingress=ingress)
+def _other_side(policy: Policy, connection: Connection) -> tuple[Connection, ...]:
+    """The same connection, as the workload at the far end sees it."""
+    peer = connection.peer_workload
+    if peer not in policy.workloads or peer == connection.workload:
+        return ()
+    back = Direction.IN if connection.direction is Direction.OUT else Direction.OUT
+    return (replace(connection, workload=peer, direction=back, peer_workload=connection.workload),)
 
 
 def outgoing(words: Sequence[str]) -> Sentence:
@@ -119,7 +129,8 @@ def outgoing(words: Sequence[str]) -> Sentence:
     if len(words) != 1:
         raise BadQuery(f"`{shown(text)}` is no destination", _OUT)
     far, colon, port = text.rpartition(":")
-    if not colon or (":" in far and not (far.startswith("[") and far.endswith("]"))):
+    bare = far.removeprefix("workload:")
+    if not colon or not bare or (":" in bare and not (far.startswith("[") and far.endswith("]"))):
         what = "an IPv6 address before a port needs brackets" if ":" in far else "the port is missing"
         raise BadQuery(f"`{shown(text)}`: {what}", _OUT)
     return _sentence(text, Direction.OUT, _destination(far.strip("[]")), *_port(port, _OUT))
@@ -141,7 +152,7 @@ def _destination(text: str) -> Peer:
     if isinstance(found, NamePeer) and found.pattern.startswith("*."):
         hint = f"write a name it stands for: a{shown(found.pattern[1:])}"
         raise BadQuery("one name is needed, and no pattern", hint)
-    if not isinstance(found, AddressPeer | NamePeer):
+    if not isinstance(found, AddressPeer | NamePeer | NetworkPeer | WorkloadPeer):
         raise BadQuery(f"`{shown(text)}` is not one address or name", _OUT)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.core import questions, status
+from penstock.core import chain_rules, questions, status
 from penstock.core.asked import Asked
 from penstock.core.effects import Answer, CountHits, Effect, Refuse
 from penstock.core.events import Command, Hits
@@ -26,7 +26,7 @@ class Commands:
         self._asked: dict[int, str] = {}
 
     def take(self, event: Command, view: View, in_force: InForce | None) -> list[Effect]:
-        """What to do about `ready`, `hits`, `names` and `holds`."""
+        """What to do about `ready`, `hits`, `names`, `opens` and `holds`."""
         request, arguments = event.request, event.message.arguments
         match event.message.command:
             case "ready":
@@ -35,6 +35,8 @@ class Commands:
                 return self._count_hits(request, arguments["workload"], in_force)
             case "names":
                 return self._tell_names(event, in_force)
+            case "opens":
+                return _tell_chains(event, view, in_force)
             case _:
                 return _ask_kernel(request, arguments, in_force)
 
@@ -57,12 +59,24 @@ class Commands:
         workload = self._asked.pop(event.request, "")
         if in_force is None or workload not in in_force.policy.workloads:
             return [Refuse(event.request, "the policy has changed meanwhile")]
-        hits = questions.hits_by_rule(in_force, workload, event.sets)
+        hits = questions.hits_by_rule(in_force, workload, event.sets, event.counters)
         return [Answer(event.request, {"rules": hits})]
 
     def forget(self, request: int) -> None:
         """The kernel did not answer."""
         self._asked.pop(request, None)
+
+
+def _tell_chains(event: Command, view: View, in_force: InForce | None) -> list[Effect]:
+    """From what was loaded, as long as the kernel is known to hold it."""
+    try:
+        question = chain_rules.question(**event.message.arguments)
+    except ValueError as e:
+        return [Refuse(event.request, str(e))]
+    if in_force is None or question.workload not in in_force.policy.workloads or view.agrees is not True:
+        return [Answer(event.request, {"rules": None})]
+    found = chain_rules.opening(in_force.ruleset, in_force.applied.labels, question, event.now)
+    return [Answer(event.request, {"rules": list(found)})]
 
 
 def _ask_kernel(request: int, arguments: Mapping[str, Any], in_force: InForce | None) -> list[Effect]:

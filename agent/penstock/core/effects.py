@@ -214,7 +214,7 @@ class AskKernel:
 
 @dataclass(frozen=True, slots=True)
 class CountHits:
-    """Read the counters of the elements of these sets (name, family) -> Hits."""
+    """Read the counters of the elements of these sets (name, family), and all named ones -> Hits."""
 
     request: int
     sets: tuple[tuple[str, int], ...]

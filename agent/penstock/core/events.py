@@ -332,11 +332,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Packets that each element of each set let through."""
+    """Packets that each element of each set let through, and named counters: packets and bytes."""
 
     now: datetime
     request: int
     sets: Mapping[str, Mapping[Element, int]]
+    counters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from penstock.core import cgroup_maps, chains
+from penstock.core import cgroup_maps, chains, hits
 from penstock.core.compile import ECHO, NUMBERS
 from penstock.core.effects import AskKernel
 from penstock.core.policy import Direction
@@ -16,6 +16,7 @@ from penstock.core.snapshot import Bindings
 from penstock.core.view import InForce
 
 NOWHERE: Mapping[str, str] = {}
+NO_COUNTERS: hits.Counters = {}
 
 
 def level(path: str, depth: int) -> int:
@@ -70,17 +71,21 @@ def sets_of(workload: str) -> list[tuple[str, int]]:
 
 
 def hits_by_rule(
-    in_force: InForce, workload: str, sets: Mapping[str, Mapping[Element, int]]
+    in_force: InForce,
+    workload: str,
+    sets: Mapping[str, Mapping[Element, int]],
+    counters: hits.Counters = NO_COUNTERS,
 ) -> dict[str, int]:
     """Packets that each rule of `workload` let through; `sets` is what the kernel counted by element."""
-    hits = {rule.id: 0 for rule in in_force.policy.workloads[workload].rules}
+    by_chain = hits.of(workload, counters)
+    found = {rule.id: by_chain.get(rule.id, 0) for rule in in_force.policy.workloads[workload].rules}
     owners = {address_set.name: address_set.elements for address_set in in_force.ruleset.sets}
     for name, elements in sets.items():
         for element, packets in elements.items():
             rule = owners.get(name, {}).get(element)
-            if rule in hits:
-                hits[rule] += packets
-    return hits
+            if rule in found:
+                found[rule] += packets
+    return found
 
 
 def to_kernel(request: int, arguments: Mapping[str, Any]) -> AskKernel:

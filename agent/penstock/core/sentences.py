@@ -104,7 +104,8 @@ def connections(policy: Policy, workload: Workload, sentence: Sentence) -> Itera
         case _:
             for cidr, interface in _areas(policy, sentence.peer):
                 for address in _edges(policy, workload, sentence.direction, cidr):
-                    yield replace(base, remote=address, interface=interface)
+                    if not (interface and address.is_loopback):  # nobody there has such an address
+                        yield replace(base, remote=address, interface=interface)
 
 
 def _areas(policy: Policy, peer: Peer) -> Iterator[tuple[Cidr, str]]:

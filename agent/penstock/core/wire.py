@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
     },
     "revoke": {"id": str, "user": str},  # an id, or the beginning of one
     "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
+    # Which rules open it in chains?  `far`: host, workload:NAME or interface:NAME.
+    "opens": {"workload": str, "direction": str, "far": str, "protocol": str, "port": int},
 }
 """Each command with its arguments; all of them are required."""
 

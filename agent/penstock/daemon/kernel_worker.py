@@ -184,7 +184,7 @@ class KernelWorker:
 
     def count_hits(self, effect: effects.CountHits) -> events.Hits:
         hits = {name: self._nft.hits(name, family) for name, family in effect.sets}
-        return events.Hits(now(), effect.request, hits)
+        return events.Hits(now(), effect.request, hits, self._nft.counters())
 
 
 def _bypasses(processes: Mapping[str, Sequence[events.Seen]]) -> Iterator[events.Bypass]:
