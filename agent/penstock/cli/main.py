@@ -22,6 +22,7 @@ from penstock.errors import NoDaemon, PenstockError
 COMMANDS: Mapping[str, str] = {
     "status": "Say what is in force, and what weakens it.",
     "protect": "Make a workload of a systemd service.",
+    "edit": "Edit a workload's rules, then check, plan and apply.",
     "check": "Find the mistakes in rule files.",
     "plan": "Show what applying the rule files would change.",
     "apply": "Put the rule files in force.",
