@@ -178,9 +178,15 @@ def test_in_order_and_of_workloads_of_the_policy_only() -> None:
 def test_of_a_rule_with_many_sources_some_are_told_and_ports_do_not_cost_anew() -> None:
     many = ", ".join(f"10.1.{n // 250}.{n % 250}" for n in range(2000))
     said = policy(f"[{{from: [{many}], ports: [1-65535], name: r}}]")
-    found = exposure.of_workloads(said, [listener(port=port) for port in range(1, 5000)], NOW)["w"]
+    found = exposure.of_workloads(said, [listener(port=port) for port in range(1, 900)], NOW)["w"]
     assert found[0].reached_by[-2:] == ("10.1.0.7", "1992 more of rule r")
     assert len({id(one.reached_by[0]) for one in found if one.port not in ("22", "8888")}) == 1
+
+
+def test_what_a_workload_opens_without_end_is_cut_and_so_are_rules() -> None:
+    many = ", ".join(f"{{from: 10.1.{n}.0/24, ports: [1-65535], name: r{n}}}" for n in range(60))
+    found = exposure.of_workloads(policy(f"[{many}]"), [listener(port=port) for port in range(1, 2000)], NOW)["w"]
+    assert [len(found), len(found[0].rules), found[-1].listener.port] == [1000, 50, 1000]
 
 
 def test_text_of_others_is_made_safe() -> None:

@@ -43,6 +43,9 @@ from penstock.core.wire import Json
 SHOWN, WORD = 8, 64
 """Peers of one rule that are looked at and told of, and characters of each."""
 
+MAX_LISTENERS, MAX_RULES = 1_000, 50
+"""Of one workload that are told of, and rules about one port: a workload may open as many ports as it likes."""
+
 LOOPBACK: dict[int, Intervals] = {
     net.version: ((int(net.network_address), int(net.broadcast_address)),)
     for net in (ip_network("127.0.0.0/8"), ip_network("::1"))
@@ -109,7 +112,8 @@ def of_workloads(policy: Policy, listeners: Iterable[Listener], now: datetime) -
 
 def _in_order(policy: Policy, name: str, listeners: list[Listener], now: datetime) -> Iterator[Exposure]:
     exposures = Exposures(policy, policy.workloads[name], now)
-    for one in sorted(listeners, key=lambda one: (one.port, one.protocol, one.address.version, int(one.address))):
+    listeners.sort(key=lambda one: (one.port, one.protocol, one.address.version, int(one.address)))
+    for one in listeners[:MAX_LISTENERS]:
         yield exposures.of(one)
 
 
@@ -139,7 +143,7 @@ class Exposures:
         single, wide = self._by_port
         numbers = set(single.get((listener.protocol, listener.port), ()))
         numbers.update(number for opened, number in wide if _holds(opened, listener))
-        return [self._rules[number] for number in sorted(numbers)]
+        return [self._rules[number] for number in sorted(numbers)[:MAX_RULES]]
 
     def of(self, listener: Listener) -> Exposure:
         """Who reaches it."""
@@ -195,7 +199,8 @@ class Exposures:
         """Whether the port, being one of the host's admin ports, is closed to a part of `peer`."""
         clients = self._policy.of_plane(Plane.INFERENCE)
         by_interface = any(network.interface for network in clients)
-        return (by_interface and is_everything(peer)) or spaces != _spaces(replace(self._policy, admin_ports=Ports()), rule, where)
+        without = _spaces(replace(self._policy, admin_ports=Ports()), rule, where)
+        return (by_interface and is_everything(peer)) or spaces != without
 
     def _called(self, peer: Peer) -> str:
         word = printable(peer_text(peer), WORD)
