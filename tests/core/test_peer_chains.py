@@ -9,12 +9,24 @@ import pytest
 
 from governed import policy_of, rules
 from penstock.core import peer_chains
-from penstock.core.base_chains import STALE, WORKLOAD
+from penstock.core.base_chains import STALE, UNPROVEN, WORKLOAD
 from penstock.core.chains import Plan, build
 from penstock.core.compile import Live, compile_policy
 from penstock.core.peer_chains import NOBODY, Call, Calls, calls
 from penstock.core.policy import Mode, Policy, PortRange
-from penstock.core.rule_parts import Before, Count, End, Final, Goto, HasLabel, InCgroup, Jump, Loopback, PortIn
+from penstock.core.rule_parts import (
+    Before,
+    Count,
+    End,
+    Final,
+    Goto,
+    HasLabel,
+    InCgroup,
+    InSet,
+    Jump,
+    Loopback,
+    PortIn,
+)
 from penstock.core.ruleset import Chain, Rule
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -107,11 +119,32 @@ def test_who_is_no_workload_has_no_label() -> None:
         assert host.do == gw.do == (Count("hits_model_both"), Final.ACCEPT)
 
 
-def test_a_rule_of_the_caller_only_leads_to_what_the_called_one_lets_in() -> None:
-    first, *rest = chains(Calls(sent=(CALL,)))["met_model"].rules
+@pytest.mark.parametrize(
+    ("taken", "locked", "to"), [((), False, "in"), ((CALL,), False, "let"), ((CALL,), True, "in")]
+)
+def test_a_rule_of_the_caller_only_leads_to_what_the_called_one_lets_in(
+    taken: tuple[Call, ...], locked: bool, to: str
+) -> None:
+    found = {chain.name: chain for chain in peer_chains.build("model", Calls((CALL,), taken), locked=locked)}
+    first, *rest = found["met_model"].rules
     assert first == Rule((), (Jump("own_model"),))
-    assert {rule.do for rule in rest} == {(Count("hits_gw_x"), Goto("in_model"))}
+    assert {rule.do for rule in rest} == {(Count("hits_gw_x"), Goto(f"{to}_model"))}
     assert not any(Final.ACCEPT in rule.do for rule in rest)
+    if to == "let":
+        assert [rule.do for rule in found["let_model"].rules] == [(Jump("callers_model"),), (Goto("in_model"),)]
+    else:
+        assert "let_model" not in found
+
+
+def test_who_has_a_rule_about_another_asks_whether_it_is_his_own_before_his_sets() -> None:
+    """Else each of its packets would be looked for in vain."""
+    text = "[{to: ['workload:model', 127.0.0.1], ports: [80]}]"
+    for egress, expected in ((text, True), (text.replace("'workload:model', ", ""), False)):
+        made = compile_policy(policy(gw=egress), Live(NOW, LABELS, 1))
+        rules_of = {chain.name: chain.rules for chain in made.chains}
+        for chain in ("loopback_gw", "loopback6_gw"):
+            asked = [w for r in rules_of[chain] for w in r.when if w == HasLabel(UNPROVEN) or isinstance(w, InSet)]
+            assert [type(when) for when in asked] == [*([HasLabel] if expected else []), InSet]
 
 
 @pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.OBSERVE])

@@ -21,6 +21,7 @@ from penstock.core.rule_parts import (
     Count,
     Dispatch,
     Final,
+    ForeignSource,
     FullSocket,
     Goto,
     HasLabel,
@@ -32,6 +33,7 @@ from penstock.core.rule_parts import (
     Original,
     Protocol,
     SetLabel,
+    TcpReset,
     Tracked,
 )
 from penstock.core.ruleset import Chain, Rule
@@ -46,6 +48,17 @@ ICMP, TCP, UDP = Protocol("icmp"), Protocol("tcp"), Protocol("udp")
 ON_LOOPBACK_OUT, ON_LOOPBACK_IN = Loopback(Hook.OUTPUT), Loopback(Hook.INPUT)
 
 _rule = Rule.of
+
+
+def refusals() -> list[Chain]:
+    """How packets are refused, and what tells of a refusal."""
+    told = [_rule(TCP, Final.RESET), _rule(Final.PROHIBIT)]
+    return [
+        # With a foreign source address the refusal itself would carry data to a stranger.
+        Chain("refuse_out", (_rule(ForeignSource(), Final.DROP), *told)),
+        Chain("refuse_in", tuple(told)),
+        Chain("told", (_rule(ICMP, Final.ACCEPT), _rule(TcpReset(), Final.ACCEPT))),
+    ]
 
 
 def shared(

@@ -71,7 +71,6 @@ from penstock.core.rule_parts import (
     Reply,
     SetLabel,
     TcpAnswer,
-    TcpReset,
     Tracked,
 )
 from penstock.core.ruleset import Chain, Rule
@@ -88,6 +87,7 @@ class Plan:
     in_place: bool = False  # cgroups are bound in place: it may have connections from before it was governed
     names: NamePlan | None = None  # it has rules by name
     calls: Calls = NOBODY  # of other workloads to it
+    caller: bool = False  # some egress rule is about another workload
     links: interface_chains.Links = interface_chains.NONE
     barred: Barred = OPEN  # the host's admin ports
     opened: tuple[PortRange, ...] = ()  # its own ports, to whomever
@@ -126,7 +126,7 @@ def build(
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
     names = _by_name(plans)
     return (
-        *_refusals(),
+        *base_chains.refusals(),
         *workload_chains,
         *(name_chains.shared() if names else ()),
         *base_chains.shared(
@@ -149,21 +149,11 @@ def _in_set(direction: Direction, workload: str, peer: End, port: End) -> list[R
     ]
 
 
-
-def _refusals() -> list[Chain]:
-    told = [_rule(TCP, Final.RESET), _rule(Final.PROHIBIT)]
-    return [
-        # With a foreign source address the refusal itself would carry data to a stranger.
-        Chain("refuse_out", (_rule(ForeignSource(), Final.DROP), *told)),
-        Chain("refuse_in", tuple(told)),
-        Chain("told", (_rule(ICMP, Final.ACCEPT), _rule(TcpReset(), Final.ACCEPT))),
-    ]
-
-
 def _workload(plan: Plan) -> list[Chain]:
     lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
     names = [_stray(plan), *name_chains.own_chains(plan.names)] if plan.names else []
-    peers = [*peer_chains.build(plan.name, plan.calls), *interface_chains.own_chains(plan.name, plan.links)]
+    called = peer_chains.build(plan.name, plan.calls, locked=plan.mode is Mode.LOCK)
+    peers = [*called, *interface_chains.own_chains(plan.name, plan.links)]
     return [*_denials(plan), *names, *peers, *lists[plan.mode](plan)]
 
 
@@ -226,10 +216,10 @@ def _enforcing(plan: Plan) -> list[Chain]:
         f"reply_{name}",
         (
             *_barred(plan, End.DESTINATION, Goto(f"deny_reply_{name}")),
+            *([_rule(ON_LOOPBACK_OUT, Jump(f"called_{name}"))] if plan.calls.taken else []),
             *_in_set(Direction.IN, name, End.DESTINATION, End.SOURCE),
             *interface_chains.replying(plan.links),
             _rule(ON_LOOPBACK_OUT, Jump(f"own_{name}")),
-            *([_rule(ON_LOOPBACK_OUT, Jump(f"called_{name}"))] if plan.calls.taken else []),
             _rule(Goto(f"deny_reply_{name}")),
         ),
     )
@@ -289,7 +279,9 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     # The same, without a route lookup for nearly all that travels there.
     foreign_here = [_rule(OtherSource(family), ForeignSource(), *deny.do) for family in (4, 6)]
     before = (*detours, to_replies, *foreign_here)
-    loopback = _loopback(plan, before, asks, allowed=(*echo, *opened_here), deny=deny)
+    # What a workload with rules about others says here goes to them, nearly always: no set has it.
+    others = [_rule(HasLabel(UNPROVEN), Jump(f"own_{name}"))] if plan.caller else []
+    loopback = _loopback(plan, before, asks, allowed=(*echo, *others, *opened_here), deny=deny)
     chains = [*loopback, out, _in(plan)]
     return [_echo(plan), *chains] if pings else chains
 

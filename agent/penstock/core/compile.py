@@ -40,6 +40,7 @@ from penstock.core.policy import (
     Rule,
     Upstream,
     Workload,
+    WorkloadPeer,
 )
 from penstock.core.regions import Allowance, Interval, disjoint, merge, subtract
 from penstock.core.rule_parts import InCgroup
@@ -104,6 +105,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             in_place=bool(live.levels),
             names=_names(policy, workload, live),
             calls=calls[workload.name],
+            caller=any(isinstance(peer, WorkloadPeer) for rule in workload.egress for peer in rule.peers),
             links=interface_chains.links(policy, workload, live.now),
             barred=barred,
             opened=tuple(r for rule in workload.ingress for r in rule.ports.ranges),

@@ -106,14 +106,14 @@ def _taken(found: Sequence[Call], end: End) -> tuple[ChainRule, ...]:
     )
 
 
-def build(name: str, found: Calls) -> list[Chain]:
-    """The chains of the workload that is called."""
-    sent = _rules(found.sent, End.DESTINATION, Goto(f"in_{name}"))
+def build(name: str, found: Calls, *, locked: bool = False) -> list[Chain]:
+    """The chains of the workload that is called; `locked`: whoever has a rule, it lets nobody in."""
+    # Nearly whoever has a rule for it is let in by one about him: that is asked before its sets are.
+    let = bool(found.sent and found.taken) and not locked
+    sent = _rules(found.sent, End.DESTINATION, Goto(f"let_{name}" if let else f"in_{name}"))
     met = Chain(f"met_{name}", (ChainRule.of(Jump(f"own_{name}")), *sent))
     if not found.taken:
         return [met]
-    return [
-        met,
-        Chain(f"callers_{name}", _taken(found.taken, End.DESTINATION)),
-        Chain(f"called_{name}", _taken(found.taken, End.SOURCE)),
-    ]
+    callers = Chain(f"callers_{name}", _taken(found.taken, End.DESTINATION))
+    first = Chain(f"let_{name}", (ChainRule.of(Jump(callers.name)), ChainRule.of(Goto(f"in_{name}"))))
+    return [callers, *([first] if let else []), met, Chain(f"called_{name}", _taken(found.taken, End.SOURCE))]
