@@ -58,6 +58,12 @@ def test_holds(asked: Ask, direction: str, address: str, protocol: str, port: in
     assert asked("holds", workload="litellm", **question) == {"holds": held}
 
 
+@pytest.mark.parametrize("far", ["host", "workload:ollama", "interface:eth0"])
+def test_opens(asked: Ask, far: str) -> None:
+    question = {"direction": "in", "far": far, "protocol": "tcp", "port": 8000}
+    assert asked("opens", workload="litellm", **question) == in_force()["opens"]
+
+
 def test_hits(asked: Ask) -> None:
     rules = asked("hits", workload="litellm")["rules"]
     assert [(name.partition("-")[0], hits) for name, hits in sorted(rules.items())] == [

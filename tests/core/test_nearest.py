@@ -84,6 +84,8 @@ OTHER, BOTH = "other destination", "other destination and port"
             [(NetworkPeer("gpu-lan"), tcp(443)), (NetworkPeer("clients"), tcp(443))],
             (1, OTHER),
         ),
+        (out("10.30.1.9"), [(NetworkPeer("gpu-lan"), tcp(443))], (0, "other interface")),
+        (out("10.30.1.9"), [(NetworkPeer("gpu-lan"), tcp(80))], None),
         # names by their last labels
         (
             out(None, name="cdn.hf.co"),

@@ -310,9 +310,9 @@ def test_the_hosts_admin_ports(connection: Connection, expected: bool) -> None:
 
 
 def test_not_enforced_is_denied_unless_judged_as_written() -> None:
-    rules = (rule(Direction.OUT, 1, "gpu-lan"),)
+    rules = (rule(Direction.OUT, 1, "gpu-lan", excepted=(NetworkPeer("clients"),)),)
     connection = out("192.0.2.1", interface="eno2")
-    assert not ask(rules, connection).allow
+    assert ask(rules, connection).reason is Reason.NOT_ENFORCED
     assert ask(rules, connection, as_written=True).rule == "out-1"
 
 
@@ -388,10 +388,16 @@ def test_an_exception_beside_who_is_on_this_host_closes_it() -> None:
         assert ask(rules, into("::1", peer_workload=peer), as_written=True).allow
 
 
-def test_of_a_plane_what_is_behind_an_interface_is_not_seen_yet() -> None:
-    networks = {"lan": Network("lan", interface="eno2", plane=Plane.ADMIN)}
-    only = replace(policy(in_=(rule(Direction.IN, 1, "plane:admin"),)), networks=networks)
-    assert judge(only, Live(NOW), into("10.0.0.1", interface="eno2")).reason is Reason.NOT_ENFORCED
+def test_beside_an_exception_only_addresses_of_a_plane_count() -> None:
+    """An interface has no addresses that could be taken out of it."""
+    net = Network("net", (ip_network("10.0.0.0/8"),), plane=Plane.ADMIN)
+    networks = {"lan": Network("lan", interface="eno2", plane=Plane.ADMIN), "net": net}
+    cut = (CidrPeer(ip_network("10.1.0.0/16")),)
+    for excepted, reason in (((), Reason.RULE), (cut, Reason.NOT_ENFORCED)):
+        found = policy(in_=(rule(Direction.IN, 1, "plane:admin", excepted=excepted),))
+        only = replace(found, networks=networks)
+        assert judge(only, Live(NOW), into("192.0.2.1", interface="eno2")).reason is reason
+        assert judge(only, Live(NOW), into("10.0.0.1", interface="eno2")).allow
 
 
 # --- time ---
@@ -434,7 +440,7 @@ def test_a_near_miss_is_told_before_a_general_reason() -> None:
     at = "10.30.1.5"
     misses = {
         Reason.EXPIRED: rule(Direction.OUT, 1, at, expires=NOW),
-        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "gpu-lan"),
+        Reason.NOT_ENFORCED: rule(Direction.OUT, 2, "gpu-lan", excepted=(NetworkPeer("admin"),)),
         Reason.EXCEPTED: rule(Direction.OUT, 3, at, excepted=(CidrPeer(ip_network(f"{at}/32")),)),
         Reason.WRONG_PORT: rule(Direction.OUT, 4, at, Ports((PortRange("tcp", 80, 80),))),
         Reason.NO_RULE: rule(Direction.OUT, 5, "10.30.1.4"),
@@ -498,7 +504,7 @@ def test_every_reason_has_a_text_and_a_case_here() -> None:
     assert set(TEXTS) == set(Reason) - {Reason.RULE}
     reached = {expected for *_, expected in EGRESS + INGRESS}
     others = {Reason.UNKNOWN_WORKLOAD, Reason.LOCKED, Reason.EXPIRED, Reason.EXCEPTED, Reason.NO_RULES}
-    others |= {Reason.ADMIN_PORT}
+    others |= {Reason.ADMIN_PORT, Reason.NOT_ENFORCED}
     assert reached | others == set(Reason)
     assert all("\n" not in text and len(text) < 100 for text in TEXTS.values())
 

@@ -15,6 +15,7 @@ from penstock.core.connection import Connection
 from penstock.core.names import is_shared_suffix
 from penstock.core.policy import (
     EVERY_PORT,
+    NOWHERE,
     Address,
     AddressPeer,
     AnyPeer,
@@ -32,7 +33,7 @@ from penstock.core.policy import (
     Rule,
     WorkloadPeer,
 )
-from penstock.core.text import printable
+from penstock.core.text import printable, time_text
 
 SHOWN = 3  # peers and port ranges that a text spells out
 WORD = 64  # characters of one peer that it spells out
@@ -62,10 +63,12 @@ def nearest(policy: Policy, rules: Iterable[Rule], connection: Connection) -> Ne
                 best, found = score, (rule, peer)
     if found is None:
         return None
-    far_end = "destination" if connection.direction is Direction.OUT else "source"
-    differs = f"other {far_end}" if best[0] else f"other {far_end} and port"
     rule, peer = found
-    return Near(rule, f"nearest is rule {rule.id} ({describe(rule, peer)}): {differs}")
+    far_end = "destination" if connection.direction is Direction.OUT else "source"
+    if isinstance(peer, NetworkPeer) and policy.networks[peer.name].interface:
+        far_end = "interface"
+    differs = f"other {far_end}" if best[0] else f"other {far_end} and port"
+    return Near(rule, f"nearest is {called(rule, peer)}: {differs}")
 
 
 class NearestNames:
@@ -85,7 +88,7 @@ class NearestNames:
             rule, peer = self._by_suffix.get(suffix, (None, None))
             if rule is not None and peer is not None and not is_over(rule, now):
                 differs = "not the name above" if peer.pattern == f"*.{name}" else "other name"
-                return Near(rule, f"nearest is rule {rule.id} ({describe(rule, peer)}): {differs}")
+                return Near(rule, f"nearest is {called(rule, peer)}: {differs}")
         return None
 
 
@@ -151,6 +154,17 @@ def _shared_labels(pattern: str, name: str) -> int:
             break
         shared += LABEL
     return min(shared, BITS)
+
+
+def called(rule: Rule, peer: Peer | None = None) -> str:
+    """Return `rule` with its id: `rule db (10.30.1.5:5432)`; of what is lent also until when, by whom and why."""
+    words = f"{rule.id} ({describe(rule, peer)})"
+    return f"{words}, until {time_text(rule.expires)}, {rule.reason}" if is_lent(rule) else f"rule {words}"
+
+
+def is_lent(rule: Rule) -> bool:
+    """Whether it is a grant's, and stands in no file."""
+    return rule.place == NOWHERE and rule.id.startswith("grant-")
 
 
 def describe(rule: Rule, peer: Peer | None = None) -> str:
