@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
+import pytest
 from fake_host import START
 
 from penstock.core.explain import explain
 from penstock.core.log_prefix import Kind, Refusal
 from penstock.core.packets import Denied
 from penstock.core.parse import parse
-from penstock.core.policy import Direction, Mode, Policy
+from penstock.core.policy import Direction, Mode, Policy, PortRange, Ports
 
 PACKET = Denied(
     *("a", Direction.OUT, Refusal.DENY, Mode.ENFORCE, Kind.RULES, 4, "tcp"),
@@ -20,8 +22,8 @@ PACKET = Denied(
 RULES = "[{to: 198.51.100.10, ports: [443]}]"
 
 
-def policy(mode: str = "enforce", ingress: str = "[]") -> Policy:
-    text = f"version: 1\nworkload: a\nmode: {mode}\negress: {RULES}\ningress: {ingress}\n"
+def policy(mode: str = "enforce", ingress: str = "[]", egress: str = RULES) -> Policy:
+    text = f"version: 1\nworkload: a\nmode: {mode}\negress: {egress}\ningress: {ingress}\n"
     found = parse({"rules.d/a.yaml": text.encode()}).policy
     assert found
     return found
@@ -90,3 +92,13 @@ def test_a_workload_that_is_not_there_any_more() -> None:
     why = explain(Policy(), PACKET, START)
     assert why.allow is None
     assert why.text
+
+
+@pytest.mark.parametrize("more", [{"kind": Kind.LOOPBACK}, {"interface": "lo"}, {}])
+def test_an_admin_port_of_this_host_whichever_of_its_addresses(more: dict[str, Any]) -> None:
+    """A connection that was there when the port was closed is denied where its rule was asked for."""
+    ports = Ports((PortRange("tcp", 22, 22),))
+    found = replace(policy(egress="[{to: 192.0.2.10, ports: [22]}]"), admin_ports=ports)
+    packet = replace(PACKET, remote=ip_address("192.0.2.10"), port=22, **more)
+    why = explain(found, packet, START)
+    assert (why.reason, why.allow) == ("admin-port" if more else "changed", None)

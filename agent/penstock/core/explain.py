@@ -25,6 +25,8 @@ FIXED = {
 }
 REPLY = Explanation("reply", "an answer to a client whom no ingress rule allows now")
 CHANGED = Explanation("changed", "denied then; the rules have changed since and would allow it now")
+LOOPBACK = "lo"
+"""The interface over which this host talks to itself."""
 SOMEBODY = "?"
 """Who was refused at a workload is not known; whoever is no workload would have been let in by `from: host`."""
 UNWISE = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED, Reason.ADMIN_PORT, Reason.CONTROL_PORT})
@@ -51,7 +53,7 @@ def explain(
         remote=denied.remote,
         port=denied.port,
         peer_workload=SOMEBODY if denied.direction is Direction.IN else "",
-        here=denied.kind is Kind.LOOPBACK,
+        here=denied.kind is Kind.LOOPBACK or denied.interface == LOOPBACK,
         interface=denied.interface,
     )
     # A name that leads to this host opens nothing there, unless its rule says `private`.
