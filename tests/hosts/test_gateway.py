@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import re
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -264,6 +265,45 @@ def test_the_whole_matrix(made: Set) -> None:
     assert not wrong(outcomes), wrong(outcomes)
     reached = {name: {one.cell.port for one in outcomes if one.source == name and one.reached} for name in SOURCES}
     assert reached == SOURCES
+
+
+def test_who_was_refused_is_told(made: Set) -> None:
+    """By `blocks`: a line a source, about the server that it did not reach."""
+    for family in FAMILIES:
+        assert made.outside(CLIENT, family, SERVER) == "ECONNREFUSED"
+
+    def told() -> bool:
+        lines = made.host.run(["penstock", "blocks", "--direction", "in", "--json"]).stdout.splitlines()
+        about = [block for line in lines if (block := json.loads(line))["workload"] == "llama-server"]
+        return set(CLIENT) <= {block["address"] for block in about if block["port"] == SERVER}
+
+    made.at.wait_for(told)
+
+
+@pytest.mark.parametrize("verb", ["reload", "restart"])
+def test_the_gateway_keeps_its_right(made: Set, verb: str) -> None:
+    """Also its new processes; and who takes its port meanwhile has none."""
+    made.host.run(["systemctl", verb, "nginx.service"])
+    made.host.wait_until(lambda: serves(made))
+    made.host.run(["systemctl", "stop", "nginx.service"])
+    try:
+        for address in made.everywhere:
+            assert made.host.call_in(SCOPE, as_the_gateway, address) == "ECONNREFUSED"
+    finally:
+        made.host.run(["systemctl", "start", "nginx.service"])
+    made.host.wait_until(lambda: serves(made))
+
+
+def serves(made: Set) -> bool:
+    """Whether a client gets something from the model server, in both families."""
+    return all(made.client(family, "/v1/models", made.key).status == 200 for family in FAMILIES)
+
+
+def as_the_gateway(address: str) -> str:
+    """From a process that listens where the gateway did."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, GATEWAY), family=family):
+        return reach(address, SERVER, address)
 
 
 def greedy(made: Set) -> None:
