@@ -10,6 +10,8 @@ import pytest
 
 from cli.conftest import Call
 from cli.fake_daemon import FakeDaemon, finding, status, workload
+from cli.test_lent import saved as saved_grant
+from cli.test_lent import write as write_lent
 from penstock.cli.context import CannotTell
 from penstock.cli.status import in_force
 from penstock.core.wire import Json, Message
@@ -117,6 +119,9 @@ def test_wait_for_a_workload_that_is_not_there_yet(daemon: FakeDaemon, call: Cal
     assert call("status", "ollama", "--wait", "--timeout", "20s").exit_code == 0
 
 
+PLACE = ("file", "line")
+
+
 def about_one(daemon: FakeDaemon) -> None:
     daemon.replies["hits"] = lambda message: {"rules": {"db": 1234} if message.arguments else {}}
     daemon.replies["status"] = status(
@@ -145,6 +150,16 @@ def test_one_workload(daemon: FakeDaemon, call: Call) -> None:
     }
     assert [rule["hits"] for rule in rules] == [1234, None, None]
     assert call("status", "ollama").exit_code == 1
+
+
+def test_what_is_lent_to_it_is_among_its_rules(daemon: FakeDaemon, call: Call) -> None:
+    about_one(daemon)
+    write_lent(daemon, saved_grant())
+    daemon.replies["hits"] = {"rules": {"grant-1a2b3c4d": 7}}
+    found = json.loads(call("status", "litellm", "--json").stdout)["rules"]
+    assert [rule for rule in found if rule["file"] is None] == [
+        {"id": "grant-1a2b3c4d", "direction": "out", "text": "10.30.1.9:5432", "hits": 7} | dict.fromkeys(PLACE)
+    ]
 
 
 def test_one_workload_for_people(daemon: FakeDaemon, call: Call) -> None:

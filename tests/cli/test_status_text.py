@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.fake_daemon import finding, policy, status, unit, workload
+from cli.fake_daemon import finding, lent, policy, status, unit, workload
 from penstock.cli import format as form
 from penstock.cli.status_text import screen
 from penstock.core.wire import Json
@@ -161,3 +161,20 @@ def test_many_open_ports_are_folded_unless_one_workload_is_asked_for() -> None:
 @pytest.mark.parametrize("known", [None, []])
 def test_where_nothing_listens_or_it_is_not_known_nothing_is_said(known: list[Json] | None) -> None:
     assert "Listening" not in screen(status(workload(listening=known)), None)
+
+
+def test_what_is_lent() -> None:
+    grants = [lent(reason="why\x1b"), lent(workload="ollama", preset="hub", what="preset hub")]
+    found = screen(status(grants=grants), None)
+    at = found.index("Grants")
+    assert found[at + 1 : at + 4] == [
+        "  - grant-1a2b3c4d  litellm, 10.30.1.9:5432: 30 min left, anna: why\\x1b",
+        "  - grant-1a2b3c4d  ollama, preset hub: 30 min left, anna: to see",
+        "",
+    ]
+
+
+def test_a_rule_that_is_lent_is_in_no_file() -> None:
+    rule = {"id": "grant-1a2b3c4d", "direction": "out", "text": "10.30.1.9:5432", "hits": 3}
+    rule |= {"file": None, "line": None}
+    assert "                grant-1a2b3c4d  lent, see below" in screen(status(), [rule])

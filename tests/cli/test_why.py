@@ -12,6 +12,8 @@ import pytest
 
 from cli.conftest import Call
 from cli.fake_daemon import FILES, FakeDaemon, by_the_rules, names
+from cli.test_lent import saved as saved_grant
+from cli.test_lent import write as write_lent
 from penstock.cli import why as module
 from penstock.cli.format import rfc3339
 from penstock.core.wire import Json, Message
@@ -382,3 +384,18 @@ def test_no_policy_was_applied(daemon: FakeDaemon, call: Call) -> None:
     done = call("why", "litellm", "10.30.1.5:5432")
     assert done.exit_code == 2
     assert "no daemon has run here yet" in done.stderr
+
+
+def test_what_is_lent_is_named_with_its_end(daemon: FakeDaemon, call: Call) -> None:
+    assert call("why", "litellm", "10.30.1.9:5432").exit_code == 1
+    write_lent(daemon, saved_grant())
+    daemon.replies["holds"] = {"holds": True}
+    done = call("why", "litellm", "10.30.1.9:5432")
+    assert done.exit_code == 0
+    first, second, third, *_ = done.stdout.splitlines()
+    assert first == "ALLOWED  litellm -> 10.30.1.9:5432"
+    assert re.match(r"  grant-1a2b3c4d \(10.30.1.9:5432\), until .*Z, anna: to see allows it", second)
+    assert third.startswith("  grant-1a2b3c4d: lent until 20")
+    rule = json.loads(call("why", "litellm", "10.30.1.9:5432", "--json").stdout)["rule"]
+    assert (rule["id"], rule["file"], rule["line"]) == ("grant-1a2b3c4d", None, None)
+    assert rule["until"].endswith("Z")

@@ -102,3 +102,13 @@ def test_no_earlier_policy(asked: Ask) -> None:
 def test_what_is_no_request(asked: Ask) -> None:
     with pytest.raises(PenstockError, match="not a request: unknown command"):
         asked("nonsense")
+
+
+def test_lent_listed_and_revoked(asked: Ask) -> None:
+    said = {"workload": "litellm", "direction": "out", "peer": "10.30.1.9", "ports": "5432", "seconds": 600}
+    made = asked("grant", **said, until=0, reason="to see", wide=0, user="anna")
+    assert shape(made) == shape(in_force()["grant"])
+    revoked = asked("revoke", id=made["grant"]["id"], user="")
+    assert shape(revoked) == shape(in_force()["revoke"])
+    assert revoked["grant"] == made["grant"]
+    assert asked("grants") == {"grants": []}

@@ -252,7 +252,8 @@ def test_wide_with_a_word() -> None:
 def test_what_is_lent_already_for_as_long() -> None:
     longer, _ = lend(seconds=7200)
     found, _ = refused(lent=[longer])
-    assert found == "198.51.100.1:443 is allowed already, by grant-00000001 until 2026-03-01T14:00:01Z"
+    whose = "grant-00000001 (198.51.100.1:443), until 2026-03-01T14:00:01Z, anna: to see"
+    assert found == f"198.51.100.1:443 is allowed already, by {whose}"
     lend(lent=[longer], seconds=7300)
     lend(lent=[longer], workload="vllm")
 

@@ -16,9 +16,10 @@ from penstock.cli.client import ask
 from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.duration import duration
 from penstock.cli.format import rfc3339
+from penstock.cli.lent import with_lent
 from penstock.cli.status_text import screen
 from penstock.core.language.reading import near, shown
-from penstock.core.nearest import describe
+from penstock.core.nearest import describe, is_lent
 from penstock.core.wire import Json, Message
 from penstock.errors import NoDaemon
 
@@ -145,15 +146,15 @@ def _unknown(workload: str, names: list[str]) -> CannotTell:
 def _rules(run: Path, workload: str) -> list[dict[str, Any]]:
     """The rules of a workload with the packets that each let through; `hits` is None when it is not known."""
     hits = ask(run, Message("hits", {"workload": workload}))["rules"]
-    config = place_of(run, "config")
+    config, policy = place_of(run, "config"), with_lent(applied_policy(run), run, datetime.now(UTC))
     return [
         {
             "id": rule.id,
             "direction": rule.direction.value,
             "text": describe(rule),
-            "file": path_of(rule.place, config),
-            "line": rule.place.line,
+            "file": None if is_lent(rule) else path_of(rule.place, config),
+            "line": None if is_lent(rule) else rule.place.line,
             "hits": hits.get(rule.id),
         }
-        for rule in applied_policy(run).workloads[workload].rules
+        for rule in policy.workloads[workload].rules
     ]

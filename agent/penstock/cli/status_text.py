@@ -7,7 +7,20 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock.cli.format import ago, clock, counted, local, moment, number, paint, table, width, wrapped
+from penstock.cli.format import (
+    UNKNOWN,
+    ago,
+    clock,
+    counted,
+    local,
+    moment,
+    number,
+    paint,
+    span,
+    table,
+    width,
+    wrapped,
+)
 from penstock.core.text import printable
 from penstock.core.wire import Json
 
@@ -39,7 +52,7 @@ def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
         lines += ["", *_rules(rules)]
     lines += _listening(status["workloads"], LISTENING if rules is None else None)
     if status["grants"]:
-        lines += ["", "Grants", *_grants(status["grants"])]
+        lines += ["", "Grants", *_grants(status["grants"], now)]
     if status["implicit"]:
         lines += ["", "Always allowed"]
         lines += [line for text in status["implicit"] for line in wrapped(text, 4, "  - ")]
@@ -184,14 +197,15 @@ def _rules(rules: Sequence[Json]) -> Iterator[str]:
     for rule in rules:
         arrow = "out" if rule["direction"] == "out" else "in "
         yield f"{number(rule['hits']):>10}  {arrow} {rule['text']}"
-        yield f"{'':>10}      {rule['id']}  {rule['file']}:{rule['line']}"
+        where = "lent, see below" if rule["file"] is None else f"{rule['file']}:{rule['line']}"
+        yield f"{'':>10}      {rule['id']}  {where}"
 
 
-def _grants(grants: Sequence[Json]) -> Iterator[str]:
+def _grants(grants: Sequence[Json], now: datetime) -> Iterator[str]:
     for one in grants:
-        port = "" if one["port"] is None else f":{one['port']}"
-        what = f"{one['workload']} {one['direction']} {one['peer']}{port}/{one['protocol']}"
-        text = f"{one['id']}  {what} until {local(moment(one['until']))}, {one['owner']}: {one['reason']}"
+        until = moment(one["until"])
+        left = span(until - now) if until else UNKNOWN
+        text = f"{one['id']}  {one['workload']}, {one['what']}: {left} left, {one['owner']}: {one['reason']}"
         yield from wrapped(text, 4, "  - ")
 
 

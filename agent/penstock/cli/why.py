@@ -12,6 +12,7 @@ import click
 from penstock.cli.applied import applied_policy, complete_workload, no_such
 from penstock.cli.client import ask
 from penstock.cli.context import CannotTell, Context, place_of
+from penstock.cli.lent import with_lent
 from penstock.cli.why_names import known
 from penstock.cli.why_text import Kernel, Shown, as_json, lines
 from penstock.core.asking import Answer, BadQuery, incoming, outgoing, reply
@@ -62,10 +63,10 @@ def why(
     Exit status: 0 allowed, 1 denied, 2 cannot tell.  It follows the policy, unless the kernel disagrees.
     """
     run = (ctx.obj or Context()).run
-    policy = applied_policy(run) if directory is None else _policy_in(directory)
+    now = datetime.now(UTC)
+    policy = with_lent(applied_policy(run), run, now) if directory is None else _policy_in(directory)
     sentence = _question(what, source)
     _check_names(policy, workload, sentence)
-    now = datetime.now(UTC)
     names = known(run, workload, sentence, now) if directory is None else None
     answer = reply(
         policy,

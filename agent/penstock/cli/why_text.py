@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli.applied import path_of
-from penstock.cli.format import paint, wrapped
+from penstock.cli.format import moment, paint, stamp, wrapped
 from penstock.cli.why_names import KEYS, Known
 from penstock.core.asking import Answer
-from penstock.core.nearest import describe
+from penstock.core.nearest import describe, is_lent
 from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Policy, Sentence, Workload
-from penstock.core.text import printable
+from penstock.core.text import printable, time_text
 
 
 class Kernel(StrEnum):
@@ -75,7 +75,7 @@ def lines(found: Shown) -> list[str]:
     result += [line for text in texts for line in wrapped(text, 2)]
     rule = _place(found, "rule") or _place(found, "nearest")
     if rule is not None:
-        result.append(f"  rule {rule['id']}: {rule['file']}:{rule['line']}")
+        result.append(f"  {_where(rule)}")
     by_name = found.names.lines(allowed=found.answer.allow is True) if found.names else ()
     result += [line for text in by_name for line in wrapped(text, 2)]
     result.append(f"  kernel: {paint(word, kernel_colour)}")
@@ -150,6 +150,16 @@ def _place(found: Shown, which: str) -> dict[str, Any] | None:
     wanted = verdict.rule if which == "rule" else verdict.nearest
     for rule in found.workload.rules:
         if rule.id == wanted:
-            path = path_of(rule.place, found.config)
-            return {"id": rule.id, "text": describe(rule), "file": path, "line": rule.place.line}
+            if is_lent(rule):
+                where: dict[str, Any] = {"file": None, "line": None, "until": time_text(rule.expires)}
+            else:
+                where = {"file": path_of(rule.place, found.config), "line": rule.place.line}
+            return {"id": rule.id, "text": describe(rule), **where}
     return None
+
+
+def _where(rule: dict[str, Any]) -> str:
+    """Where it stands; of what is lent, until when."""
+    if rule["file"] is None:
+        return f"{rule['id']}: lent until {stamp(moment(rule['until']))}"
+    return f"rule {rule['id']}: {rule['file']}:{rule['line']}"

@@ -14,7 +14,7 @@ from penstock.core.language.parse_ports import BadPorts, merged, port_range
 from penstock.core.language.reading import near, shown
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.lint import lint
-from penstock.core.nearest import describe
+from penstock.core.nearest import called, describe
 from penstock.core.parse import parse_file
 from penstock.core.policy import (
     EVERY_PORT,
@@ -37,7 +37,7 @@ from penstock.core.policy import (
 )
 from penstock.core.presets import Preset
 from penstock.core.problems import Problem, any_error
-from penstock.core.text import printable, time_text
+from penstock.core.text import printable
 from penstock.core.unenforced import CODE, unenforced
 from penstock.core.wire import LONGEST_GRANT, Json
 
@@ -287,26 +287,26 @@ def _forbids(problem: Problem) -> bool:
 
 def _check_news(request: Request, workload: Workload, made: Grant) -> None:
     """Whether some rule, or some grant that lasts as long, opens all of it already."""
-    others = [(rule.id, rule) for rule in workload.rules]
+    others = list(workload.rules)
     for other in request.lent:
         if other.workload == workload.name:
-            others += [(f"{other.id} until {time_text(other.until)}", rule) for rule in other.lent()]
+            others += other.lent()
     by = [_opener(request.policy, rule, others, made.until) for rule in made.rules]
     if all(by):
         names = ", ".join(dict.fromkeys(by[:3]))
         raise BadGrant(f"{made.what} is allowed already, by {names}", f"see: penstock status {workload.name}")
 
 
-def _opener(policy: Policy, rule: Rule, others: list[tuple[str, Rule]], until: datetime) -> str:
+def _opener(policy: Policy, rule: Rule, others: Sequence[Rule], until: datetime) -> str:
     """Which of the others opens all that `rule` does until then; empty when none does alone."""
-    for name, other in others:
+    for other in others:
         ends = other.expires is not None and other.expires < until
         if other.direction is not rule.direction or ends or other.excepted or (rule.private and not other.private):
             continue
         if _has_ports(other.ports, rule.ports) and other.peers:
             cover = Cover(policy, other.peers)
             if all(cover.holds(far) for far in rule.peers):
-                return name if name.startswith("grant-") else f"rule {name}"
+                return called(other)
     return ""
 
 

@@ -174,7 +174,7 @@ class Lending:
         if pending is None:
             return []
         answer: list[Effect] = [effects.Answer(request, pending.answer)] if request is not None else []
-        return [*answer, *pending.told]
+        return [*pending.told, *answer]
 
     def failed(self, operation: int, now: datetime) -> list[Effect]:
         """That operation is over, and what it wanted is not in force."""

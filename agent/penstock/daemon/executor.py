@@ -100,10 +100,6 @@ class Executor:
                 return await self._in_files(lambda: files.compile(effect))
             case effects.StageState():
                 await self._in_files(lambda: files.stage_state(effect))
-            case effects.SaveGrants(_, data) | effects.KeepGrants(data):
-                await self._in_files(lambda: files.save_grants(data))
-            case effects.Account():
-                await self._in_files(lambda: files.account(effect))
             case effects.MarkTrial():
                 await self._in_files(files.mark_trial)
             case effects.CommitState(operation):
@@ -167,7 +163,17 @@ class Executor:
                 self._resolver.configure(message)
             case effects.Settle(ids, ok):
                 self._resolver.settle(ids, ok)
+            case _:
+                await self._do_grants(effect)
         return None
+
+    async def _do_grants(self, effect: Effect) -> None:
+        """The effects that are about what is lent."""
+        match effect:
+            case effects.SaveGrants(_, data) | effects.KeepGrants(data):
+                await self._in_files(lambda: self._files.save_grants(data))
+            case effects.Account():
+                await self._in_files(lambda: self._files.account(effect))
 
     async def _in_files(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._file_thread, work)
