@@ -25,8 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from penstock.core import admin_chains, base_chains, interface_chains, name_chains, peer_chains
+from penstock.core import admin_chains, base_chains, denial_chains, interface_chains, name_chains, peer_chains
 from penstock.core.admin_chains import OPEN, Barred
 from penstock.core.base_chains import (
     ICMP,
@@ -91,6 +92,12 @@ class Plan:
     links: interface_chains.Links = interface_chains.NONE
     barred: Barred = OPEN  # the host's admin ports
     opened: tuple[PortRange, ...] = ()  # its own ports, to whomever
+    until: datetime | None = None  # it is observed up to then, and enforced from then on
+
+    @property
+    def judged(self) -> Mode:
+        """How its packets are judged, whatever becomes of those that no rule allows."""
+        return Mode.ENFORCE if self.mode is Mode.OBSERVE and self.until is not None else self.mode
 
 
 def set_name(direction: Direction, family: int, workload: str) -> str:
@@ -154,7 +161,9 @@ def _workload(plan: Plan) -> list[Chain]:
     names = [_stray(plan), *name_chains.own_chains(plan.names)] if plan.names else []
     called = peer_chains.build(plan.name, plan.calls, locked=plan.mode is Mode.LOCK)
     peers = [*called, *interface_chains.own_chains(plan.name, plan.links)]
-    return [*_denials(plan), *names, *peers, *lists[plan.mode](plan)]
+    ends = denial_chains.Ends(plan.name, plan.mode, plan.until)
+    denials = denial_chains.build(ends, plan.label, *(counter_name(d, plan.name) for d in Direction))
+    return [*denials, *names, *peers, *lists[plan.judged](plan)]
 
 
 def _stray(plan: Plan) -> Chain:
@@ -162,45 +171,6 @@ def _stray(plan: Plan) -> Chain:
     counter = counter_name(Direction.OUT, plan.name)
     prefix = format_prefix(Direction.OUT, "deny", plan.mode, "loopback", plan.name)
     return Chain(name_chains.stray(plan.name), (_rule(Count(counter)), _rule(Log(prefix)), _rule(Final.DROP)))
-
-
-def _denials(plan: Plan) -> list[Chain]:
-    """Count, log, then refuse; in observe mode let it go."""
-    verdict = "would-deny" if plan.mode is Mode.OBSERVE else "deny"
-
-    def log(direction: Direction, kind: str) -> Rule:
-        return _rule(Log(format_prefix(direction, verdict, plan.mode, kind, plan.name)))
-
-    def end(action: Action) -> Rule:
-        return _rule(Final.ACCEPT if plan.mode is Mode.OBSERVE else action)
-
-    name, out, in_ = plan.name, Direction.OUT, Direction.IN
-    count_out = _rule(Count(counter_name(out, name)))
-    count_in = _rule(Count(counter_name(in_, name)))
-    # Only where packets are really denied does the sender of an unproven one end here; else others judge.
-    loopback_end = _rule(Final.RETURN if plan.mode is Mode.OBSERVE else Goto("refuse_in"))
-    return [
-        Chain(f"foreign_{name}", (log(out, "source"), end(Final.DROP))),
-        Chain(
-            f"deny_out_{name}",
-            (
-                count_out,
-                _rule(ForeignSource(), Goto(f"foreign_{name}")),
-                log(out, "rules"),
-                end(Goto("refuse_out")),
-            ),
-        ),
-        Chain(f"deny_reply_{name}", (count_in, log(in_, "reply"), end(Goto("refuse_out")))),
-        Chain(
-            f"deny_in_{name}",
-            (_rule(Tracked.RELATED, Jump("told")), count_in, log(in_, "rules"), end(Goto("refuse_in"))),
-        ),
-        Chain(f"deny_loopback_{name}", (count_out, log(out, "loopback"), loopback_end)),
-        Chain(
-            f"own_{name}",
-            (_rule(HasLabel(STALE), Final.RETURN), _rule(HasLabel(plan.label), Final.ACCEPT)),
-        ),
-    ]
 
 
 def _locked(plan: Plan) -> list[Chain]:
@@ -361,7 +331,7 @@ def _elder(plan: Plan) -> list[Chain]:
 def _in(plan: Plan) -> Chain:
     """What arrives at a socket of the workload."""
     name = plan.name
-    answers = Goto(f"answer_{name}") if plan.mode is Mode.ENFORCE else Final.ACCEPT
+    answers = Goto(f"answer_{name}") if plan.judged is Mode.ENFORCE else Final.ACCEPT
     return Chain(
         f"in_{name}",
         (

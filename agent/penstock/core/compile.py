@@ -109,6 +109,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             links=interface_chains.links(policy, workload, live.now),
             barred=barred,
             opened=tuple(r for rule in workload.ingress for r in rule.ports.ranges),
+            until=workload.until,
         )
         for workload in workloads
     ]

@@ -260,6 +260,7 @@ class Workload:
     match: tuple[Match, ...] = ()  # any of them; empty: only `penstock run` puts processes here
     sentences: tuple[Sentence, ...] = ()
     known: tuple[Known, ...] = ()
+    until: datetime | None = None  # aware: its mode is lent, and ends then; never of a file
     place: Place = field(default=NOWHERE, compare=False)
 
     @property
