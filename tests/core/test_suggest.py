@@ -225,6 +225,7 @@ UNWISE = {
     "excepted": seen(reason="excepted"),
     "type": asked("a.example.org", reason="type"),
     "protocol": seen(protocol="132", port=None),
+    "control-port": seen(address="10.0.0.9", port=2375, reason="control-port"),
     "admin-port": came("10.30.1.1", 8265),
     "reply": came("10.30.1.1", 40000, reason="reply"),
     "foreign-source": seen(reason="foreign-source"),
