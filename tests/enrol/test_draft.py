@@ -62,8 +62,9 @@ def test_each_example_with_everything_it_names(name: str) -> None:
 
 def test_what_is_left_out_says_why_and_can_be_taken_in_again() -> None:
     made = drafted("ollama.yaml", NETWORKS)
-    assert len(made.left_out) == 1
-    assert made.left_out[0].startswith("ingress `ports: [11434] from: workload:litellm`: ")
+    rule, test = made.left_out
+    assert rule.startswith("ingress `ports: [11434] from: workload:litellm`: ")
+    assert test.startswith("test `ingress from workload:litellm 11434 allow`: ")
     assert "  # - ports: [11434]\n  #   from: workload:litellm\n" in made.text
     again = made.text.replace("  # - ports", "  - ports").replace("  #   from", "    from")
     gateway = b"version: 1\nworkload: litellm\nmode: observe\negress: []\ningress: []\n"
