@@ -14,7 +14,7 @@ from ipaddress import ip_network
 from penstock.core import rebinding
 from penstock.core.advice import has_port
 from penstock.core.lookups import METADATA_NAMES
-from penstock.core.policy import CONTROL_PORTS, LINK_LOCAL, METADATA, Address, Cidr, Direction, Known, Policy
+from penstock.core.policy import LINK_LOCAL, METADATA, Address, Cidr, Direction, Known, Policy
 from penstock.core.presets import Kind
 from penstock.core.seen import ASKED, Seen, is_here, proper_name
 from penstock.core.text import printable
@@ -103,8 +103,6 @@ def why(seen: Seen, ground: Ground) -> Why | None:
             return Why(code, _NO_RULE_HELPS[code])
     if seen.key.direction is Direction.IN:
         return _of_caller(seen)
-    if seen.key.protocol == "tcp" and seen.key.port in CONTROL_PORTS:
-        return Why("control-port", f"the port of {CONTROL_PORTS[seen.key.port]}: who connects commands that host")
     if seen.address is None:
         return _of_name(seen, ground)
     return _of_address(seen, ground)
