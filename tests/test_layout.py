@@ -12,7 +12,7 @@ PACKAGE = ROOT / "agent/penstock"
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 
-MIRRORED = ("core", "kernel", "resolver", "enrol", "daemon", "cli", "demo")
+MIRRORED = ("core", "blocklog", "kernel", "resolver", "enrol", "daemon", "cli", "demo")
 
 MODULES = sorted(PACKAGE.glob("**/*.py"))
 TESTS = sorted(path for folder in MIRRORED for path in (ROOT / "tests" / folder).glob("**/test_*.py"))

@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from penstock.cli import block_log, block_text
 from penstock.cli.blocks import blocks
 from penstock.cli.context import Context, find_daemon_json
+from penstock.core import block_keys
 from penstock.core.blocks import Block, Process
 from penstock.daemon.sinks import BlockLog
 
@@ -142,7 +143,7 @@ def test_a_look_up_is_no_connection_to_the_same_name(tmp_path: Path) -> None:
     ],
 )
 def test_endpoint(changes: dict[str, Any], text: str) -> None:
-    assert block_text.endpoint(replace(BLOCK, **changes)) == text
+    assert block_keys.endpoint(replace(BLOCK, **changes)) == text
 
 
 def test_hostile_text_is_escaped(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core.blocks import Block, Process, from_json
-from penstock.daemon.sinks import BlockLog
+from penstock.core.blocks import LOG_KEPT, Block, Process, from_json
+from penstock.daemon import sinks
+from penstock.daemon.sinks import MAX_BYTES, BlockLog
 
 BLOCK = Block(
     id="0",
@@ -92,7 +93,12 @@ def test_goes_on_after_a_restart_and_ends_a_half_line(tmp_path: Path) -> None:
     assert [from_json(first).id, from_json(second).id] == ["1", "2"]
 
 
-def test_rotates_and_keeps_five(tmp_path: Path) -> None:
+def test_a_million_records_are_kept() -> None:
+    assert (LOG_KEPT + 1) * MAX_BYTES >= 1_000_000 << 10
+
+
+def test_rotates_and_keeps_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "LOG_KEPT", 5)
     log = BlockLog(tmp_path, max_bytes=2 * LINE)
     for n in range(0, 9 * 2, 2):
         log.append(blocks(n))

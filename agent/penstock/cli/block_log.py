@@ -10,12 +10,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.core.blocks import LOG_KEPT, LOG_NAME, MAX_LINE, Block, from_json
+from penstock.blocklog.log_files import LogFile, Record, Wanted, close_all, inode, open_all
+from penstock.core.blocks import LOG_NAME, MAX_LINE, from_json
 from penstock.core.text import printable
 from penstock.errors import PenstockError
+
+__all__ = ["BlockReader", "LogFile", "Record", "Wanted"]
 
 _CHUNK = 256 << 10
 _REMEMBERED = 65_536
@@ -25,49 +27,13 @@ _TOO_OLD = 4096
 """So many blocks in a row before the time asked for end the search: one alone may be a clock set wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogFile:
-    """An open file, and where its last whole line ends."""
-
-    fd: int
-    inode: tuple[int, int]
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A block and the line that it came from."""
-
-    block: Block
-    line: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for.  A block counts as long as part of it lies between `since` and `until`."""
-
-    since: float | None = None
-    until: float | None = None
-    workload: str | None = None
-    direction: str | None = None
-
-    def has(self, block: Block) -> bool:
-        """Whether the block was asked for."""
-        return (
-            (self.since is None or block.last >= self.since)
-            and (self.until is None or block.first <= self.until)
-            and self.workload in (None, block.workload)
-            and self.direction in (None, block.direction)
-        )
-
-
 class BlockReader:
     """The log in `directory`.  PenstockError when there is none, or none that we may read."""
 
     def __init__(self, directory: Path) -> None:
         self.malformed = 0
         self._directory = directory
-        self._files = _open_all(directory)
+        self._files = open_all(directory)
         if not self._files:
             raise PenstockError(
                 f"there is no block log (looked for {LOG_NAME})",
@@ -99,13 +65,12 @@ class BlockReader:
         """What was written since the reader was made, or since the last call; a block once a line."""
         yield from self._new_in_current(wanted)
         with suppress(FileNotFoundError):  # in the middle of a rotation
-            if _inode(os.stat(self._directory / LOG_NAME)) != self._files[0].inode:
+            if inode(os.stat(self._directory / LOG_NAME)) != self._files[0].inode:
                 yield from self._new_after_rotation(wanted)
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files:
-            os.close(file.fd)
+        close_all(self._files)
         self._files = []
 
     def _parsed(self, line: bytes) -> Record | None:
@@ -135,14 +100,13 @@ class BlockReader:
     def _new_after_rotation(self, wanted: Wanted) -> Iterator[Record]:
         """Several rotations may have passed while we were stopped."""
         own = self._files[0].inode
-        found = _open_all(self._directory)
+        found = open_all(self._directory)
         newer = []
         for file in found:
             if file.inode == own:
                 break
             newer.append(file)
-        for file in found[len(newer) :]:
-            os.close(file.fd)
+        close_all(found[len(newer) :])
         yield from self._new_in_current(wanted)  # written after we looked and before it was rotated
         for file in reversed(newer):
             self.close()
@@ -154,42 +118,6 @@ class BlockReader:
             record = self._parsed(line) if line else None
             if record and wanted.has(record.block):
                 yield record
-
-
-def _open_all(directory: Path) -> list[LogFile]:
-    """Newest first.  A rotation meanwhile moves a file to the next name: it shows twice and is taken once."""
-    files: list[LogFile] = []
-    for name in (LOG_NAME, *(f"{LOG_NAME}.{n}" for n in range(1, LOG_KEPT + 1))):
-        try:
-            fd = os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as e:
-            where = printable(str(directory / name), 4096)
-            hint = "run it as root, or as a member of the group that owns the log"
-            raise PenstockError(f"cannot be read: {e.strerror}", where=where, hint=hint) from e
-        status = os.fstat(fd)
-        if _inode(status) in [file.inode for file in files]:
-            os.close(fd)
-        else:
-            files.append(LogFile(fd, _inode(status), _last_newline(fd, status.st_size)))
-    return files
-
-
-def _inode(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _last_newline(fd: int, size: int) -> int:
-    """Where the last whole line ends."""
-    end = size
-    while end > 0:
-        start = max(0, end - _CHUNK)
-        found = os.pread(fd, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
 
 
 def _backwards(fd: int, end: int) -> Iterator[bytes]:

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 import click
 
 from penstock.cli.format import local
+from penstock.core.block_keys import destination, endpoint, group_key
 from penstock.core.blocks import Block, rfc3339
 from penstock.core.text import printable
 
 _VERDICTS = {"deny": ("DENY", "red"), "would-deny": ("WOULD-DENY", "yellow"), None: ("DENY?", "yellow")}
 _ARROWS = {"out": "->", "in": "<-"}
-NOT_APART = "(not kept apart)"
 _INDENT = " " * 10
 MAX_GROUPS = 100_000
 """Of `--by`; the rest is summed up under no key."""
@@ -28,6 +28,7 @@ class Row:
     latest: Block
     packets: int
     unlogged: int
+    last: float = 0.0  # seconds since the epoch; a later line may tell of an earlier time
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +66,15 @@ class Group:
         )
 
 
-def endpoint(block: Block) -> str:
-    """The remote end, and for direction in the port that was asked for here; of a look-up what was asked."""
-    if block.is_lookup:
-        return f"asked {printable(block.name or NOT_APART)}"
-    if block.address is None and block.name is None:
-        return NOT_APART
-    host = printable(block.name or block.address or "")
-    protocol = printable(block.protocol or "?")
-    after = f" ({printable(block.address)})" if block.name and block.address else ""
-    if block.port is None:
-        return f"{host}/{protocol}{after}"
-    if block.direction == "in":
-        return f"{host} on {block.port}/{protocol}{after}"
-    host = f"[{host}]" if ":" in host else host
-    return f"{host}:{block.port}/{protocol}{after}"
-
-
 def rows(newest_first: Iterable[Block]) -> list[Row]:
     """Fold blocks of the same destination, whatever their window; oldest row first."""
     found: dict[tuple[object, ...], Row] = {}
     for block in newest_first:
         row = found.setdefault(destination(block), Row(block, 0, 0))
+        row.last = max(row.last, block.last)
         row.packets += block.count + block.unlogged
         row.unlogged += block.unlogged
-    return sorted(found.values(), key=lambda row: row.latest.last)
-
-
-def destination(block: Block) -> tuple[object, ...]:
-    """What makes two blocks the same to a reader."""
-    where = block.name or block.address or block.reason
-    asked = block.is_lookup  # over UDP or TCP, that is the same to whoever asks
-    protocol = None if asked else block.protocol
-    return block.workload, block.direction, block.verdict, where, block.port, protocol, asked
+    return sorted(found.values(), key=lambda row: row.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +127,13 @@ def groups(newest_first: Iterable[Block], by: str) -> list[Group]:
     """Sum up by destination, workload or process; largest first.  Unlogged packets count as well."""
     found: dict[tuple[str | None, str | None], Group] = {}
     for block in newest_first:
-        key: tuple[str | None, str | None] = (_key(block, by), block.workload)
+        key: tuple[str | None, str | None] = (group_key(block, by), block.workload)
         if key not in found and len(found) >= MAX_GROUPS:
             key = (None, None)
         group = found.setdefault(key, Group(*key, 0, block.first, block.last))
         group.count += block.count + block.unlogged
         group.first, group.last = min(group.first, block.first), max(group.last, block.last)
     return sorted(found.values(), key=lambda group: (-group.count, group.key or "", group.workload or ""))
-
-
-def _key(block: Block, by: str) -> str | None:
-    if by == "workload":
-        return block.workload
-    if by == "process":
-        return block.process.comm
-    return endpoint(block) if block.address or block.name or block.is_lookup else None
 
 
 def group_line(group: Group, by: str, today: str) -> str:

@@ -20,16 +20,20 @@ from typing import TextIO
 import click
 
 from penstock.cli.block_log import BlockReader, Record, Wanted
-from penstock.cli.block_text import Look, Row, Widths, destination, group_line, groups, lines, rows
+from penstock.cli.block_source import Rows, Source, answer
+from penstock.cli.block_text import MAX_GROUPS, Look, Row, Widths, group_line, lines, rows
 from penstock.cli.context import Context, drop_output, find_daemon_json
 from penstock.cli.duration import when
 from penstock.cli.format import local
+from penstock.core.block_keys import destination
 from penstock.errors import PenstockError
 
 DEFAULT_LOG = Path("/var/log/penstock")
 _POLL = 0.2  # seconds
 _BEFORE_FOLLOWING = 10  # blocks, unless --since or --limit says otherwise
 _HINTS_REMEMBERED = 4096
+MOST_ROWS = 40
+"""Of a summary for people, unless --all or --limit says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,16 @@ class _Output:
 
     def write(self, texts: Iterable[str]) -> None:
         self.stream.writelines(text + "\n" for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What to print."""
+
+    wanted: Wanted
+    by: str | None
+    limit: int | None
+    all: bool
 
 
 @click.command()
@@ -61,6 +75,7 @@ class _Output:
     metavar="N",
     help="Only the newest N blocks; with --by the largest N.",
 )
+@click.option("--all", "everything", is_flag=True, help="Every destination, not only the newest 40.")
 @click.option("--log", type=click.Path(path_type=Path), metavar="DIR", help="Where the log is.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
@@ -73,29 +88,37 @@ def blocks(
     direction: str | None,
     by: str | None,
     limit: int | None,
+    everything: bool,
     log: Path | None,
     as_json: bool,
 ) -> None:
     """Show what was blocked, or in observe mode would have been: oldest first, one line a destination.
 
+    \b
+    penstock blocks --since 1h --workload my-server
+    penstock blocks --by destination --limit 20
+    penstock blocks -f
+
     Exits 0 also when nothing was blocked, and 2 when there is no log.
     """
     if follow and by:
         raise click.UsageError("--by sums up what there is, and -f has no end: give one of them")
+    if everything and limit:
+        raise click.UsageError("--all and --limit say two things: give one of them")
     wanted = Wanted(_seconds(since), _seconds(until), workload, direction)
+    directory = log or _log_of(ctx.obj)
     try:
-        reader = BlockReader(log or _log_of(ctx.obj))
+        reader = BlockReader(directory)
     except PenstockError as e:
         click.echo(f"penstock blocks: {e}", err=True)
         ctx.exit(2)
     output = _output(as_json)
+    asked = _Asked(wanted, by, limit, everything)
     try:
         if follow:
             _follow(reader, wanted, limit, output)
-        elif by:
-            _show_groups(reader, wanted, by, limit, output)
-        else:
-            _show(reader, wanted, limit, output)
+        elif not answer(directory, reader, lambda source: _show(source, asked, output)):
+            _tell_none(wanted)
         output.stream.flush()
     except KeyboardInterrupt:
         pass
@@ -106,29 +129,58 @@ def blocks(
         _tell_malformed(reader)
 
 
-def _show(reader: BlockReader, wanted: Wanted, limit: int | None, output: _Output) -> None:
-    found = islice(reader.newest_first(wanted), limit)
-    if output.as_json:
-        texts = [_as_line(record) for record in found]
-        output.write(reversed(texts))
-        _tell_if_none(bool(texts), wanted)
-        return
-    shown = rows(record.block for record in found)
-    widths = Widths()
-    for row in shown:
-        widths = widths.with_room_for(row.latest)
-    for row in shown:
-        output.write(lines(row, widths, output.look, hint=True))
-    _tell_if_none(bool(shown), wanted)
+def _show(source: Source, asked: _Asked, output: _Output) -> bool:
+    """Print what was asked for; whether there is any.  Unusable before anything is printed."""
+    if asked.by:
+        return _show_groups(source, asked.by, asked, output)
+    if not output.as_json:
+        return _show_rows(source, asked, output)
+    any_found = False
+    for record in source.records(asked.wanted, asked.limit):
+        any_found = True
+        output.write([_as_line(record)])
+    return any_found
 
 
-def _show_groups(reader: BlockReader, wanted: Wanted, by: str, limit: int | None, output: _Output) -> None:
-    found = groups((record.block for record in reader.newest_first(wanted)), by)[:limit]
-    if output.as_json:
-        output.write(group.as_json(by) for group in found)
+def _show_rows(source: Source, asked: _Asked, output: _Output) -> bool:
+    most = MAX_GROUPS if asked.all else MOST_ROWS
+    if asked.limit is None:
+        found = source.rows(asked.wanted, most)
     else:
-        output.write(group_line(group, by, output.look.today) for group in found)
-    _tell_if_none(bool(found), wanted)
+        shown = rows(record.block for record in reversed(list(source.records(asked.wanted, asked.limit))))
+        found = Rows(shown, len(shown), 0)
+    widths = Widths()
+    for row in found.shown:
+        widths = widths.with_room_for(row.latest)
+    for row in found.shown:
+        output.write(lines(row, widths, output.look, hint=True))
+    if len(found.shown) < found.destinations:
+        shown_packets = sum(row.packets for row in found.shown)
+        output.write(
+            [
+                f"the newest {len(found.shown)} of {found.destinations:,} destinations,"
+                f" {shown_packets:,} of {found.packets:,} packets; sums: --by destination, every one: --all"
+            ]
+        )
+    return bool(found.shown)
+
+
+def _show_groups(source: Source, by: str, asked: _Asked, output: _Output) -> bool:
+    most = MAX_GROUPS if asked.all or output.as_json else MOST_ROWS
+    found = source.groups(asked.wanted, by, asked.limit or most)
+    if output.as_json:
+        output.write(group.as_json(by) for group in found.shown)
+        return bool(found.shown)
+    output.write(group_line(group, by, output.look.today) for group in found.shown)
+    if len(found.shown) < found.number and asked.limit is None:
+        shown_packets = sum(group.count for group in found.shown)
+        output.write(
+            [
+                f"the largest {len(found.shown)} of {found.number:,},"
+                f" {shown_packets:,} of {found.packets:,} packets; every one: --all"
+            ]
+        )
+    return bool(found.shown)
 
 
 def _follow(reader: BlockReader, wanted: Wanted, limit: int | None, output: _Output) -> None:
@@ -217,10 +269,9 @@ def _seconds(when: datetime | None) -> float | None:
     return None if when is None else when.timestamp()
 
 
-def _tell_if_none(any_found: bool, wanted: Wanted) -> None:
-    if not any_found:
-        since = "the log began" if wanted.since is None else _local(wanted.since)
-        click.echo(f"no blocks since {since}", err=True)
+def _tell_none(wanted: Wanted) -> None:
+    since = "the log began" if wanted.since is None else _local(wanted.since)
+    click.echo(f"no blocks since {since}", err=True)
 
 
 def _tell_malformed(reader: BlockReader) -> None:

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 LOG_NAME = "blocks.jsonl"
-LOG_KEPT = 5
-"""Rotated files beside the log: `blocks.jsonl.1` (the newest) to `blocks.jsonl.5`."""
+LOG_KEPT = 15
+"""Rotated files beside the log: `blocks.jsonl.1` (the newest) to `blocks.jsonl.15`: with lines of 1 KiB a million."""
 
 VERSION = 1
 DNS_PORT = 53

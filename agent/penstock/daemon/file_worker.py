@@ -18,6 +18,7 @@ from penstock.core.compile import compile_policy
 from penstock.core.parse import FileResult, Parsed, assemble, parse_file
 from penstock.daemon import places
 from penstock.daemon.clock import now
+from penstock.daemon.index_keeper import IndexKeeper
 from penstock.daemon.options import Options
 from penstock.daemon.places import writing
 from penstock.daemon.sinks import BlockLog, LineLog
@@ -31,6 +32,7 @@ class FileWorker:
         self._options = options
         self._below = tree.strip("/")
         self._log = BlockLog(options.log)
+        self._index = IndexKeeper(options.log)
         self._lent = LineLog(options.log, grants.LOG_NAME)
         self._parsed: dict[tuple[str, str], FileResult] = {}
         self._looked: events.Files | None = None
@@ -155,6 +157,7 @@ class FileWorker:
     def record(self, blocks: Sequence[Block]) -> None:
         with writing(self._options.log / LOG_NAME):
             self._log.append(blocks)
+        self._index.keep()
 
 
 def _hash_of(data: bytes | None) -> str:

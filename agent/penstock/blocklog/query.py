@@ -1,0 +1,224 @@
+"""Reading the index of the block log, and with it the end of the log that is not in it yet.
+
+What is found is places in the log: whoever shows a block reads its line there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.blocklog import schema
+from penstock.blocklog.index import (
+    PORTION,
+    Unusable,
+    Writer,
+    is_trusted,
+    path_in,
+    read_keys,
+    read_segments,
+)
+from penstock.blocklog.log_files import LogFile, Record, Wanted, close_all, line_at, open_all
+from penstock.blocklog.schema import COLUMN_OF
+from penstock.blocklog.segments import Coverage, cover
+from penstock.core.blocks import from_json
+
+MOST_UNINDEXED = 2 * PORTION
+"""Bytes at the end of the log that are read anew by each question; with more the index is no help."""
+
+_PATIENCE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """All blocks with one key: packets, how many of them were not logged, first and last time, newest line."""
+
+    key: int
+    packets: int
+    unlogged: int
+    first: float
+    last: float
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The first of them, and how many there are, with how many packets."""
+
+    first: list[Sum]
+    number: int
+    packets: int
+
+
+class Index:
+    """The index of the log in `directory`.  Raises Unusable, and PenstockError when the log cannot be read.
+
+    Nobody can change the index between making this and `release`, after which only `record` may be called.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        if not is_trusted(directory):
+            raise Unusable("there is none")
+        self._files: list[LogFile] = []
+        try:
+            uri = f"{path_in(directory).absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, _PATIENCE, isolation_level=None, uri=True)
+        except sqlite3.Error as e:
+            raise Unusable(str(e)) from e
+        try:
+            self._covered = self._begin(directory)
+            self._keys = read_keys(self._db)
+            self._overlay()
+        except sqlite3.Error as e:
+            self.close()
+            raise Unusable(str(e)) from e
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def left(self) -> int:
+        """Bytes at the end of the log that were read anew."""
+        return self._covered.left
+
+    def top(self, by: str, wanted: Wanted, limit: int, newest: bool = False) -> Sums:
+        """The `limit` sums by "row", "destination", "process" or "workload", with most packets or newest first."""
+        with _damage():
+            condition, values = self._condition(wanted)
+            by_kind = " UNION ALL ".join(
+                f"SELECT kind, SUM(count) + SUM(unlogged) AS packets, SUM(unlogged) AS unlogged,"
+                f" MIN(first) AS first, MAX(last) AS last, MAX(place) AS place"
+                f" FROM {table} WHERE {condition} GROUP BY kind"
+                for table in self._tables
+            )
+            self._db.execute("DROP TABLE IF EXISTS temp.sums")
+            self._db.execute(
+                f"CREATE TEMP TABLE sums AS SELECT k.{COLUMN_OF[by]} AS key, SUM(packets) AS packets,"
+                f" SUM(unlogged) AS unlogged, MIN(first) AS first, MAX(last) AS last, MAX(place) AS place"
+                f" FROM ({by_kind}) b JOIN temp.every k ON k.id = b.kind GROUP BY k.{COLUMN_OF[by]}",
+                values,
+            )
+            ((number, packets),) = self._db.execute("SELECT COUNT(*), SUM(packets) FROM temp.sums")
+            order = "last" if newest else "packets"
+            query = f"SELECT * FROM temp.sums ORDER BY {order} DESC, place LIMIT ?"
+            found = [
+                Sum(key, packets, unlogged, first / 1000, last / 1000, where)
+                for key, packets, unlogged, first, last, where in self._db.execute(query, (limit,))
+            ]
+            return Sums(found, number, packets or 0)
+
+    def places(self, wanted: Wanted, limit: int | None) -> array[int]:
+        """Where the lines of the blocks are that were asked for, oldest first; of the newest `limit` ones."""
+        with _damage():
+            condition, values = self._condition(wanted)
+            found: array[int] = array("q")
+            for table in self._tables:
+                left = -1 if limit is None else limit - len(found)
+                query = f"SELECT place FROM {table} WHERE {condition} ORDER BY place DESC LIMIT :left"
+                found.extend(row[0] for row in self._db.execute(query, {**values, "left": left}))
+            found.reverse()
+            return found
+
+    def with_id(self, prefix: str, limit: int) -> list[int]:
+        """The places of blocks whose ids begin like that, at most so many."""
+        with _damage():
+            start = schema.id_of(prefix)
+            condition, values = self._condition(Wanted())
+            query = f"{condition} AND id >= :start AND substr(id, 1, :size) = :start ORDER BY id LIMIT :limit"
+            asked = {**values, "start": start, "size": len(start), "limit": limit}
+            return [
+                row[0]
+                for table in self._tables
+                for row in self._db.execute(f"SELECT place FROM {table} WHERE {query}", asked)
+            ][:limit]
+
+    def record(self, where: int) -> Record:
+        """The block at a place.  Unusable when there is none: then the index is not of this log."""
+        number, offset = schema.place_parts(where)
+        file = self._covered.files.get(number)
+        line = line_at(file.fd, offset) if file else b""
+        try:
+            return Record(from_json(line), line)
+        except ValueError as e:
+            raise Unusable("it does not fit the log") from e
+
+    def newest_of(self, one: Sum, by: str) -> Record:
+        """The newest block of a sum.  Unusable when it is of another."""
+        record = self.record(one.place)
+        if self._keys.group(record.block, by) != one.key:
+            raise Unusable("it does not fit the log")
+        return record
+
+    def release(self) -> None:
+        """Let others write."""
+        self._db.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        self._db.close()
+        close_all(self._files)
+        self._files = []
+
+    def _begin(self, directory: Path) -> Coverage:
+        self._db.execute("PRAGMA temp_store = MEMORY")
+        self._db.execute("BEGIN")
+        segments = read_segments(self._db)
+        self._files = open_all(directory)  # after it: what was indexed is there
+        covered = cover(segments, self._files)
+        if covered is None:
+            raise Unusable("it was made of other files")
+        if covered.left > MOST_UNINDEXED:
+            raise Unusable("it is far behind")
+        self.malformed = sum(s.malformed for s in segments if schema.place(s.number, 0) >= covered.base)
+        return covered
+
+    def _overlay(self) -> None:
+        """The end of the log, in tables of our own: `tail`, and in `gone` where blocks were that it tells anew."""
+        db = self._db
+        db.execute(f"CREATE TEMP TABLE kinds {schema.KINDS}")
+        db.execute(f"CREATE TEMP TABLE tail {schema.BLOCKS}")
+        db.execute("CREATE TEMP TABLE gone (place INTEGER PRIMARY KEY)")
+        writer = Writer(db, self._keys, "temp", "tail")
+        for part in self._covered.parts:
+            self.malformed += writer.take(part, part.file.end)
+        db.execute("INSERT INTO temp.gone SELECT b.place FROM temp.tail t JOIN main.blocks b ON b.id = t.id")
+        self._has_gone = db.execute("SELECT 1 FROM temp.gone").fetchone() is not None
+        has_tail = db.execute("SELECT 1 FROM temp.tail").fetchone() is not None
+        self._tables = ("temp.tail", "main.blocks") if has_tail else ("main.blocks",)
+        both = "SELECT * FROM main.kinds UNION ALL SELECT * FROM temp.kinds"
+        db.execute(f"CREATE TEMP VIEW every AS {both if has_tail else 'SELECT * FROM main.kinds'}")
+
+    def _condition(self, wanted: Wanted) -> tuple[str, dict[str, float]]:
+        parts = ["place >= :base"]
+        values: dict[str, float] = {"base": self._covered.base}
+        if wanted.since is not None:
+            parts.append("last >= :since")
+            values["since"] = wanted.since * 1000
+        if wanted.until is not None:
+            parts.append("first <= :until")
+            values["until"] = wanted.until * 1000
+        kinds = []
+        if wanted.workload is not None:
+            kinds.append("workload = :workload")
+            values["workload"] = self._keys.of(wanted.workload)
+        if wanted.direction is not None:
+            kinds.append("inward = :inward")
+            values["inward"] = wanted.direction == "in"
+        if kinds:
+            parts.append(f"kind IN (SELECT id FROM temp.every WHERE {' AND '.join(kinds)})")
+        if self._has_gone:
+            parts.append("place NOT IN (SELECT place FROM temp.gone)")
+        return " AND ".join(parts), values
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Whatever the database cannot answer, or answers with what we never wrote, makes it unusable."""
+    try:
+        yield
+    except (sqlite3.Error, TypeError, OverflowError) as e:
+        raise Unusable(str(e)) from e
