@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from penstock.cli.lent import peer_and_port
+from penstock.core.connection import Connection
 from penstock.core.grant_request import BadGrant, Request, grant, owner_of
-from penstock.core.grants import MAX_ALL, MAX_OF_ONE, Grant
+from penstock.core.grants import MAX_ALL, MAX_OF_ONE, Grant, with_grants
 from penstock.core.nearest import describe
 from penstock.core.parse import parse
+from penstock.core.policy import Direction
+from penstock.core.remedies import to_lend
+from penstock.core.verdict import Live, judge
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 FILES = {
@@ -270,3 +277,20 @@ def test_locked_is_refused() -> None:
     message, hint = refused(workload="shut")
     assert message == "shut is locked: everything is denied to it, granted or not"
     assert "mode" in hint
+
+
+@pytest.mark.parametrize("remote", ["198.51.100.11", "2001:db8::9"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("direction", list(Direction))
+def test_the_command_that_a_block_offers_lends_what_was_blocked(
+    remote: str, protocol: str, direction: Direction
+) -> None:
+    command = to_lend(request().policy.workloads["litellm"], direction, remote, protocol, 9000)
+    program, verb, workload, *rest = shlex.split(command)
+    assert (program, verb, workload) == ("penstock", "grant", "litellm")
+    words = (rest[1], rest[3]) if rest[0] == "--from" else peer_and_port(rest[0])
+    found, _ = lend(*words, direction=direction.value)
+    after = with_grants(request().policy, [found], NOW)
+    connection = Connection("litellm", direction, protocol, ip_address(remote), 9000)
+    assert judge(after, Live(NOW), connection).allow
+    assert not judge(request().policy, Live(NOW), connection).allow

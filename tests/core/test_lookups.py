@@ -51,12 +51,12 @@ def test_a_name_without_a_rule() -> None:
     assert (block.reason, block.text) == ("name", "not in its rules")
     assert block.process == Process(12, "python\\x1b")
     assert block.allow
-    assert "add to egress in rules.d/a.yaml:  - {to: registry.example, ports: [443]}  then:" in block.allow
+    assert block.allow == 'penstock grant a registry.example:443 --for 8h --reason "..."'
     assert from_json(block.as_json()) == replace(block, first=T, last=T)
 
 
 def test_the_rule_that_is_offered_has_the_name() -> None:
-    allow = told(Lookup("a", "registry.example")).allow
+    allow = told(Lookup("a", "registry.example"), policy("observe")).allow
     assert allow
     line = allow.split(":  ", 1)[1].split("  then:")[0]
     block = told(Lookup("a", "other.registry.example"), policy(rules=f"\n  {line}\n"))

@@ -12,7 +12,7 @@ from penstock.core.learned import Learned
 from penstock.core.log_prefix import Kind
 from penstock.core.packets import Denied
 from penstock.core.policy import Direction, Policy
-from penstock.core.remedies import to_add
+from penstock.core.remedies import to_allow
 from penstock.core.text import printable
 from penstock.core.verdict import Connection, Live, Reason, Verdict, judge
 
@@ -90,4 +90,4 @@ def _remedy(policy: Policy, denied: Denied, verdict: Verdict) -> str | None:
     workload = policy.workloads.get(denied.workload)
     if workload is None or verdict.reason in UNWISE or denied.port is None:
         return None
-    return to_add(workload, denied.direction, str(denied.remote), denied.protocol, denied.port)
+    return to_allow(workload, denied.direction, str(denied.remote), denied.protocol, denied.port)
