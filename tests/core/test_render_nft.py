@@ -202,9 +202,9 @@ def test_elements_come_in_batches(count: int, batches: list[int]) -> None:
     assert all(line.startswith("delete element") for line in gone)
 
 
-def test_retimed_is_about_what_ends_and_not_at_once() -> None:
+def test_retimed_is_about_what_ends_and_takes_out_what_has() -> None:
     rest = ruleset(A, B, a=NOW + HOUR)
-    assert retimed(rest, NOW).splitlines() == RENEWED
-    assert " timeout 3599s900ms " in retimed(rest, NOW + timedelta(milliseconds=100))
-    assert retimed(rest, NOW + HOUR - timedelta(milliseconds=40)) == ""
+    assert retimed(rest, NOW).splitlines() == [RENEWED[1], *RENEWED]
+    assert retimed(rest, NOW + timedelta(milliseconds=100)).splitlines()[-1].endswith(" timeout 3599s900ms }")
+    assert retimed(rest, NOW + HOUR).splitlines() == [RENEWED[1].replace("3600s", "1ms"), RENEWED[0]]
     assert retimed(ruleset(A, B), NOW) == ""

@@ -274,12 +274,25 @@ def test_ends_told_anew_after_a_slow_load_are_exact(world: World) -> None:
 
 
 @inside
-def test_what_ran_out_while_ends_were_told_is_tried_without_it(world: World) -> None:
-    wanted = ending(NOW + timedelta(hours=1))
-    load(world, wanted, None, NOW)
-    foreign(f"flush set inet penstock {wanted.sets[0].name}")
-    moments = iter((NOW, NOW + timedelta(hours=2)))
-    loading.retime(world.nft, wanted, lambda: next(moments))
-    assert next(moments, None) is None
+def test_what_was_over_while_it_was_loaded_goes(world: World) -> None:
+    wanted = ending(datetime.now(UTC) + timedelta(seconds=30))
+    load(world, wanted, None, datetime.now(UTC))
+    assert len(world.nft.snapshot().sets["out4_a"]) == 1
+    for _ in range(2):  # there, and gone by itself
+        loading.retime(world.nft, wanted, lambda: datetime.now(UTC) + timedelta(seconds=31))
+        assert not world.nft.snapshot().sets["out4_a"]
+    loading.retime(world.nft, wanted, lambda: datetime.now(UTC))
+    assert len(world.nft.snapshot().sets["out4_a"]) == 1
+
+
+@inside
+def test_ends_that_cannot_be_told_are_tried_again_and_then_an_error(world: World) -> None:
+    asked: list[datetime] = []
+
+    def clock() -> datetime:
+        asked.append(NOW)
+        return NOW
+
     with pytest.raises(PenstockError):
-        loading.retime(world.nft, wanted, lambda: NOW)
+        loading.retime(world.nft, ending(NOW + timedelta(hours=1)), clock)  # there is no table
+    assert len(asked) == loading.RETIMES

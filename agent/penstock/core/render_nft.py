@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 
@@ -193,21 +193,20 @@ def _lasting(left: float) -> str:
     return "".join(f"{number}{unit}" for number, unit in parts if number)
 
 
-SOON = 0.05
-"""Seconds: what ends within is left to end."""
-
-
 def retimed(ruleset: Ruleset, now: datetime) -> str:
     """Return the transaction that tells the kernel anew when what is in it ends; empty when nothing does.
 
-    To load a large table takes a while, and an element lasts from then on as long as it was said before.
+    To load a large table takes a while, and an element lasts from then on as long as it was said before: what was
+    over meanwhile has come again, and goes.
     """
-    late = now + timedelta(seconds=SOON)
     lines: list[str] = []
     for address_set in ruleset.sets:
-        timed = sorted(element for element, end in address_set.expires.items() if end > late)
-        lines += _batches("delete", address_set.name, (_key(e, address_set.family) for e in timed))
+        timed = sorted(address_set.expires)
+        # Only what is there can be deleted, and what is there can be added.
         lines += _batches("add", address_set.name, (_element(e, address_set, now) for e in timed))
+        lines += _batches("delete", address_set.name, (_key(e, address_set.family) for e in timed))
+        left = (e for e in timed if address_set.expires[e] > now)
+        lines += _batches("add", address_set.name, (_element(e, address_set, now) for e in left))
     return "\n".join(lines) + "\n" if lines else ""
 
 

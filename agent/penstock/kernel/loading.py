@@ -39,7 +39,7 @@ def load(nft: Nft, ruleset: Ruleset, present: Present | None, now: datetime) -> 
 
 
 RETIMES = 3
-"""How often ends are told anew: an element that runs out meanwhile makes the whole fail."""
+"""How often ends are told anew: an element that runs out in the very moment makes the whole fail."""
 
 
 def retime(nft: Nft, ruleset: Ruleset, clock: Callable[[], datetime]) -> None:
