@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_host import ONE, TWO, Host, always, applied, once, rules
 
-from penstock.core import grants
+from penstock.core import events, grants
 from penstock.core.policy import Mode
 from penstock.core.slices import SLICE
 
@@ -459,3 +459,19 @@ def test_nothing_of_penstock_is_left_of_it() -> None:
     host.ask("revoke", id=made["id"], user="")
     assert host.holds_policy()
     assert set(host.kernel.cgroups) == {SLICE, f"{SLICE}/penstock-a.slice"}
+
+
+def test_after_a_sleep_what_is_overdue_is_out_of_the_kernel_at_once() -> None:
+    """The kernel's timeouts stood still, the clock went on, and so did the time since boot."""
+    host = started()
+    over, left = grant(host, seconds=600), grant(host, "203.0.113.10", seconds=7200)
+    before = len(host.done)
+    host.now += timedelta(hours=1)
+    host.feed(events.Ticked(host.now, HOUR + 1, HOUR, host.uptime))
+    host.settle()
+    assert "Load" in host.names(before)
+    assert host.engine.in_force
+    ends = [end for s in host.engine.in_force.ruleset.sets for end in s.expires.values()]
+    assert len(ends) == 1
+    assert listed(host) == [left["id"]]
+    assert [record["id"] for record in host.accounts if record["event"] == "ended"] == [over["id"]]

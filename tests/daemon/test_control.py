@@ -257,3 +257,25 @@ def test_a_path_that_is_too_long_is_said(tmp_path: Path) -> None:
     server = Server(tmp_path / ("x" * 120))
     with pytest.raises(PenstockError, match="cannot listen: AF_UNIX path too long"):
         asyncio.run(server.control.start())
+
+
+def test_whose_login_it_is_is_asked_of_the_kernel(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def login_of(pid: int) -> str:
+        asked.append(pid)
+        return "anna"
+
+    monkeypatch.setattr(module, "login_of", login_of)
+    revoke = wire.encode_request(Message("revoke", {"id": "x", "user": "mallory"}))
+
+    async def body(server: Server) -> None:
+        for data in (STATUS, revoke):
+            await server.send(data)
+        await server.asked_for(2)
+        status, command = sorted(server.asked, key=lambda one: one.message.command, reverse=True)
+        assert (status.login, command.login) == ("", "anna")
+        assert command.uptime
+
+    served(body)
+    assert asked == [os.getpid()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from penstock import this_host
-from penstock.core import effects, floor, state
+from penstock.core import effects, floor, grants, state
 from penstock.core.compile import Live
-from penstock.core.parse import FileResult, parse_file
+from penstock.core.parse import FileResult, parse, parse_file
 from penstock.core.policy import Policy
 from penstock.core.surroundings import Session, Surroundings
 from penstock.daemon import file_worker, places
@@ -193,3 +194,35 @@ def test_a_look_at_the_files(options: Options) -> None:
     assert files.look() is broken, "what did not change is not parsed again"
     (options.config / "rules.d/x.yaml").mkdir()
     assert files.look() is None
+
+
+def test_what_is_lent_is_no_part_of_the_floor(options: Options) -> None:
+    bare = parse({"rules.d/a.yaml": RULES}).policy
+    more = RULES.replace(b"egress: []", b"egress: [{to: 192.0.2.77, ports: [1]}]")
+    lent = parse({"rules.d/a.yaml": more}).policy
+    assert bare
+    assert lent
+    live = Live(now(), {"a": 3}, 1)
+    files = FileWorker(options)
+    compiled = files.compile(effects.Compile(3, lent, live, floor=True, bare=bare))
+    assert any(address_set.elements for address_set in compiled.ruleset.sets)
+    assert compiled.floor == files.compile(effects.Compile(4, bare, live, floor=True)).floor
+    assert b"192.0.2.77" not in compiled.floor
+
+
+def test_what_is_lent_is_one_file_and_its_history_another(options: Options) -> None:
+    files = FileWorker(options)
+    for data in (b"one", b"two"):
+        files.save_grants(data)
+        assert (options.state / grants.FILE).read_bytes() == data
+    for event in ("made", "ended"):
+        files.account(effects.Account({"event": event, "reason": "ü"}))
+    log = (options.log / grants.LOG_NAME).read_bytes()
+    assert [json.loads(line) for line in log.splitlines()] == [
+        {"event": event, "reason": "ü"} for event in ("made", "ended")
+    ]
+    assert log.isascii()
+    (options.log / grants.LOG_NAME).unlink()
+    (options.log / grants.LOG_NAME).mkdir()
+    with pytest.raises(PenstockError, match="cannot be written"):
+        files.account(effects.Account({}))
