@@ -6,14 +6,14 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from attacks import ops
 from attacks.test_plain import ANY_PROTOCOL, IPPROTO_UDPLITE, header, join
 from conftest import cannot_run
-from governed import Actor, Governed, rules
+from governed import Actor, Governed, eventually, rules
 from penstock.demo.lab import Lab
 
 pytestmark = pytest.mark.root
@@ -172,3 +172,69 @@ def test_a_client_without_a_rule_connects_from_the_port_it_had_a_moment_ago_and_
     assert far(ops.receive, again, 0.3) != b"outward"
     far(ops.close, again)
     w(ops.close, accepted, listener)
+
+
+@pytest.fixture
+def pair(governed: Governed) -> Iterator[dict[str, Actor]]:
+    """A model server, its gateway, another workload, and a bystander; the kernel soon forgets what was reset."""
+    made = {name: governed.actor(name) for name in ("model", "gw", "third")} | {"by": governed.actor()}
+    made["by"](ops.sysctl, net__netfilter__nf_conntrack_tcp_timeout_close="3")
+    yield made
+    made["by"](ops.sysctl, net__netfilter__nf_conntrack_tcp_timeout_close="10")
+    for actor in made.values():
+        actor.close()
+
+
+def for_the_gateway(governed: Governed, to: str = "workload:model") -> None:
+    governed.load(
+        rules("model", ingress=f"[{{from: 'workload:gw', ports: [{PORT}]}}]"),
+        rules("gw", egress=f"[{{to: '{to}', ports: [{PORT}]}}]"),
+        rules("third"),
+    )
+
+
+def caller(pair: dict[str, Actor], address: str, listener: int) -> Callable[[str, int], bool]:
+    """Who connects from a port, whether he gets in; the model server closes first."""
+
+    def call(who: str, port: int) -> bool:
+        made = pair[who](ops.connect, address, PORT, source=(address, port))
+        if not isinstance(made, int):
+            return False
+        pair["model"](ops.close, pair["model"](ops.accept, listener))
+        assert pair[who](ops.receive, made) == b""
+        pair[who](ops.close, made)
+        return True
+
+    return call
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"], ids=["v4", "v6"])
+def test_a_port_from_which_another_workload_was_refused_is_spoiled_until_it_is_forgotten(
+    address: str, pair: dict[str, Actor], governed: Governed
+) -> None:
+    """The kernel takes the new SYN for one of the connection that was reset, and that has the other's label."""
+    for_the_gateway(governed)
+    listener = pair["model"](ops.listen, address, PORT)
+    call = caller(pair, address, listener)
+    assert not call("by", PORT + 1)
+    assert call("gw", PORT + 1), "who is no workload spoils nothing"
+    assert not call("third", PORT + 2)
+    assert not call("gw", PORT + 2)
+    eventually(lambda: call("gw", PORT + 2), timeout=10)
+    pair["model"](ops.close, listener)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"], ids=["v4", "v6"])
+def test_a_gateway_does_not_come_back_at_once_from_a_port_that_the_server_closed(
+    address: str, pair: dict[str, Actor], governed: Governed
+) -> None:
+    """Who listens is not known in TIME_WAIT; a rule that has the address need not know."""
+    for_the_gateway(governed)
+    listener = pair["model"](ops.listen, address, PORT)
+    call = caller(pair, address, listener)
+    assert call("gw", PORT + 3)
+    assert not call("gw", PORT + 3)
+    for_the_gateway(governed, to=address)
+    assert call("gw", PORT + 4)
+    assert call("gw", PORT + 4)
+    pair["model"](ops.close, listener)
