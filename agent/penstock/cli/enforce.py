@@ -17,7 +17,7 @@ from penstock.cli.client import ask
 from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.duration import when, window
 from penstock.cli.evidence import DEFAULT_LOG, asking
-from penstock.cli.format import clock, counted, moment, wrapped
+from penstock.cli.format import clock, counted, local, moment, wrapped
 from penstock.cli.proving import prove
 from penstock.cli.rule_files import edited, read_rule_files
 from penstock.cli.suggest_text import counts, seen_json
@@ -92,6 +92,7 @@ def _enforce(asked: _Ask, now: datetime) -> bool:
     data = edited(file, lambda name, text: with_mode(name, text, Mode.ENFORCE))
     policy = files.with_file(file.name, data).policy(now)
     before = ask(asked.run, Message("status"))
+    _not_lent(asked.workload, before)
     tree = place_of(asked.run, "cgroup")
     if tree is None or os.geteuid() != 0:
         raise PenstockError("only root may put a probe into a workload", hint="run it with sudo")
@@ -114,6 +115,15 @@ def _enforce(asked: _Ask, now: datetime) -> bool:
                 asked.say(line)
             settled.complain()
     return _end(asked, trial, lost, results, holds=holds, reverted=reverted)
+
+
+def _not_lent(workload: str, before: Json) -> None:
+    """A mode that is lent would win over that of the file.  PenstockError then."""
+    for one in before["grants"]:
+        if one["workload"] == workload and one.get("mode") is not None:
+            id = printable(str(one["id"]))
+            text = f"{workload} has the mode {one['mode']} until {local(moment(one['until']))}, by {id}"
+            raise PenstockError(text, hint=f"end that first: penstock revoke {id}")
 
 
 def _end(

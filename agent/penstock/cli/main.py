@@ -32,6 +32,8 @@ COMMANDS: Mapping[str, str] = {
     "enforce": "Have a workload's rules enforced, and prove it.",
     "blocks": "Show what was blocked.",
     "why": "Say whether a connection is allowed, and by which rule.",
+    "observe": "Deny nothing to a workload for a while.",
+    "lock": "Deny everything to a workload.",
     "grant": "Lend a workload access that ends by itself.",
     "grants": "Show what is lent.",
     "revoke": "End a grant now.",

@@ -198,7 +198,7 @@ class Engine:
     def _turn(self, command: events.Command, now: datetime) -> list[Effect]:
         request, arguments = command.request, command.message.arguments
         match command.message.command:
-            case "grant" | "revoke":
+            case "grant" | "mode" | "revoke":
                 return self._operations.lend(command, now)
             case "confirm":
                 return self._operations.confirm(request, now)
@@ -373,7 +373,7 @@ class Engine:
                 return [look(self.view, self.in_force, event.request)]
             case "grants":
                 return [effects.Answer(event.request, {"grants": self._lending.as_json(event.now)})]
-            case "apply" | "confirm" | "rollback" | "grant" | "revoke":
+            case "apply" | "confirm" | "rollback" | "grant" | "mode" | "revoke":
                 self._waiting.append(event)
                 return []
             case _:

@@ -73,9 +73,12 @@ class Request:
 def grant(request: Request, name: str) -> tuple[Grant, list[str]]:
     """The grant, with the id `name`, and what one should know about it.  BadGrant when it is not to be."""
     said, policy = request.said, request.policy
-    workload = _workload(policy, said["workload"])
-    reason = _reason(said["reason"])
-    until = _until(request)
+    workload = workload_of(policy, said["workload"])
+    if workload.mode is Mode.LOCK:
+        text = f"{workload.name} is locked: everything is denied to it, granted or not"
+        raise BadGrant(text, "give it another mode first")
+    reason = reason_of(said["reason"])
+    until = until_of(request)
     try:
         direction = Direction(said["direction"])
     except ValueError:
@@ -89,7 +92,7 @@ def grant(request: Request, name: str) -> tuple[Grant, list[str]]:
     _check_width(policy, made, wide=bool(said["wide"]))
     notes = list(_problems(policy, workload, made))
     _check_news(request, workload, made)
-    _check_room(request, workload)
+    room_for(request, workload)
     if workload.mode is Mode.OBSERVE:
         notes.insert(0, f"{workload.name} is in observe mode: nothing is denied to it, with or without the grant")
     return made, notes
@@ -106,19 +109,17 @@ def owner_of(login: str, user: str) -> str:
 # --- what is asked for ---
 
 
-def _workload(policy: Policy, name: str) -> Workload:
+def workload_of(policy: Policy, name: str) -> Workload:
+    """The workload of that name.  BadGrant when there is none."""
     if name in policy.workloads:
-        found = policy.workloads[name]
-        if found.mode is Mode.LOCK:
-            text = f"{name} is locked: everything is denied to it, granted or not"
-            raise BadGrant(text, "give it another mode first")
-        return found
+        return policy.workloads[name]
     names = sorted(policy.workloads)
     hint = near(name, names) or (f"there are {', '.join(names[:10])}" if names else "it has none")
     raise BadGrant(f"the policy in force has no workload `{shown(name)}`", hint)
 
 
-def _reason(text: str) -> str:
+def reason_of(text: str) -> str:
+    """Why, in one line.  BadGrant when it is missing or too long."""
     words = " ".join(text.split())
     if not words:
         raise BadGrant("a grant needs a reason", 'write --reason "why, and who may be asked"')
@@ -127,7 +128,7 @@ def _reason(text: str) -> str:
     return printable(words, LONGEST_REASON)
 
 
-def _until(request: Request) -> datetime:
+def until_of(request: Request) -> datetime:
     """Its end, a whole second: nothing ends before it."""
     seconds, at = request.said["seconds"], request.said["until"]
     if bool(seconds) == bool(at):
@@ -317,7 +318,8 @@ def _has_ports(wide: Ports, narrow: Ports) -> bool:
     )
 
 
-def _check_room(request: Request, workload: Workload) -> None:
+def room_for(request: Request, workload: Workload) -> None:
+    """BadGrant when too much is lent already."""
     of_it = sum(other.workload == workload.name for other in request.lent)
     if of_it >= MAX_OF_ONE:
         hint = "revoke one (penstock grants), or write rules"

@@ -23,6 +23,7 @@ from penstock.core.policy import (
     EVERY_PORT,
     CidrPeer,
     Direction,
+    Mode,
     NetworkPeer,
     Policy,
     Ports,
@@ -63,6 +64,7 @@ class Grant:
     reason: str
     made: datetime
     preset: str = ""
+    mode: Mode | None = None  # that the workload is in meanwhile; then there are no rules
 
     def at(self, now: datetime) -> bool:
         """Whether it is not over."""
@@ -99,7 +101,16 @@ def beside(workload: Workload, grant: Grant) -> Workload:
     rules = grant.lent()
     out = tuple(rule for rule in rules if rule.direction is Direction.OUT)
     into = tuple(rule for rule in rules if rule.direction is Direction.IN)
+    workload = _in_mode(workload, grant)
     return replace(workload, egress=(*workload.egress, *out), ingress=(*workload.ingress, *into))
+
+
+def _in_mode(workload: Workload, grant: Grant) -> Workload:
+    """In the mode of the grant.  Only what is enforced can be observed for a while; a lock stays locked."""
+    mode = workload.mode
+    if grant.mode is None or mode is Mode.LOCK or (grant.mode is Mode.OBSERVE and mode is not Mode.ENFORCE):
+        return workload
+    return replace(workload, mode=grant.mode, until=grant.until)
 
 
 def missing(policy: Policy, grant: Grant) -> str:
@@ -143,6 +154,7 @@ def _as_json(grant: Grant) -> Mapping[str, Any]:
         "reason": grant.reason,
         "made": grant.made.timestamp(),
         "preset": grant.preset,
+        "mode": grant.mode.value if grant.mode else None,
     }
 
 
@@ -189,9 +201,11 @@ def _grant(value: Any) -> Grant:
         _text(value["reason"]),
         _time(value["made"]),
         preset,
+        None if value["mode"] is None else Mode(_text(value["mode"])),
     )
     # A second more: ends are whole seconds.  When the clock was set back it may end before it was made.
-    if not grant.rules or grant.until - grant.made > timedelta(seconds=LONGEST_GRANT + 1):
+    too_long = grant.until - grant.made > timedelta(seconds=LONGEST_GRANT + 1)
+    if bool(grant.rules) is (grant.mode is not None) or too_long:
         raise ValueError("no rules, or no such time")
     return grant
 

@@ -18,6 +18,7 @@ from penstock.core.effects import Effect
 from penstock.core.grant_request import BadGrant, Request, grant, owner_of
 from penstock.core.grants import Grant, with_grants
 from penstock.core.language.rule_ids import peer_text
+from penstock.core.overrides import override
 from penstock.core.policy import Policy, Rule
 from penstock.core.text import printable, time_text
 from penstock.core.view import View
@@ -136,7 +137,8 @@ class Lending:
         if command.uptime is not None:  # looked at with the clock, which may have been set since the last tick
             uptime = command.uptime + (now - command.now).total_seconds()
         asked = Request(command.message.arguments, command.login, now, uptime, policy, presets, live)
-        made, notes = grant(asked, self._name(now))
+        make = override if command.message.command == "mode" else grant
+        made, notes = make(asked, self._name(now))
         self._want("made", made, (*self.lent, made), {"notes": notes}, now)
         return made
 
@@ -227,7 +229,7 @@ class Lending:
         if not told:
             return []
         ids = {one.id for one in gone}
-        self._over.extend(one for one in gone if what == "ended")
+        self._over.extend(one for one in gone if what == "ended" and one.rules)
         self.lent = tuple(one for one in self.lent if one.id not in ids)
         return [self._keep(now), *told]
 
@@ -258,8 +260,8 @@ def as_json(one: Grant) -> Json:
     return {
         "id": one.id,
         "workload": one.workload,
-        "direction": one.rules[0].direction.value,
-        "peer": one.preset or ", ".join(peers),
+        "direction": one.rules[0].direction.value if one.rules else None,
+        "peer": one.preset or ", ".join(peers) or None,
         "port": port,
         "protocol": protocol,
         "until": time_text(one.until),
@@ -267,6 +269,7 @@ def as_json(one: Grant) -> Json:
         "reason": one.reason,
         "what": one.what,
         "preset": one.preset or None,
+        "mode": one.mode.value if one.mode else None,
         "made": time_text(one.made),
     }
 

@@ -130,7 +130,7 @@ class Operations:
         assert self.in_force is not None
         base, applied, kind = self.in_force.base, self.in_force.applied, command.message.command
         try:
-            if kind == "grant":
+            if kind != "revoke":
                 self._lending.make(command, base, applied.presets, now)
             else:
                 self._lending.revoke(command, now)

@@ -10,7 +10,7 @@ from penstock.core.text import time_text
 from penstock.core.view import InForce, Operation, Trial
 from penstock.core.wire import Json
 
-LENDING = ("grant", "revoke")
+LENDING = ("grant", "mode", "revoke")
 """Operations about which whoever lends has the words."""
 
 

@@ -104,7 +104,7 @@ def _workload(
     return {
         "name": name,
         "mode": workload.mode.value,
-        "until": None,
+        "until": time_text(workload.until),
         "egress": word,
         "ingress": word,
         "enrolment": _enrolment(view, name),

@@ -37,6 +37,14 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
         "wide": int,  # 1: a wide prefix is meant
         "user": str,  # who says he is behind it: what sudo said, or ""
     },
+    "mode": {  # lend a workload the mode observe or lock; the rest as in `grant`
+        "workload": str,
+        "mode": str,
+        "seconds": int,
+        "until": int,
+        "reason": str,
+        "user": str,
+    },
     "revoke": {"id": str, "user": str},  # an id, or the beginning of one
     "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
     # Which rules open it in chains?  `far`: host, workload:NAME or interface:NAME.

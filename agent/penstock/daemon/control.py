@@ -27,7 +27,7 @@ CONNECTIONS = 64
 PATIENCE = 10.0  # seconds for a request to arrive
 ANSWER_PATIENCE = 120.0
 LINGER = 1.0
-OWNED = ("grant", "revoke")
+OWNED = ("grant", "mode", "revoke")
 TOO_MANY = "too many requests at once; try again in a moment"
 
 
