@@ -105,6 +105,7 @@ def lent(**changes: Any) -> dict[str, Any]:
         "reason": "to see",
         "what": "10.30.1.9:5432",
         "preset": None,
+        "mode": None,
         "made": "2026-11-25T02:15:09Z",
     } | changes
 
