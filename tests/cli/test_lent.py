@@ -30,7 +30,7 @@ def saved(workload: str = "litellm", id: str = "grant-1a2b3c4d", left: int = 600
 
 
 def write(daemon: FakeDaemon, *lent: Grant) -> None:
-    data = grants.encode(Saved(NOW, "boot", 1.0, lent))
+    data = grants.encode(Saved(NOW, "boot", lent))
     (daemon.home / "state" / grants.FILE).write_bytes(data)
 
 

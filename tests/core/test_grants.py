@@ -125,12 +125,12 @@ PRESET = (
     ],
 )  # fmt: skip
 def test_what_was_saved_is_read_again(rules: tuple[Rule, ...]) -> None:
-    saved = Saved(NOW, "boot", 1000.25, (granted(*rules, preset=rules[0].preset, reason="\\x1b[2J ü"),))
+    saved = Saved(NOW, "boot", (granted(*rules, preset=rules[0].preset, reason="\\x1b[2J ü"),))
     assert grants.decode(grants.encode(saved)) == saved
 
 
 def changed(change: Callable[[Any], object]) -> bytes:
-    value = json.loads(grants.encode(Saved(NOW, "boot", 1000.0, (granted(rule("198.51.100.1", "443")),))))
+    value = json.loads(grants.encode(Saved(NOW, "boot", (granted(rule("198.51.100.1", "443")),))))
     change(value)
     return json.dumps(value).encode()
 
@@ -153,7 +153,7 @@ def of_rule(**changes: Any) -> bytes:
         b'"' + b"x" * grants.MAX_BYTES + b'"',
         changed(lambda value: value.update(penstock=2)),
         changed(lambda value: value.update(at="now")),
-        changed(lambda value: value.update(uptime=float("nan"))),
+        changed(lambda value: value.update(at=float("nan"))),
         changed(lambda value: value.update(at=1e300)),
         changed(lambda value: value["grants"].append(value["grants"][0])),
         changed(lambda value: value.update(grants=value["grants"] * (grants.MAX_ALL + 1))),
@@ -181,7 +181,7 @@ def test_what_is_not_as_it_was_written_is_refused(data: bytes) -> None:
 
 
 def test_all_keys_are_needed() -> None:
-    value = json.loads(grants.encode(Saved(NOW, "boot", 1000.0, (granted(rule("198.51.100.1", "443")),))))
+    value = json.loads(grants.encode(Saved(NOW, "boot", (granted(rule("198.51.100.1", "443")),))))
     for place in (value, value["grants"][0], value["grants"][0]["rules"][0]):
         for key in list(place):
             kept = place.pop(key)

@@ -39,7 +39,7 @@ def test_it_is_a_grant_without_rules() -> None:
     one = lent()
     assert (one.mode, one.rules, one.what, one.owner) == (Mode.OBSERVE, (), "mode observe", "anna (says sudo)")
     assert (one.until, one.ends) == (NOW + timedelta(minutes=10), 1600.0)
-    assert grants.decode(grants.encode(Saved(NOW, "boot", 1000.0, (one,)))).grants == (one,)
+    assert grants.decode(grants.encode(Saved(NOW, "boot", (one,)))).grants == (one,)
 
 
 def test_what_comes_of_it() -> None:
@@ -89,7 +89,7 @@ def test_a_lock_over_an_observation_says_so() -> None:
 
 
 def test_a_saved_grant_has_rules_or_a_mode() -> None:
-    data = grants.encode(Saved(NOW, "boot", 1000.0, (lent(),)))
+    data = grants.encode(Saved(NOW, "boot", (lent(),)))
     for word in (b"null", b'"x"'):
         bad = data.replace(b'"mode": "observe"', b'"mode": ' + word)
         assert bad != data

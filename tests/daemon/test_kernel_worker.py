@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -15,6 +16,7 @@ from penstock.core import effects
 from penstock.core.base_chains import FIRST_LABEL
 from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.name_elements import Opened
+from penstock.daemon import kernel_worker
 from penstock.daemon.kernel_worker import KernelWorker
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
@@ -83,3 +85,17 @@ def test_open_ports_of_slice_and_places_are_looked_at_for_who_asked(lab: Lab) ->
             stack.enter_context(Actor(lab.host, place))(listen, 4000 + number)
         assert lab.host.call(listening, lab, 1) == {4000: "w", 4001: "w"}
         assert lab.host.call(listening, lab, None) is None
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_after_a_slow_load_ends_are_told_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    told: list[object] = []
+
+    def load(*arguments: object) -> None:
+        time.sleep(2 * kernel_worker.LATE if slow else 0)
+
+    monkeypatch.setattr(kernel_worker, "load", load)
+    monkeypatch.setattr(kernel_worker, "retime", lambda nft, ruleset, clock: told.append(ruleset))
+    ruleset = compile_policy(policy_of(rules("w")), Live(datetime.now(UTC), {"w": FIRST_LABEL}, 1))
+    KernelWorker(lab.cgroup).load(effects.Load(7, ruleset, None))
+    assert told == ([ruleset] if slow else [])

@@ -78,11 +78,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The file: the grants, and when they were saved, by the wall clock and in seconds since that boot."""
+    """The file: the grants, and when and in which boot they were saved."""
 
     at: datetime
     boot: str
-    uptime: float
     grants: tuple[Grant, ...] = ()
 
 
@@ -136,7 +135,6 @@ def encode(saved: Saved) -> bytes:
             "penstock": VERSION,
             "at": saved.at.timestamp(),
             "boot": saved.boot,
-            "uptime": saved.uptime,
             "grants": [_as_json(grant) for grant in saved.grants],
         }
     ).encode()
@@ -181,7 +179,7 @@ def decode(data: bytes) -> Saved:
         grants = tuple(_grant(one) for one in _list(value["grants"], MAX_ALL))
         if len({grant.id for grant in grants}) < len(grants):
             raise ValueError("a grant twice")
-        return Saved(_time(value["at"]), _text(value["boot"]), _number(value["uptime"]), grants)
+        return Saved(_time(value["at"]), _text(value["boot"]), grants)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as e:
         raise ValueError("what was saved of grants is damaged") from e
 

@@ -109,15 +109,9 @@ class Lending:
         if not same and event.now < saved.at - timedelta(seconds=JUMP):
             why = "the clock is behind the time at which it was lent"
             return self._ended("dropped", saved.grants, event.now, why)
-        lent = (one if same else self._anew(one, saved, event) for one in saved.grants)
+        lent = (one if same else _anew(one, event) for one in saved.grants)
         self.lent = tuple(self._bounded(one, event.now, event.uptime) for one in lent)
         return self._end(event.now, event.uptime)
-
-    @staticmethod
-    def _anew(one: Grant, saved: grants.Saved, event: events.Started) -> Grant:
-        """After a boot: no longer than it was when it was saved last."""
-        left = min((one.until - event.now).total_seconds(), one.ends - saved.uptime)
-        return replace(one, ends=event.uptime + left)
 
     def fit(self, policy: Policy, now: datetime) -> list[Effect]:
         """`policy` is in force for good: what is lent of a workload or network that it has not, is dropped."""
@@ -245,12 +239,17 @@ class Lending:
         return effects.KeepGrants(self._encoded(now))
 
     def _encoded(self, now: datetime) -> bytes:
-        return grants.encode(grants.Saved(now, self._boot, self._uptime(now), self.lent))
+        return grants.encode(grants.Saved(now, self._boot, self.lent))
 
     def _uptime(self, now: datetime) -> float:
         """As it was at the last look, and what has gone by since: at most a tick."""
         at, uptime = self._clock
         return max(0.0, uptime + (now - at).total_seconds())
+
+
+def _anew(one: Grant, event: events.Started) -> Grant:
+    """After a boot only the wall clock can tell what is left."""
+    return replace(one, ends=event.uptime + (one.until - event.now).total_seconds())
 
 
 def as_json(one: Grant) -> Json:
