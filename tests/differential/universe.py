@@ -140,20 +140,19 @@ def _peer(random: Random, direction: Direction) -> Peer:
         return CidrPeer(_cidr(random))
     if kind < 0.70:
         return NetworkPeer(random.choice(("near", "far", "wire", "unplugged")))
-    if kind < 0.74:
+    if kind < 0.77:
         return PlanePeer(random.choice(tuple(Plane)))
-    if kind < 0.78:
+    if kind < 0.80:
         return AnyPeer()
-    if kind < 0.82:
+    if kind < 0.84:
         return MetadataPeer()
     if direction is Direction.OUT and random.random() < 0.75:
         return NamePeer(random.choice(PATTERNS))
-    unenforced: tuple[Peer, ...] = (
-        PlanePeer(random.choice(tuple(Plane))),
+    here: tuple[Peer, ...] = (
         WorkloadPeer("alpha"),
         HostPeer(),
     )
-    return random.choice(unenforced)
+    return random.choice(here)
 
 
 def _exception(random: Random) -> CidrPeer | NetworkPeer:
@@ -181,9 +180,9 @@ def _network(random: Random, name: str) -> Network:
 
 
 def _admin_ports(random: Random) -> Ports:
-    """In half of the policies: no range that holds the port of the barrier."""
+    """In most of the policies: no range that holds the port of the barrier."""
     ends = [(p, p) for p in _ENDS] + [(2375, 2376)]
-    chosen = random.sample(ends, random.choice((0, 0, 1, 3)))
+    chosen = random.sample(ends, random.choice((0, 2, 4)))
     return Ports(tuple(PortRange(random.choice(("tcp", "udp")), first, last) for first, last in chosen))
 
 
@@ -195,7 +194,7 @@ def policy(random: Random, now: datetime) -> Policy:
             "near": _network(random, "near"),
             "far": _network(random, "far"),
             # Every probe goes over the one, and none over the other.
-            "wire": Network("wire", interface="eth0", plane=random.choice((None, None, *Plane))),
+            "wire": Network("wire", interface="eth0", plane=random.choice((None, Plane.ADMIN, *Plane))),
             "unplugged": Network("unplugged", interface="eth9", plane=random.choice((None, *Plane))),
         },
         workloads={
