@@ -16,6 +16,9 @@ FILE = "applied.json"
 STAGED = "applied.json.new"
 HISTORY = ("applied.1.json", "applied.2.json")
 """The good policies before the present one, the last one first."""
+POLICIES = "policies"
+"""Beside it a directory of policies that the log names, each as it was saved, by its hash."""
+
 LATEST = 250_000_000_000.0  # some years short of where datetime ends
 
 

@@ -21,6 +21,7 @@ from penstock.daemon.clock import now
 from penstock.daemon.index_keeper import IndexKeeper
 from penstock.daemon.options import Options
 from penstock.daemon.places import writing
+from penstock.daemon.policy_archive import PolicyArchive
 from penstock.daemon.sinks import BlockLog, LineLog
 from penstock.errors import PenstockError
 
@@ -33,6 +34,8 @@ class FileWorker:
         self._below = tree.strip("/")
         self._log = BlockLog(options.log)
         self._index = IndexKeeper(options.log)
+        self._archive = PolicyArchive(options.state, options.log)
+        self._rotations = 0
         self._lent = LineLog(options.log, grants.LOG_NAME)
         self._parsed: dict[tuple[str, str], FileResult] = {}
         self._looked: events.Files | None = None
@@ -99,11 +102,14 @@ class FileWorker:
             files.stage(self._options.state / state.STAGED, effect.data)
         with writing(self._options.state / places.STAGED_FLOOR):
             files.stage(self._options.state / places.STAGED_FLOOR, effect.floor)
+        self._archive.keep(effect.data)
 
     def commit_state(self) -> None:
         """The floor first: a boot in between loads what the kernel holds already."""
         home = self._options.state
         self._keep()
+        self._archive.keep(places.read(home / state.FILE))
+        self._archive.forget()
         with writing(home / places.FLOOR):
             files.put(home / places.STAGED_FLOOR, home / places.FLOOR)
         with writing(home / state.FILE):
@@ -158,6 +164,9 @@ class FileWorker:
         with writing(self._options.log / LOG_NAME):
             self._log.append(blocks)
         self._index.keep()
+        if self._rotations != self._log.rotations:
+            self._rotations = self._log.rotations
+            self._archive.forget()
 
 
 def _hash_of(data: bytes | None) -> str:

@@ -23,7 +23,7 @@ FLOOR, FLOOR_SAID, TRIAL = "floor.nft", "floor", "unconfirmed"
 """What is loaded at boot; what was, in the run directory; and that the kernel holds what nobody has confirmed."""
 STAGED_FLOOR = f"{FLOOR}.new"
 _SAVED = (state.FILE, *state.HISTORY, BOOKS, NAMES, FLOOR, grants.FILE)
-STATE_FILES = frozenset(f"{name}{end}" for name in _SAVED for end in ("", ".new"))
+STATE_FILES = frozenset({state.POLICIES, *(f"{name}{end}" for name in _SAVED for end in ("", ".new"))})
 _SAID = (FACTS, FLOOR_SAID, TRIAL, PORTS)
 RUN_FILES = frozenset({SOCKET, LOCK, *(f"{name}{end}" for name in _SAID for end in ("", ".new"))})
 MAX_SAID = 4096

@@ -31,6 +31,7 @@ class LineLog:
         self._max_bytes = max_bytes
         self._fd: int | None = None
         self._unwritten = 0
+        self.rotations = 0
 
     @property
     def unwritten(self) -> int:
@@ -106,6 +107,7 @@ class LineLog:
         for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
             with contextlib.suppress(FileNotFoundError):
                 newer.replace(older)
+        self.rotations += 1
         return self._opened()
 
 
