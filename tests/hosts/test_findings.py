@@ -206,3 +206,42 @@ def test_what_others_take_away_is_put_back(
         assert gap < 1, f"{[round(p.time - start, 3) for p in left]}\n{said}"
         assert max((p.time for p in left), default=start) - start < 1
         assert "(by 'nft', pid " in installed.findings("foreign-change")[-1]["text"]
+
+
+SERVER = (
+    "/usr/bin/python3 -c 'import socket, time; one = [socket.create_server((host, port)) for host, port in "
+    '((str(), 8000), ("127.0.0.1", 8001))]; time.sleep(9999)\''
+)
+SERVING = """\
+version: 1
+workload: {name}
+mode: enforce
+match: {{unit: {unit}}}
+egress: []
+ingress: [{{from: host, ports: [8001]}}]
+"""
+
+
+@pytest.mark.parametrize("dropin", [True, False], ids=["slice", "in-place"])
+def test_what_listens_and_who_reaches_it(installed: Installed, stopped: list[str], dropin: bool) -> None:
+    """With no more rights than the unit of the daemon has."""
+    name = "serving" if dropin else "placed"
+    unit = f"{name}.service"
+    installed.unit(unit, SERVER, service="User=nobody")
+    stopped.append(unit)
+    installed.enforce(name, unit, dropin=dropin, text=SERVING)
+    installed.sh(f"systemctl start {unit}")
+    found = installed.wait_for(lambda: len(installed.workload(name)["listening"]) == 2 and installed.workload(name))
+    assert found["listening"] == [
+        {"protocol": "tcp", "address": address, "port": port, "process": "python3", "reached_by": who, "rules": rules}
+        for address, port, who, rules in (
+            ("0.0.0.0", 8000, [], []),
+            ("127.0.0.1", 8001, ["host"], found["listening"][1]["rules"]),
+        )
+    ]
+    assert len(found["listening"][1]["rules"]) == 1
+    (told,) = installed.findings("listens-without-rule", name)
+    assert "port 8000," in told["text"]
+    assert f"{name} 0.0.0.0:8000 (python3) <- no rule" in installed.sh(f"penstock status {name}; true")
+    installed.sh(f"systemctl stop {unit}")
+    installed.wait_for(lambda: installed.workload(name)["listening"] == [])
