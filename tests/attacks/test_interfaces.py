@@ -483,3 +483,35 @@ def logged() -> list[bytes]:
     return _readers[0].read().records
 
 
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bystander_does_not_come_back_over_it(family: int, governed: Governed, actors: dict[str, Actor]) -> None:
+    """What this host sends to all hosts of a network it gets itself, over the interface that it left by."""
+    w, by, stranger, port = actors["w"], actors["by"], actors["far"], next(_served)
+    there = w(ops.udp, "::" if family == 6 else "0.0.0.0", port)
+    everybody = {4: "224.0.0.1", 6: "ff02::1"}[family]
+    for source in (MINE.own(family), OTHER.own(family), {4: "0.0.0.0", 6: "::"}[family]):
+        assert by(to_all, everybody, port, source, MINE.interface) == "ok"
+        time.sleep(0.05)
+        assert w(ops.pending, there) == []
+    assert stranger(to_all, everybody, port, far(governed, family), MINE.interface) == "ok"
+    eventually(lambda: w(ops.pending, there) == [b"all"])
+    w(ops.close, there)
+
+
+def to_all(group: str, port: int, source: str, interface: str) -> str:
+    """A datagram to a multicast group, which its sender gets as well."""
+    number = socket.if_nametoindex(interface)
+    with socket.socket(ops.family_of(group), socket.SOCK_DGRAM) as sock:
+        if ":" in group:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number)
+        else:
+            way = struct.pack("@4s4si", bytes(4), bytes(4), number)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, way)
+        sock.bind((source, 0))
+        try:
+            sock.sendto(b"all", (group, port))
+        except OSError as error:
+            return ops.name_of(error)
+    return "ok"

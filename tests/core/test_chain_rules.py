@@ -24,7 +24,8 @@ def policy() -> Policy:
             "model",
             f"[{{to: lan, ports: [443, icmp], name: calls}}, {{to: 10.0.0.1, ports: [any], name: set, {UNTIL}}}]",
             f"[{{from: ['workload:gw', lan], ports: [8000-8001], name: front}},"
-            f" {{from: host, ports: [9000/udp], name: here}}, {{from: lan, ports: [7000], name: brief, {UNTIL}}}]",
+            f" {{from: host, ports: [9000/udp], name: here}}, {{from: lan, ports: [7000], name: brief, {UNTIL}}},"
+            " {from: lan, ports: [6000/udp], name: group}]",
         ),
         rules("gw", "[{to: 'workload:model', ports: [8000], name: model}]"),
         rules("ui"),
@@ -47,6 +48,7 @@ def policy() -> Policy:
         ("model", "in", "tcp", 8000, "interface:eno2", ("front",)),
         ("model", "in", "tcp", 8000, "interface:eno3", ()),
         ("model", "in", "tcp", 443, "interface:eno2", ()),
+        ("model", "in", "udp", 6000, "interface:eno2", ("group",)),
         ("model", "in", "tcp", 7000, "interface:eno2", ("brief",)),
         ("model", "out", "tcp", 443, "interface:eno2", ("calls",)),
         ("model", "out", "icmp", 0, "interface:eno2", ("calls",)),

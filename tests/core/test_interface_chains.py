@@ -102,6 +102,14 @@ def test_the_chains_of_a_workload() -> None:
     assert not any("eno2" in text for name in made if name.startswith("loopback") for text in made[name])
 
 
+def test_datagrams_of_this_host_are_no_calls() -> None:
+    """It gets what it sends to a multicast group, as if over the interface; TCP knows no groups."""
+    made = texts(compiled(ingress="[{from: lan, ports: [80, 80/udp]}]"))
+    asks = [text.partition(" counter")[0] for text in made["in_w"] if "eno2" in text]
+    assert asks == ['iifname "eno2" tcp dport 80', 'iifname "eno2" udp dport 80 fib saddr type != local']
+    assert not any("fib" in text for text in made["reply_w"])
+
+
 def test_nothing_is_there_without_such_rules() -> None:
     made = compiled("[{to: net, ports: [80, icmp]}]", "[{from: 'plane:inference', ports: [80]}]")
     assert not {"over_w", "heard_w"} & {chain.name for chain in made.chains}

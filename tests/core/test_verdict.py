@@ -198,6 +198,7 @@ EGRESS = [
     ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2"), Reason.RULE),
     ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno1"), Reason.NO_RULE),
     ("gpu-lan", HTTPS, out("192.0.2.1"), Reason.NO_RULE),
+    ("gpu-lan", HTTPS, out("192.0.2.1", interface="eno2", here=True), Reason.NO_RULE),
     ("gpu-lan", HTTPS, out("169.254.169.254", interface="eno2"), Reason.METADATA),
     ("gpu-lan", HTTPS, out("fe80::1", interface="eno2"), Reason.LINK_LOCAL),
     ("*.hf.co 192.0.2.1", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from penstock.core import hits
 from penstock.core.policy import Direction
-from penstock.core.rule_parts import Before, Count, Echo, End, HasLabel, Interface, PortIn
+from penstock.core.rule_parts import Before, Count, Echo, End, ForeignSource, HasLabel, Interface, PortIn
 from penstock.core.ruleset import Rule, Ruleset
 
 HOST, WORKLOAD, INTERFACE = "host", "workload", "interface"
@@ -92,6 +92,8 @@ def _holds(rule: Rule, labels: Mapping[str, int], asked: Question, now: datetime
             case PortIn(protocol, End.DESTINATION, first, last):
                 if protocol != asked.protocol or not first <= asked.port <= last:
                     return False
+            case ForeignSource():
+                pass  # nobody behind an interface has an address of this host
             case Echo():
                 if asked.protocol != "icmp":
                     return False

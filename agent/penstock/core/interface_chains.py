@@ -7,7 +7,8 @@ Rules are by the name of the interface and are asked for each packet: one that d
 network as soon as it does, and what is taken back ends at once.  Both ways are asked: an answer leaves by the
 interface that the call came over, and comes back over the one that it left by.
 
-What this host sends to its own addresses travels over loopback and is in no such network.
+What this host sends to its own addresses travels over loopback and is in no such network; neither is what it sends
+to a multicast group and gets back.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from penstock.core.rule_parts import (
     Echo,
     End,
     Final,
+    ForeignSource,
     Interface,
     Jump,
     PortIn,
@@ -110,12 +112,18 @@ def interfaces(policy: Policy, peer: Peer) -> tuple[str, ...]:
     return tuple(network.interface for network in networks if network.interface)
 
 
-def _opened(found: Sequence[Link], over: End, port: End, protocols: Sequence[str] = ("tcp", "udp")) -> list[Rule]:
+def _opened(
+    found: Sequence[Link], over: End, port: End, protocols: Sequence[str] = ("tcp", "udp"), *, called: bool = False
+) -> list[Rule]:
+    """`called`: it may be a call that comes in."""
+    # What this host sends to everybody in a network it gets itself, as if over that network's interface.
+    stranger = {"udp": (ForeignSource(),)} if called else {}
     return [
         _rule(
             *_until(link),
             Interface(link.interface, over),
             PortIn(ports.protocol, port, ports.first, ports.last),
+            *stranger.get(ports.protocol, ()),
             Count(link.counter),
             Final.ACCEPT,
         )
@@ -131,7 +139,7 @@ def _until(link: Link) -> tuple[Condition, ...]:
 
 def arriving(found: Links) -> list[Rule]:
     """For the chain of what arrives: calls."""
-    return _opened(found.in_, End.SOURCE, End.DESTINATION)
+    return _opened(found.in_, End.SOURCE, End.DESTINATION, called=True)
 
 
 def replying(found: Links) -> list[Rule]:

@@ -248,7 +248,7 @@ def _closed_unless_literal(remote: Address | None) -> Reason | None:
 def _in_network(network: Network, connection: Connection) -> bool:
     if network.cidrs:
         return _within(connection.remote, network.cidrs)
-    return connection.interface == network.interface != ""
+    return not connection.here and connection.interface == network.interface != ""
 
 
 def _within(remote: Address | None, cidrs: tuple[Cidr, ...]) -> bool:
