@@ -14,6 +14,7 @@ from datetime import datetime
 from penstock.core.connection import Connection
 from penstock.core.names import is_shared_suffix
 from penstock.core.policy import (
+    CONTROL_PORTS,
     EVERY_PORT,
     NOWHERE,
     Address,
@@ -110,8 +111,11 @@ def port_gap(ports: Ports, connection: Connection) -> int:
         return 0 if ports.icmp else NO_GAP
     if connection.port is None:
         return NO_GAP
+    calls = connection.direction is Direction.OUT and connection.protocol == "tcp"
+    closed = calls and connection.port in CONTROL_PORTS
     gaps = [
-        max(opened.first - connection.port, connection.port - opened.last, 0)
+        # A range around a control port does not open it.
+        max(opened.first - connection.port, connection.port - opened.last, closed and opened.first < opened.last)
         + (0 if opened.protocol == connection.protocol else 65536)
         for opened in ports.ranges
     ]
