@@ -13,6 +13,7 @@ from fake_host import START, Host, rules
 from penstock.core import exposure, findings
 from penstock.core.events import Bypass, Group, Listener, LookAlike, Seen, Stray
 from penstock.core.match import Unit
+from penstock.core.policy import NOWHERE
 from penstock.core.view import InForce, View
 from penstock.core.wire import Json
 
@@ -145,6 +146,17 @@ def test_many_rules_are_one_finding() -> None:
     host = Host({"rules.d/a.yaml": rules("a", egress)}).start()
     [one] = findings.all_of(host.engine.view, host.engine.in_force, START)
     assert one["text"].endswith("opens metadata, and 2 more")
+
+
+def test_what_is_lent_has_no_place() -> None:
+    host = Host({"rules.d/a.yaml": rules("a", "[{to: metadata, ports: [80], name: r}]")}).start()
+    in_force = host.engine.in_force
+    assert in_force
+    workload = in_force.policy.workloads["a"]
+    lent = replace(workload, egress=tuple(replace(rule, place=NOWHERE) for rule in workload.egress))
+    policy = replace(in_force.policy, workloads={"a": lent})
+    [one] = findings.all_of(host.engine.view, replace(in_force, policy=policy), START)
+    assert one["text"] == "rule r opens metadata"
 
 
 @pytest.mark.parametrize("rule", ["to: 169.254.0.0/16, ports: [80]", "to: any, ports: [any]"])

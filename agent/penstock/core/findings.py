@@ -178,7 +178,9 @@ def _of_literal(in_force: InForce | None, now: datetime) -> Iterator[Json]:
 def _opens(found: list[tuple[Rule, str]]) -> str:
     rule, what = found[0]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"rule {rule.id} ({printable(rule.place.file)}:{rule.place.line}) opens {what}{more}"
+    # What is lent stands in no file.
+    where = f" ({printable(rule.place.file)}:{rule.place.line})" if rule.place.file else ""
+    return f"rule {rule.id}{where} opens {what}{more}"
 
 
 def of_listeners(exposed: Mapping[str, Sequence[Exposure]], in_force: InForce | None) -> Iterator[Json]:
