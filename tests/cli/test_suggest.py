@@ -92,14 +92,14 @@ def test_a_screen(daemon: FakeDaemon, call: Call) -> None:
 
 def test_writing_changes_only_what_is_meant_and_only_once(daemon: FakeDaemon, call: Call) -> None:
     saw(daemon, *USUAL)
-    rules(daemon).chmod(0o640)
+    rules(daemon).chmod(0o660)
     done = call("suggest", "litellm", "--write")
     assert (done.exit_code, "added 2 rules to" in done.stderr) == (0, True)
     written = rules(daemon).read_text()
     assert written == FILE.replace("name: db}\n", "name: db}\n  - to: api.example.org\n").replace(
         "ingress: []  # nobody yet\n", "ingress:  # nobody yet\n  - ports: [4000]\n    from: clients\n"
     )
-    assert stat.S_IMODE(rules(daemon).stat().st_mode) == 0o640
+    assert stat.S_IMODE(rules(daemon).stat().st_mode) == 0o660
     again = call("suggest", "litellm", "--write", "--json")
     assert json.loads(again.stdout)["written"] == 0
     assert rules(daemon).read_text() == written

@@ -146,7 +146,8 @@ def test_what_is_allowed_by_now_is_not_proposed_again() -> None:
 
 def test_a_locked_workload_lacks_what_it_lacks_without_the_lock() -> None:
     blocks = [*seen(name="known.example.org"), *seen(name="a.example.org")]
-    assert said(suggested(blocks, files(mode="lock"))) == ["{to: a.example.org}"]
+    found = suggested(blocks, files(mode="lock"))
+    assert (said(found), found.refused, found.allowed) == (["{to: a.example.org}"], (), 1)
 
 
 def test_a_preset_takes_the_names_that_it_is_about() -> None:
