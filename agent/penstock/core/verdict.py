@@ -11,6 +11,8 @@ errors belong to the connection they answer and are not judged here.
 * Going out, a control port is opened only by itself in `ports`: no range and no `any` opens it.
 * A name is at an address while an answer to the workload's own look-up says so; private addresses count
   only with `private`.
+* A network by interface is whatever arrives or leaves over it, any address but this host's own; an exception
+  beside it is not enforced yet, and closes it.
 * An exception is taken out of its own rule, not out of others.
 * The host's admin ports are closed to every workload on this host's own addresses, and to networks of clients
   (`plane: inference`), whatever rules say.
