@@ -475,3 +475,16 @@ def test_after_a_sleep_what_is_overdue_is_out_of_the_kernel_at_once() -> None:
     assert len(ends) == 1
     assert listed(host) == [left["id"]]
     assert [record["id"] for record in host.accounts if record["event"] == "ended"] == [over["id"]]
+
+
+def test_small_steps_of_the_clock_add_up() -> None:
+    host = started()
+    grant(host, seconds=600)
+    host.tick()
+    before = len(host.done)
+    for step in (0.3, 0.3):
+        host.set_clock(step)
+        host.feed(events.Ticked(host.now, 0.002, uptime=host.uptime))
+        host.settle()
+    assert host.names(before).count("Load") == 1
+    assert host.holds_policy()

@@ -27,7 +27,7 @@ from penstock.core.view import InForce, Operation, Trial, View
 TRIES = 3
 """How often an operation loads when the kernel does not hold what was loaded."""
 
-JUMP = 2.0
+JUMP = 0.5
 """Seconds by which the clock may have gone apart from the kernel's timeouts."""
 
 UNSAVED = effects.CommitState.__name__
@@ -54,6 +54,7 @@ class Operations:
         self._lending = lending
         self._count = 0
         self._ticked: datetime | None = None
+        self._apart = 0.0  # seconds by which the clock has gone before the kernel's timeouts since they were told
         self._jumped = False  # the clock, and what is timed in the kernel does not know it
         self._tried: object = None  # what was to be bound in place when it was last tried
         self._known: tuple[object, object, dict[str, str], dict[str, int]] = (None, None, {}, {})
@@ -179,10 +180,10 @@ class Operations:
         """When the clock was set, or the host slept, what is to run out in the kernel is timed anew."""
         before, self._ticked = self._ticked, event.now
         if before is not None and event.elapsed:
-            apart = (event.now - before).total_seconds() - (event.elapsed - event.slept)
-            self._jumped |= abs(apart) > JUMP
-            if abs(apart) > JUMP:
-                self._naming.learned.jump(apart)
+            self._apart += (event.now - before).total_seconds() - (event.elapsed - event.slept)
+            if abs(self._apart) > JUMP:  # small steps add up
+                self._naming.learned.jump(self._apart)
+                self._apart, self._jumped = 0.0, True
         if not self._jumped or self.in_force is None or self.current is not None:
             return []
         self._jumped = False
