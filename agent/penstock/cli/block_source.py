@@ -19,9 +19,12 @@ from penstock.blocklog.index import SMALL, Unusable, discard, grow, is_small, ma
 from penstock.blocklog.query import Index, Sum, Sums
 from penstock.cli.block_log import BlockReader, Record, Wanted
 from penstock.cli.block_text import MAX_GROUPS, Group, Row, groups, rows
+from penstock.cli.context import place_of
 from penstock.core.block_keys import group_key
 
 T = TypeVar("T")
+
+DEFAULT_LOG = Path("/var/log/penstock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class Source(Protocol):
     def groups(self, wanted: Wanted, by: str, most: int) -> Groups:
         """The largest groups."""
 
+    def with_id(self, prefix: str, most: int) -> list[Record]:
+        """Blocks whose ids begin like that."""
+
 
 class Scanned:
     """The log itself."""
@@ -74,6 +80,11 @@ class Scanned:
         """The largest groups."""
         found = groups((record.block for record in self._reader.newest_first(wanted)), by)
         return Groups(found[:most], len(found), sum(group.count for group in found))
+
+    def with_id(self, prefix: str, most: int) -> list[Record]:
+        """Blocks whose ids begin like that."""
+        all_of_them = self._reader.newest_first(Wanted())
+        return list(islice((record for record in all_of_them if record.block.id.startswith(prefix)), most))
 
 
 class Indexed:
@@ -113,6 +124,13 @@ class Indexed:
             shown.sort(key=lambda group: -group.count)
         return Groups(shown, found.number, found.packets)
 
+    def with_id(self, prefix: str, most: int) -> list[Record]:
+        """Blocks whose ids begin like that."""
+        found = [self._index.record(place) for place in self._index.with_id(prefix, most)]
+        if not all(record.block.id.startswith(prefix) for record in found):
+            raise Unusable("it does not fit the log")
+        return found
+
     def _group(self, one: Sum, by: str) -> Group:
         block = self._index.newest_of(one, by).block
         return Group(group_key(block, by), block.workload, one.packets, one.first, one.last)
@@ -121,6 +139,11 @@ class Indexed:
 def _rest(shown: list[Group], found: Sums) -> Group:
     packets = found.packets - sum(group.count for group in shown)
     return Group(None, None, packets, min(g.first for g in shown), max(g.last for g in shown))
+
+
+def log_directory(run: Path) -> Path:
+    """Where the log of the daemon of `run` is, or was."""
+    return place_of(run, "log") or DEFAULT_LOG
 
 
 def answer(directory: Path, reader: BlockReader, question: Callable[[Source], T]) -> T:

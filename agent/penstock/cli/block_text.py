@@ -33,11 +33,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How to print: local date of today, colours, columns of the terminal (None: no limit)."""
+    """How to print: local date of today, colours, columns of the terminal (None: no limit), ids of blocks."""
 
     today: str
     colour: bool = False
     columns: int | None = None
+    ids: bool = False
 
 
 @dataclass(slots=True)
@@ -110,6 +111,8 @@ def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
         text += f"; {row.unlogged} of them counted, not logged"
     bare = len(click.unstyle(head)) + 2 + len(text)
     told = [f"{head}  {text}"] if not look.columns or bare <= look.columns else [head.rstrip(), _INDENT + text]
+    if look.ids:
+        told.append(f"{_INDENT}id: {printable(block.id, 64)}")
     if hint and block.allow:
         told.append(f"{_INDENT}{_allow_label(block.allow)}  {printable(block.allow, 512)}")
     return told

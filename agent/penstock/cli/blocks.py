@@ -20,15 +20,14 @@ from typing import TextIO
 import click
 
 from penstock.cli.block_log import BlockReader, Record, Wanted
-from penstock.cli.block_source import Rows, Source, answer
+from penstock.cli.block_source import Rows, Source, answer, log_directory
 from penstock.cli.block_text import MAX_GROUPS, Look, Row, Widths, group_line, lines, rows
-from penstock.cli.context import Context, drop_output, find_daemon_json
+from penstock.cli.context import Context, drop_output
 from penstock.cli.duration import when
 from penstock.cli.format import local
 from penstock.core.block_keys import destination
 from penstock.errors import PenstockError
 
-DEFAULT_LOG = Path("/var/log/penstock")
 _POLL = 0.2  # seconds
 _BEFORE_FOLLOWING = 10  # blocks, unless --since or --limit says otherwise
 _HINTS_REMEMBERED = 4096
@@ -77,6 +76,7 @@ class _Asked:
 )
 @click.option("--all", "everything", is_flag=True, help="Every destination, not only the newest 40.")
 @click.option("--log", type=click.Path(path_type=Path), metavar="DIR", help="Where the log is.")
+@click.option("--ids", is_flag=True, help="Show the id of each row's newest block, for `penstock why --block`.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def blocks(
@@ -90,6 +90,7 @@ def blocks(
     limit: int | None,
     everything: bool,
     log: Path | None,
+    ids: bool,
     as_json: bool,
 ) -> None:
     """Show what was blocked, or in observe mode would have been: oldest first, one line a destination.
@@ -106,13 +107,13 @@ def blocks(
     if everything and limit:
         raise click.UsageError("--all and --limit say two things: give one of them")
     wanted = Wanted(_seconds(since), _seconds(until), workload, direction)
-    directory = log or _log_of(ctx.obj)
+    directory = log or log_directory((ctx.obj or Context()).run)
     try:
         reader = BlockReader(directory)
     except PenstockError as e:
         click.echo(f"penstock blocks: {e}", err=True)
         ctx.exit(2)
-    output = _output(as_json)
+    output = _output(as_json, ids)
     asked = _Asked(wanted, by, limit, everything)
     try:
         if follow:
@@ -242,7 +243,7 @@ def _waiter(stream: TextIO) -> Callable[[], None]:
     return wait
 
 
-def _output(as_json: bool) -> _Output:
+def _output(as_json: bool, ids: bool) -> _Output:
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end us
         stream.reconfigure(errors="backslashreplace")
@@ -251,18 +252,13 @@ def _output(as_json: bool) -> _Output:
         today=_local(time.time()).split(" ")[0],
         colour=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
         columns=shutil.get_terminal_size().columns if terminal else None,
+        ids=ids,
     )
     return _Output(stream, look, as_json)
 
 
 def _local(seconds: float) -> str:
     return local(datetime.fromtimestamp(seconds, UTC))
-
-
-def _log_of(context: Context | None) -> Path:
-    said = find_daemon_json((context or Context()).run)
-    log = said.get("log") if said else None
-    return Path(log) if isinstance(log, str) and log else DEFAULT_LOG
 
 
 def _seconds(when: datetime | None) -> float | None:

@@ -13,6 +13,8 @@ from penstock.cli.applied import applied_policy, complete_workload, no_such
 from penstock.cli.client import ask
 from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.lent import with_lent
+from penstock.cli.why_block import as_json as block_as_json
+from penstock.cli.why_block import complete_block, explain, text
 from penstock.cli.why_names import known
 from penstock.cli.why_text import Kernel, Shown, as_json, lines
 from penstock.core.asking import Answer, BadQuery, incoming, outgoing, reply
@@ -30,8 +32,8 @@ ASKED = 128
 
 
 @click.command()
-@click.argument("workload", shell_complete=complete_workload)
-@click.argument("what", nargs=-1, required=True, metavar="DEST:PORT[/udp] | DEST icmp | PORT[/udp]")
+@click.argument("workload", required=False, shell_complete=complete_workload)
+@click.argument("what", nargs=-1, metavar="DEST:PORT[/udp] | DEST icmp | PORT[/udp]")
 @click.option("--from", "source", metavar="SOURCE", help="From SOURCE to the workload's PORT.")
 @click.option(
     "--policy",
@@ -40,14 +42,21 @@ ASKED = 128
     metavar="DIR",
     help="Judge by this configuration directory, not by what is applied; needs no root.",
 )
+@click.option(
+    "--block",
+    metavar="ID",
+    shell_complete=complete_block,
+    help="About a block of the log: by the policy of then, and by that of now.  ID may be shortened.",
+)
 @click.option("--json", "as_json_", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def why(
     ctx: click.Context,
-    workload: str,
+    workload: str | None,
     what: tuple[str, ...],
     source: str | None,
     directory: Path | None,
+    block: str | None,
     as_json_: bool,
 ) -> None:
     """Say whether WORKLOAD may connect to DEST, or with --from whether SOURCE may connect to it.
@@ -59,10 +68,17 @@ def why(
     penstock why litellm registry.example.org:443
     penstock why litellm workload:vllm:8000
     penstock why litellm --from clients 8000
+    penstock why --block 019abf5c8f2c00000a5eed5eed
 
     Exit status: 0 allowed, 1 denied, 2 cannot tell.  It follows the policy, unless the kernel disagrees.
     """
     run = (ctx.obj or Context()).run
+    if block is not None:
+        if workload or source or directory:
+            raise click.UsageError("--block names all there is to ask: give it alone")
+        ctx.exit(_explain(run, block, as_json_))
+    if not workload or not what:
+        raise click.UsageError("Missing argument 'WORKLOAD'." if not workload else "Missing argument 'WHAT'.")
     now = datetime.now(UTC)
     policy = with_lent(applied_policy(run), run, now) if directory is None else _policy_in(directory)
     sentence = _question(what, source)
@@ -83,6 +99,15 @@ def why(
     found = Shown(policy, policy.workloads[workload], sentence, answer, kernel, config, names)
     click.echo(json.dumps(as_json(found), indent=2) if as_json_ else "\n".join(lines(found)))
     ctx.exit(_status(answer, kernel))
+
+
+def _explain(run: Path, block: str, as_json_: bool) -> int:
+    found = explain(run, block)
+    if as_json_:
+        click.echo(json.dumps(block_as_json(found, json.loads(found.record.block.as_json())), indent=2))
+    else:
+        click.echo("\n".join(text(found)))
+    return found.status
 
 
 def _status(answer: Answer, kernel: Kernel) -> int:
@@ -152,9 +177,7 @@ def _kernel(run: Path, answer: Answer) -> Kernel:
 
 
 def _chains(run: Path, answer: Answer) -> Kernel:
-    questions = {
-        (one.connection.workload, one.connection.direction, one.far): one for one in answer.in_chains
-    }
+    questions = {(one.connection.workload, one.connection.direction, one.far): one for one in answer.in_chains}
     for one in list(questions.values())[:ASKED]:
         connection = one.connection
         question = {
