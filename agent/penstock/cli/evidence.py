@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from penstock.cli.block_log import BlockReader, Wanted
+from penstock.cli.block_source import DEFAULT_LOG, Source, answer
 from penstock.cli.context import CannotTell
 from penstock.cli.presets import read_all
 from penstock.core.policy import Address, Policy
@@ -14,7 +15,10 @@ from penstock.core.seen import Evidence, Partners, gather, is_here, partners
 from penstock.core.suggest import Ask
 from penstock.errors import PenstockError
 
-DEFAULT_LOG = Path("/var/log/penstock")
+__all__ = ["DEFAULT_LOG", "addresses", "asking"]
+
+OTHERS = 100_000
+"""The newest records, of all workloads, that are asked who else is on this host: enough for a hint."""
 
 
 def asking(policy: Policy, workload: str, config: Path, log: Path, since: datetime, now: datetime) -> Ask:
@@ -28,17 +32,20 @@ def _evidence(
     policy: Policy, workload: str, log: Path, since: datetime, here: frozenset[Address]
 ) -> tuple[Evidence, Partners]:
     """What the log says of the workload and, where its far ends are on this host, of the others."""
-    mine = Wanted(since=since.timestamp(), workload=workload)
+    mine, everybody = Wanted(since=since.timestamp(), workload=workload), Wanted(since=since.timestamp())
     try:
         reader = BlockReader(log)
     except PenstockError as e:
         raise CannotTell(e.message, where=e.where, hint=e.hint) from e
-    try:
-        evidence = gather(record.block for record in reader.newest_first(mine))
+
+    def question(source: Source) -> tuple[Evidence, Partners]:
+        evidence = gather(record.block for record in source.records(mine, None))
         local_ends = any(is_here(seen.key.peer, here) for seen in evidence.seen)
-        everybody = Wanted(since=since.timestamp())
-        others = (record.block for record in reader.newest_first(everybody)) if local_ends else ()
+        others = (record.block for record in source.records(everybody, OTHERS)) if local_ends else ()
         return evidence, partners(policy, workload, others, here)
+
+    try:
+        return answer(log, reader, question)
     finally:
         reader.close()
 
