@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -12,7 +13,8 @@ from governed import policy_of, rules
 from penstock.core import exposure
 from penstock.core.events import Listener
 from penstock.core.exposure import Exposure, Exposures
-from penstock.core.policy import Policy
+from penstock.core.policy import Direction, Policy
+from penstock.core.verdict import Connection, Live, judge
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOST = """\
@@ -199,3 +201,41 @@ def test_text_of_others_is_made_safe() -> None:
         "reached_by": [],
         "rules": [],
     }
+
+
+# --- against the evaluator ---
+
+PEERS = (
+    *("clients", "four", "admin", "wire", "guests", "any", "10.0.0.0/8", "'::/0'", "10.30.0.7", "127.0.0.0/8"),
+    *("'::1'", "'workload:gateway'", "host", "'plane:inference'", "'plane:admin'"),
+)
+EXCEPTED = ("", "10.30.0.0/24", "clients", "127.0.0.0/8", "wire", "'::/0'")
+OUTSIDE = ("10.20.0.1", "10.30.0.7", "10.30.9.9", "10.40.0.1", "10.1.1.1", "11.0.0.1", "fd00:30::1", "fd00::1")
+HERE = ("127.0.0.1", "::1")
+
+
+def callers(here: bool) -> Iterator[Connection]:
+    """One of each kind; to a port that is bound to loopback from this host alone."""
+    base = Connection("w", Direction.IN, "tcp", None)
+    for text in HERE:
+        for who in ("", "gateway"):
+            yield replace(base, remote=ip_address(text), peer_workload=who, here=True)
+    if not here:
+        for text in OUTSIDE:
+            for interface in ("eno1", "eno2", "eno3"):
+                yield replace(base, remote=ip_address(text), peer_workload="?", interface=interface)
+
+
+@pytest.mark.parametrize("excepted", EXCEPTED)
+@pytest.mark.parametrize("source", PEERS)
+def test_somebody_is_told_of_where_the_evaluator_lets_somebody_in(source: str, excepted: str) -> None:
+    more = f", except: [{excepted}]" if excepted else ""
+    said = policy(f"[{{from: {source}, ports: [22, 80]{more}, name: r}}]")
+    for address in ("0.0.0.0", "::", "127.0.0.1", "::1"):
+        for port in (22, 80):
+            one = listener(address, port, v6only=True)
+            calls = [replace(call, port=port) for call in callers(one.address.is_loopback)]
+            same = [call for call in calls if call.remote and call.remote.version == one.address.version]
+            allowed = any(judge(said, Live(NOW), call).allow for call in same)
+            told = Exposures(said, said.workloads["w"], NOW).of(one).reached_by
+            assert bool(told) is allowed, (address, port, told)
