@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from attacks import load, ops
-from attacks.load import CHOSEN, OF_THE_KERNEL, TRAIL, Call, End, Knocked, Made, Served
+from attacks.load import OF_THE_KERNEL, TRAIL, Call, End, Knocked, Made, Served
 from governed import Actor, Governed, rules
 
 pytestmark = pytest.mark.root
@@ -129,10 +129,19 @@ def denied(governed: Governed) -> dict[str, int]:
     return {"by": counters["denied_in_model"], "third": counters["denied_out_third"]}
 
 
-def test_nobody_gets_in(actors: dict[str, Actor], governed: Governed, count: int) -> None:
-    """Neither from ports of the kernel's choice nor from those that the gateway just closed or reset."""
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param((End.CLOSED, End.DATAGRAM, End.RESET, End.DATAGRAM), id="the-gateway-closes"),
+        pytest.param((End.BY_SERVER, End.DATAGRAM), id="the-server-closes"),
+    ],
+)
+def test_nobody_gets_in(
+    ends: tuple[End, ...], actors: dict[str, Actor], governed: Governed, count: int
+) -> None:
+    """Neither from ports of the kernel's choice nor from those that the gateway had just before."""
     before = denied(governed)
-    found = play(actors, ATTEMPTS // count, End.CLOSED, End.DATAGRAM, End.RESET, End.DATAGRAM)
+    found = play(actors, ATTEMPTS // count, *ends)
     after = denied(governed)
     assert_the_gateway_works(found, ATTEMPTS // count)
     assert_no_data(found)
@@ -141,22 +150,6 @@ def test_nobody_gets_in(actors: dict[str, Actor], governed: Governed, count: int
         knocked = found.of(name)
         assert knocked.entered == []
         assert after[name] - before[name] == knocked.connections + knocked.datagrams, "each is counted, once"
-
-
-def test_who_takes_a_port_that_the_server_closed_gets_nothing(
-    actors: dict[str, Actor], governed: Governed, count: int
-) -> None:
-    """TIME_WAIT takes the SYN there, and has no cgroup: a bystander is accepted, and is neither heard nor told.
-
-    From a port of his own nobody is.
-    """
-    found = play(actors, ATTEMPTS // count, End.BY_SERVER, End.DATAGRAM)
-    assert_the_gateway_works(found, ATTEMPTS // count)
-    assert_no_data(found)
-    assert found.of("third").entered == []
-    entered = Counter((address, port, b"") for address, port in found.of("by").entered)
-    assert found.strange - entered == Counter()
-    assert {port for _, port in found.of("by").entered} <= set(CHOSEN)
 
 
 def test_the_count_sees_who_gets_in(actors: dict[str, Actor], governed: Governed) -> None:

@@ -15,17 +15,24 @@ from penstock.core.compile import Live, compile_policy
 from penstock.core.peer_chains import NOBODY, Call, Calls, calls
 from penstock.core.policy import Mode, Policy, PortRange
 from penstock.core.rule_parts import (
+    AddressIn,
+    AnySocket,
     Before,
     Count,
     End,
+    Family,
     Final,
+    FullSocket,
     Goto,
     HasLabel,
+    Hook,
     InCgroup,
     InSet,
     Jump,
     Loopback,
+    Note,
     PortIn,
+    TcpSyn,
 )
 from penstock.core.ruleset import Chain, Rule
 
@@ -175,3 +182,54 @@ def test_whatever_is_counted_is_declared() -> None:
         assert counted <= set(made.counters)
         hits = sorted(name[:10] for name in made.counters if name.startswith("hits_"))
         assert hits == ["hits_gw_eg", "hits_model"]
+
+
+@pytest.mark.parametrize(
+    ("ingress", "mode", "notes"),
+    [
+        ("[{from: 'workload:gw', ports: [80]}]", Mode.ENFORCE, True),
+        ("[{from: host, ports: [80]}]", Mode.ENFORCE, True),
+        ("[{from: 127.0.0.1, ports: [80]}]", Mode.ENFORCE, False),
+        ("[{from: 'workload:gw', ports: [80]}]", Mode.OBSERVE, False),
+        ("[{from: 'workload:gw', ports: [80]}]", Mode.LOCK, False),
+    ],
+)
+def test_who_serves_others_here_notes_where_it_ends_connections(ingress: str, mode: Mode, notes: bool) -> None:
+    """And nobody else pays for it."""
+    both = policy_of(
+        rules("model", ingress=ingress, mode=mode), rules("gw", egress="[{to: 'workload:model', ports: [80]}]")
+    )
+    made = compile_policy(both, Live(NOW, LABELS, 1))
+    noted = {do.set for chain in made.chains for rule in chain.rules for do in rule.do if isinstance(do, Note)}
+    assert {name_set.name for name_set in made.name_sets} == noted
+    assert noted == ({"served4", "served6", "served4_model", "served6_model"} if notes else set())
+    rules_of = {chain.name: chain.rules for chain in made.chains}
+    assert [rule.when for rule in rules_of["input"] if rule.do == (Jump("syn"),)] == (
+        [(Loopback(Hook.INPUT), TcpSyn())] if notes else []
+    )
+    asked = [rule.do[-1] for rule in rules_of["unproven"]]
+    assert asked[-1] == Goto("not_own")
+    assert (Jump("unproven_syn") == asked[-2]) == notes
+
+
+def test_a_syn_that_no_full_socket_takes_is_judged_by_who_served_there() -> None:
+    found = {chain.name: chain.rules for chain in peer_chains.waiting(["a", "b"])}
+    for family in (4, 6):
+        for first in ("syn", "unproven_syn"):
+            anybody = AddressIn(f"served{family}", family, End.DESTINATION, port=True)
+            assert Rule((anybody,), (Jump(f"{first}{family}"),)) in found[first]
+        there = [AddressIn(f"served{family}_{name}", family, End.DESTINATION, port=True) for name in ("a", "b")]
+        assert found[f"unproven_syn{family}"] == tuple(
+            Rule((at,), (Jump(f"met_{name}"),)) for name, at in zip("ab", there, strict=True)
+        )
+        assert found[f"syn{family}"] == (
+            Rule((FullSocket(),), (Final.RETURN,)),  # a listener of somebody else
+            *(Rule((at, AnySocket()), (Goto(f"in_{name}"),)) for name, at in zip("ab", there, strict=True)),
+        )
+        notes = [rule for rule in found["ending_a"] if rule.when == (Family(family),)]
+        assert [do.set for rule in notes for do in rule.do if isinstance(do, Note)] == [
+            f"served{family}_a",
+            f"served{family}",
+        ]
+    assert peer_chains.waiting([]) == []
+    assert peer_chains.served([]) == ()

@@ -62,11 +62,11 @@ def refusals() -> list[Chain]:
 
 
 def shared(
-    labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int], lookups: Sequence[Rule] = ()
+    labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int], unmet: Sequence[Rule] = ()
 ) -> list[Chain]:
     """What the base chains call.  `labels`: each workload, and its bit in connection labels.
 
-    `lookups` are for look-ups that no full socket takes.
+    `unmet` are for what no full socket takes: look-ups, and what comes to sockets in TIME_WAIT.
     """
 
     def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
@@ -85,7 +85,7 @@ def shared(
         _rule(Dispatch(OWN, depth + 1)),
         *_dispatches(2, levels),
         _rule(FullSocket(), Goto("not_own")),
-        *lookups,
+        *unmet,
         # What has no full socket here and is not new is the end of a handshake, or of a connection.
         _rule(Tracked.NEW, Goto("not_own")),
     )

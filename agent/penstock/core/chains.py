@@ -72,6 +72,7 @@ from penstock.core.rule_parts import (
     Reply,
     SetLabel,
     TcpAnswer,
+    TcpSyn,
     Tracked,
 )
 from penstock.core.ruleset import Chain, Rule
@@ -118,6 +119,11 @@ def counters(plans: Sequence[Plan], barred: Barred = OPEN) -> tuple[str, ...]:
     return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *admin_chains.counters(barred), *resolver, *own, *hits)
 
 
+def serving(plans: Sequence[Plan]) -> list[str]:
+    """Workloads that note where they served others of this host."""
+    return [plan.name for plan in plans if plan.calls.taken and plan.judged is Mode.ENFORCE]
+
+
 def _by_name(plans: Sequence[Plan]) -> bool:
     return any(plan.names is not None for plan in plans)
 
@@ -131,16 +137,20 @@ def build(
     """
     depth = governed.level
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
-    names = _by_name(plans)
+    names, served = _by_name(plans), serving(plans)
+    syns = [_rule(ON_LOOPBACK_IN, TcpSyn(), Jump("syn"))] if served else []
+    unmet = (
+        *(name_chains.unanswered() if names else ()),
+        *([_rule(TcpSyn(), Jump("unproven_syn"))] if served else []),
+    )
     return (
         *base_chains.refusals(),
         *workload_chains,
         *(name_chains.shared() if names else ()),
-        *base_chains.shared(
-            [(plan.name, plan.label) for plan in plans], depth, levels, name_chains.unanswered() if names else ()
-        ),
+        *peer_chains.waiting(served),
+        *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels, unmet),
         *admin_chains.shared(barred),
-        *base_chains.base(governed, levels, names=names, strangers=admin_chains.arriving(barred)),
+        *base_chains.base(governed, levels, names=names, strangers=(*syns, *admin_chains.arriving(barred))),
         *admin_chains.passing(barred),
         *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
     )
@@ -186,7 +196,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
         f"reply_{name}",
         (
             *_barred(plan, End.DESTINATION, Goto(f"deny_reply_{name}")),
-            *([_rule(ON_LOOPBACK_OUT, Jump(f"called_{name}"))] if plan.calls.taken else []),
+            *(peer_chains.answering(name) if plan.calls.taken else []),
             *_in_set(Direction.IN, name, End.DESTINATION, End.SOURCE),
             *interface_chains.replying(plan.links),
             _rule(ON_LOOPBACK_OUT, Jump(f"own_{name}")),

@@ -124,7 +124,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             *(_upstreams(live.resolver) if by_name and live.resolver else ()),
         ),
         chains=chains.build(plans, InCgroup(live.slice, live.depth), live.levels, barred),
-        name_sets=name_chains.name_sets(by_name),
+        name_sets=(*name_chains.name_sets(by_name), *peer_chains.served(chains.serving(plans))),
         by_name=tuple(plan.workload for plan in by_name),
     )
 

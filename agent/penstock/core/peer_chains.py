@@ -6,6 +6,9 @@ has a rule for him.  So a rule of the caller stands in a chain of the one who is
 one who is called in others (`callers_`, `called_` for the answers).  All are asked for each packet: what is taken
 back ends at once.  A port says nothing: who only listens on the caller's port, or got his source port, sends
 without the label, or on a connection that is STALE.  Who is no workload sends without any label.
+
+A SYN from a port that a connection had a moment ago meets a socket in TIME_WAIT, of which nobody knows the cgroup.
+So a workload that others may call notes where it ends connections, and such a SYN is judged by its chains as well.
 """
 
 from __future__ import annotations
@@ -17,8 +20,26 @@ from datetime import datetime
 from penstock.core import admin_chains, control_ports, hits
 from penstock.core.base_chains import STALE, WORKLOAD
 from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
-from penstock.core.rule_parts import Action, Before, Count, End, Final, Goto, HasLabel, Jump, PortIn
-from penstock.core.ruleset import Chain
+from penstock.core.rule_parts import (
+    Action,
+    AddressIn,
+    AnySocket,
+    Before,
+    Count,
+    End,
+    Family,
+    Final,
+    FullSocket,
+    Goto,
+    HasLabel,
+    Hook,
+    Jump,
+    Loopback,
+    Note,
+    PortIn,
+    TcpEnd,
+)
+from penstock.core.ruleset import Chain, NameSet
 from penstock.core.ruleset import Rule as ChainRule
 
 
@@ -104,6 +125,68 @@ def _taken(found: Sequence[Call], end: End) -> tuple[ChainRule, ...]:
         *([ChainRule.of(HasLabel(WORKLOAD), Final.RETURN)] if host else []),
         *_rules(host, end, Final.ACCEPT),
     )
+
+
+SERVED_FOR = 300
+"""Seconds that an end is noted: longer than the minute, or two, for which TIME_WAIT can last."""
+
+
+def _served(family: int, name: str = "") -> str:
+    """The set of where `name`, or anybody, ended connections."""
+    return f"served{family}_{name}" if name else f"served{family}"
+
+
+def served(names: Sequence[str]) -> tuple[NameSet, ...]:
+    """Sets in which these workloads note where they end connections."""
+    owners = ("", *names) if names else ()
+    return tuple(NameSet(_served(family, name), family, listeners=True) for name in owners for family in (4, 6))
+
+
+def answering(name: str) -> list[ChainRule]:
+    """For what the workload answers, if somebody on this host may call it."""
+    here = Loopback(Hook.OUTPUT)
+    return [ChainRule.of(here, TcpEnd(), Jump(f"ending_{name}")), ChainRule.of(here, Jump(f"called_{name}"))]
+
+
+def waiting(names: Sequence[str]) -> list[Chain]:
+    """For SYNs on loopback that no full socket takes: of workloads without a rule of their own, and of all.
+
+    The first comes back unless a rule of the caller is about who served there.
+    """
+    if not names:
+        return []
+
+    def at(family: int, name: str = "") -> AddressIn:
+        return AddressIn(_served(family, name), family, End.DESTINATION, port=True)
+
+    def asked(chain: str) -> Chain:
+        return Chain(chain, tuple(ChainRule.of(at(f), Jump(f"{chain}{f}")) for f in (4, 6)))
+
+    def noted(name: str) -> Chain:
+        notes = (
+            ChainRule.of(Family(f), Note(_served(f, owner), f, SERVED_FOR)) for f in (4, 6) for owner in (name, "")
+        )
+        return Chain(f"ending_{name}", tuple(notes))
+
+    return [
+        *map(noted, names),
+        *(
+            Chain(f"unproven_syn{f}", tuple(ChainRule.of(at(f, name), Jump(f"met_{name}")) for name in names))
+            for f in (4, 6)
+        ),
+        asked("unproven_syn"),
+        *(
+            Chain(
+                f"syn{f}",
+                (
+                    ChainRule.of(FullSocket(), Final.RETURN),
+                    *(ChainRule.of(at(f, name), AnySocket(), Goto(f"in_{name}")) for name in names),
+                ),
+            )
+            for f in (4, 6)
+        ),
+        asked("syn"),
+    ]
 
 
 def build(name: str, found: Calls, *, locked: bool = False) -> list[Chain]:

@@ -129,7 +129,7 @@ def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
             yield f"add set inet {TABLE} {name_set.name} {{ {_name_set(name_set)} }}"
 
 
-LEARNED, FLOWS = 1 << 20, 1 << 18
+LEARNED, FLOWS, LISTENERS = 1 << 20, 1 << 18, 1 << 12
 """Elements that a set takes at most: of learned addresses more than the resolver ever asks for; of flows, what is
 above is not remembered, and ends with the address that let it in."""
 
@@ -138,6 +138,8 @@ def _name_set(name_set: NameSet) -> str:
     if name_set.ports:
         return "type inet_service ; flags timeout ; size 16 ;"
     address = f"ipv{name_set.family}_addr"
+    if name_set.listeners:
+        return f"type {address} . inet_service ; flags dynamic, timeout ; size {LISTENERS} ;"
     if not name_set.flows:
         return f"type {address} ; flags timeout ; size {LEARNED} ;"
     ends = f"{address} . inet_service . {address} . inet_service . inet_proto"

@@ -14,6 +14,7 @@ from penstock.core.rule_parts import (
     AddressIn,
     Among,
     Answering,
+    AnySocket,
     AskedAt,
     Away,
     Before,
@@ -40,6 +41,7 @@ from penstock.core.rule_parts import (
     LocalDestination,
     Log,
     Loopback,
+    Note,
     Original,
     OtherSource,
     PortIn,
@@ -100,6 +102,7 @@ FIXED: Mapping[Condition, str] = {
     Redirected(): "ct status dnat",
     # `socket mark` loads only from full sockets; every mark passes the comparison.
     FullSocket(): "socket mark & 0x0 == 0x0",
+    AnySocket(): "socket transparent 0",
 }
 
 
@@ -144,8 +147,8 @@ def _of_names(condition: Condition) -> str:
             return f"meta time < {min(int(time.timestamp()), LATEST)}"
         case Answering(name):
             return f"th dport @{name}"
-        case AddressIn(name, family, end):
-            return f"{HEADERS[family]} {ENDS[end]}addr @{name}"
+        case AddressIn(name, family, end, port):
+            return f"{HEADERS[family]} {ENDS[end]}addr{f' . th {ENDS[end]}port' if port else ''} @{name}"
         case FlowIn(name, family, answer):
             return f"{_flow(family, answer)} @{name}"
     raise TypeError(f"no condition: {condition!r}")
@@ -195,6 +198,8 @@ def _name_action(action: Action) -> str:
     match action:
         case Remember(name, family, seconds, anew):
             return f"{'update' if anew else 'add'} @{name} {{ {_flow(family)} timeout {seconds}s }}"
+        case Note(name, family, seconds):
+            return f"update @{name} {{ {HEADERS[family]} saddr . th sport timeout {seconds}s }}"
         case Redirect(protocol, port):
             return f"meta l4proto {protocol} redirect to :{port}"
         case SetZone(zone):

@@ -166,6 +166,11 @@ class Among:
 
 
 @dataclass(frozen=True, slots=True)
+class AnySocket:
+    """The packet has a socket, also a half-open one, or one in TIME_WAIT; but for transparent ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class InCgroup:
     """The packet's socket is of that cgroup, `path` below /sys/fs/cgroup, or of one in it; `level` is its own."""
 
@@ -223,11 +228,12 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class AddressIn:
-    """The address at that end is in the set of learned addresses; packets of the other family are not."""
+    """The address at that end, with `port` and its port, is in the set; packets of the other family are not."""
 
     set: str
     family: int
     end: End
+    port: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +296,7 @@ Condition = (
     | Before
     | AddressIn
     | FlowIn
+    | AnySocket
     | Answering
     | InSet
 )
@@ -362,6 +369,15 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Remember address and port of the sender for so many seconds; no matter when there is no room."""
+
+    set: str
+    family: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Redirect:
     """Deliver the connection (`protocol` is tcp or udp) on this host's loopback interface, at that port."""
 
@@ -376,4 +392,4 @@ class SetZone:
     zone: int
 
 
-Action = Final | Goto | Jump | Count | Log | SetLabel | Dispatch | Remember | Redirect | SetZone
+Action = Final | Goto | Jump | Count | Log | SetLabel | Dispatch | Remember | Note | Redirect | SetZone

@@ -68,13 +68,14 @@ class AddressSet:
 @dataclass(frozen=True, slots=True)
 class NameSet:
     """Filled while the table is in force: addresses learned for names, or flows that such an address let in; or
-    (`ports`) ports at which somebody answers.
+    (`ports`) ports at which somebody answers; or (`listeners`) addresses and ports at which a workload served.
     """
 
     name: str
     family: int
     flows: bool = False
     ports: bool = False
+    listeners: bool = False
 
 
 @dataclass(frozen=True, slots=True)
