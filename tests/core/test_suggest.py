@@ -262,6 +262,20 @@ def test_scans_are_one_refusal_each() -> None:
     assert said(suggested(net[:40], files()))  # 20 addresses are none
 
 
+def test_a_scan_of_the_world_is_one_refusal() -> None:
+    world = [block for n in range(201) for block in seen(address=f"10.{n}.1.1", port=443)]
+    assert refusals(suggested(world, files())) == {"anywhere 443/tcp": "scan"}
+    assert len(suggested(world[2:], files()).proposed) == 200
+
+
+def test_a_crowd_of_callers_wants_a_network() -> None:
+    crowd = [block for n in range(17) for block in came(f"172.16.{n}.9")]
+    found = suggested([*crowd, *came("10.30.1.1"), *came("172.16.1.1", 9090)], files())
+    assert refusals(found) == {"many on 8000": "crowd"}
+    assert said(found) == ["{ports: [8000], from: clients}", "{ports: [9090], from: 172.16.1.1}"]
+    assert len(said(suggested(crowd[2:], files()))) == 16
+
+
 def test_where_look_ups_are_not_seen_they_come_first() -> None:
     blocks = [*seen(), *seen(address="10.0.0.53", port=53, protocol="udp"), *seen(address="10.9.9.9", port=1)]
     found = suggested(blocks, files(EMPTY))

@@ -42,6 +42,7 @@ from penstock.core.wishes import (
     Wish,
     by_pattern,
     covered,
+    crowds,
     endpoint,
     gathered,
     has_name,
@@ -138,8 +139,7 @@ class _Suggesting:
 
     def run(self) -> Suggestion:
         wishes = gathered((seen, whom) for seen in self.left() for whom in self.peers(seen))
-        wishes = self.by_preset(wishes)
-        wishes = by_pattern(wishes)
+        wishes = by_pattern(self.by_preset(self.without_crowds(wishes)))
         self.judged(wishes)
         self.look_ups_first()
         order = [one for direction in Direction for one in self.proposed if one.direction is direction]
@@ -286,6 +286,16 @@ class _Suggesting:
             if cidr.version == address.version and address in cidr
         ]
         return NetworkPeer(max(sizes)[1]) if sizes else AddressPeer(address)
+
+    def without_crowds(self, wishes: list[Wish]) -> list[Wish]:
+        """Without callers that are so many that somebody should say who they are."""
+        for crowd in crowds(wishes):
+            seen = tuple(one for wish in crowd for one in wish.seen)
+            ports = short(crowd[0].rule(0)).partition(" on ")[2]
+            text = f"{len(crowd)} callers in no network: define one for them in penstock.yaml, and ask again"
+            self.refuse(seen, Why("crowd", text), f"many on {ports}")
+            wishes = [wish for wish in wishes if wish not in crowd]
+        return wishes
 
     # --- presets ---
 

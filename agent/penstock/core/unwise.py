@@ -22,6 +22,8 @@ from penstock.core.text import printable
 FEW_PORTS = 16
 """Ports of one address, and addresses of one network at one port: more of them is a scan."""
 FEW_ADDRESSES = 32
+FEW_ANYWHERE = 200
+"""Addresses at one port, in whatever network."""
 
 _ATTACK_NAMES: Mapping[str, tuple[str, ...]] = {
     "a service that tells an attacker who called it": (
@@ -200,6 +202,7 @@ class Scan:
 def scans(seen: Collection[Seen]) -> Iterator[Scan]:
     """Addresses of one network at one port, or ports of one address, that are too many to be meant."""
     nets: dict[tuple[Cidr, str, int | None], list[Seen]] = {}
+    anywhere: dict[tuple[str, int | None], list[Seen]] = {}
     ports: dict[tuple[Direction, str, str], list[Seen]] = {}
     for one in seen:
         address, key = one.address, one.key
@@ -209,6 +212,11 @@ def scans(seen: Collection[Seen]) -> Iterator[Scan]:
         if key.direction is Direction.OUT:
             around = ip_network((address, 24 if address.version == 4 else 64), strict=False)
             nets.setdefault((around, key.protocol, key.port), []).append(one)
+            anywhere.setdefault((key.protocol, key.port), []).append(one)
+    for (protocol, port), found in anywhere.items():
+        if len(found) > FEW_ANYWHERE:
+            at = protocol if port is None else f"{port}/{protocol}"
+            yield Scan(tuple(found), f"anywhere {at}", f"{len(found)} addresses at one port: a scan")
     for (net, protocol, port), found in nets.items():
         if len(found) > FEW_ADDRESSES:
             at = protocol if port is None else f"{port}/{protocol}"

@@ -18,6 +18,9 @@ from penstock.core.seen import ASKED, Seen
 MANY_NAMES = 8
 """Names under one parent, at the same ports, from which on a pattern is proposed in their place."""
 
+MANY_SOURCES = 16
+"""Callers at the same ports that are in no network: so many are one, which somebody should name."""
+
 LAST = "\uffff"
 """The file of rules that are in no file: behind all others."""
 
@@ -73,6 +76,15 @@ def by_pattern(wishes: list[Wish]) -> list[Wish]:
             wishes = [wish for wish in wishes if wish not in many]
             wishes.insert(at, whole)
     return wishes
+
+
+def crowds(wishes: Iterable[Wish]) -> list[list[Wish]]:
+    """Addresses that call the same ports, where they are too many for a rule each."""
+    found: dict[tuple[PortRange, ...], list[Wish]] = {}
+    for wish in wishes:
+        if wish.direction is Direction.IN and isinstance(wish.peer, AddressPeer):
+            found.setdefault(tuple(sorted(wish.ports)), []).append(wish)
+    return [crowd for crowd in found.values() if len(crowd) > MANY_SOURCES]
 
 
 def covered(wish: Wish, preset: Preset) -> bool:
