@@ -94,6 +94,14 @@ def test_clients_are_refused_and_administrators_are_not(
 
 
 @pytest.mark.parametrize("address", FAMILIES)
+def test_who_is_on_this_host_is_no_client(address: str, actors: dict[str, Actor], governed: Governed) -> None:
+    """Although the host has an address in a network of clients."""
+    own = ", ".join(f'"{one}"' for one in HOST_ADDRESSES)
+    load(governed, host=f"version: 1\nnetworks: {{clients: {{cidr: [{own}], plane: inference}}}}\n{CLOSED}")
+    assert reaches(actors["by"], actors["sshd"], address, ADMIN) == BOTH
+
+
+@pytest.mark.parametrize("address", FAMILIES)
 def test_a_session_that_is_there_goes_on(address: str, actors: dict[str, Actor], governed: Governed) -> None:
     """Also when nobody knew of the connection: it is older than our table."""
     client, sshd = actors["client"], actors["sshd"]
