@@ -49,6 +49,7 @@ def workload(name: str = "litellm", **changes: Any) -> dict[str, Any]:
         "enrolment": "run",
         "processes": 3,
         "units": [],
+        "listening": [],
         "outside": 0,
         "denied": 12345,
         "unlogged": 0,
