@@ -394,7 +394,7 @@ def test_what_is_lent_is_named_with_its_end(daemon: FakeDaemon, call: Call) -> N
     assert done.exit_code == 0
     first, second, third, *_ = done.stdout.splitlines()
     assert first == "ALLOWED  litellm -> 10.30.1.9:5432"
-    assert re.match(r"  grant-1a2b3c4d \(10.30.1.9:5432\), until .*Z, anna: to see allows it", second)
+    assert re.match(r"  grant-1a2b3c4d \(10.30.1.9:5432\) allows it, until .*Z, anna: to see", second)
     assert third.startswith("  grant-1a2b3c4d: lent until 20")
     rule = json.loads(call("why", "litellm", "10.30.1.9:5432", "--json").stdout)["rule"]
     assert (rule["id"], rule["file"], rule["line"]) == ("grant-1a2b3c4d", None, None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from fake_host import ONE, TWO, Host, always, applied, once, rules
 
 from penstock.core import events, grants
-from penstock.core.policy import Mode
+from penstock.core.log_prefix import Kind, Refusal
+from penstock.core.packets import Denied
+from penstock.core.policy import Direction, Mode
 from penstock.core.slices import SLICE
 
 NETWORK = {"penstock.yaml": b"version: 1\nnetworks:\n  clients: {cidr: 10.30.0.0/16}\n"}
@@ -488,3 +491,22 @@ def test_small_steps_of_the_clock_add_up() -> None:
         host.settle()
     assert host.names(before).count("Load") == 1
     assert host.holds_policy()
+
+
+@pytest.mark.parametrize("remote", ["203.0.113.9", "2001:db8::9"])
+def test_what_is_denied_behind_it_names_it(remote: str) -> None:
+    host = started()
+    made = grant(host, remote, seconds=10)
+    address = ip_address(remote)
+    packet = Denied(
+        *("a", Direction.OUT, Refusal.DENY, Mode.ENFORCE, Kind.RULES, address.version, "tcp", address, 443),
+        *(ip_address("192.0.2.1" if address.version == 4 else "2001:db8::1"), 40000, 0),
+    )
+    host.tick(12)
+    host.feed(events.PacketsDenied(host.now, (packet,)))
+    host.settle()
+    (block,) = host.blocks
+    assert (block.reason, block.nearest) == ("expired", made["id"])
+    assert block.text.startswith(f"the rule that allowed it has expired; nearest is {made['id']} (")
+    assert block.text.endswith(f", until {made['until']}, anna: to see")
+    assert str(block.allow).startswith("penstock grant a ")

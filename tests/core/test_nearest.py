@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import pytest
 
 from penstock.core.connection import Connection, as_sent
-from penstock.core.nearest import NO_GAP, NearestNames, called, describe, nearest, port_gap
+from penstock.core.nearest import NO_GAP, NearestNames, called, describe, nearest, port_gap, terms
 from penstock.core.policy import (
     EVERY_PORT,
     AddressPeer,
@@ -239,6 +239,8 @@ def test_a_rule_that_is_over_is_no_nearest_name() -> None:
 def test_what_is_lent_says_whose_it_is_and_until_when() -> None:
     end = datetime(2026, 3, 1, 13, tzinfo=UTC)
     one = Rule("grant-1a2b3c4d", OUT, (address("10.30.1.5"),), tcp(5432), expires=end, reason="anna: to see")
-    assert called(one) == "grant-1a2b3c4d (10.30.1.5:5432), until 2026-03-01T13:00:00Z, anna: to see"
-    assert called(replace(one, id="db", expires=None)) == "rule db (10.30.1.5:5432)"
-    assert called(replace(one, place=Place("rules.d/a.yaml", 1, 1))) == "rule grant-1a2b3c4d (10.30.1.5:5432)"
+    assert called(one) == "grant-1a2b3c4d (10.30.1.5:5432)"
+    assert terms(one) == ", until 2026-03-01T13:00:00Z, anna: to see"
+    for rule in (replace(one, id="db", expires=None), replace(one, place=Place("rules.d/a.yaml", 1, 1))):
+        assert called(rule) == f"rule {rule.id} (10.30.1.5:5432)"
+        assert terms(rule) == ""

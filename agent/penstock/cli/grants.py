@@ -51,7 +51,7 @@ def grants(ctx: click.Context, workload: str | None, past: bool, as_json: bool) 
         saved = lent(run, now)
         if saved is None:
             raise
-        found, trouble = [saved_as_json(one) for one in saved], e
+        found, trouble = [saved_as_json(one) for one in sorted(saved, key=lambda one: one.until)], e
     found = [one for one in found if workload in (None, one["workload"])]
     if as_json:
         click.echo(json.dumps({"v": 1, "time": rfc3339(now), "grants": found}, indent=2))

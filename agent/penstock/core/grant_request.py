@@ -14,7 +14,7 @@ from penstock.core.language.parse_ports import BadPorts, merged, port_range
 from penstock.core.language.reading import near, shown
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.lint import lint
-from penstock.core.nearest import called, describe
+from penstock.core.nearest import called, describe, terms
 from penstock.core.parse import parse_file
 from penstock.core.policy import (
     EVERY_PORT,
@@ -307,7 +307,7 @@ def _opener(policy: Policy, rule: Rule, others: Sequence[Rule], until: datetime)
         if _has_ports(other.ports, rule.ports) and other.peers:
             cover = Cover(policy, other.peers)
             if all(cover.holds(far) for far in rule.peers):
-                return called(other)
+                return called(other) + terms(other)
     return ""
 
 

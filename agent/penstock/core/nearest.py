@@ -161,9 +161,14 @@ def _shared_labels(pattern: str, name: str) -> int:
 
 
 def called(rule: Rule, peer: Peer | None = None) -> str:
-    """Return `rule` with its id: `rule db (10.30.1.5:5432)`; of what is lent also until when, by whom and why."""
+    """Return `rule` with its id: `rule db (10.30.1.5:5432)`; what is lent is a grant, not a rule."""
     words = f"{rule.id} ({describe(rule, peer)})"
-    return f"{words}, until {time_text(rule.expires)}, {rule.reason}" if is_lent(rule) else f"rule {words}"
+    return words if is_lent(rule) else f"rule {words}"
+
+
+def terms(rule: Rule) -> str:
+    """Return, of what is lent, until when, by whom and why, to stand behind a phrase."""
+    return f", until {time_text(rule.expires)}, {rule.reason}" if is_lent(rule) else ""
 
 
 def is_lent(rule: Rule) -> bool:

@@ -31,7 +31,7 @@ from typing import assert_never
 
 from penstock.core import names, rebinding
 from penstock.core.connection import Connection, as_sent
-from penstock.core.nearest import called, nearest, port_gap
+from penstock.core.nearest import called, nearest, port_gap, terms
 from penstock.core.policy import (
     CONTROL_PORTS,
     LINK_LOCAL,
@@ -148,7 +148,7 @@ def judge(policy: Policy, live: Live, connection: Connection, *, as_written: boo
     for rule in rules:
         outcome = _consider(policy, live, rule, connection, as_written)
         if outcome is Reason.RULE:
-            return Verdict(True, Reason.RULE, f"{called(rule)} allows it", rule=rule.id)
+            return Verdict(True, Reason.RULE, f"{called(rule)} allows it{terms(rule)}", rule=rule.id)
         missed.setdefault(outcome, []).append(rule)
     for reason in NEAR_MISSES:
         if reason in missed:
@@ -291,7 +291,7 @@ def _deny(reason: Reason) -> Verdict:
 def _near_miss(reason: Reason, rules: list[Rule], connection: Connection) -> Verdict:
     """Deny, naming the one of `rules`, all of which fail on `reason`, whose ports come closest."""
     rule = min(rules, key=lambda rule: port_gap(rule.ports, connection))
-    detail = f"nearest is {called(rule)}"
+    detail = f"nearest is {called(rule)}{terms(rule)}"
     if reason is Reason.WRONG_PORT:
         detail += ": other port"
     text = TEXTS[reason]
