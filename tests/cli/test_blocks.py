@@ -85,9 +85,9 @@ def test_a_row_as_people_read_it(tmp_path: Path) -> None:
     assert result.stderr == ""
     text = "not in its rules; nearest is rule 2 (10.30.1.5:5432); by python3[7]"
     assert [line.rstrip() for line in result.stdout.splitlines()] == [
-        f"2025-11-25 02:02:11  DENY        litellm  -> 10.30.1.9:5432/tcp        x214   {text}",
+        f"2025-11-25 02:02:11 UTC  DENY        litellm  -> 10.30.1.9:5432/tcp        x214   {text}",
         "          allow until morning:  penstock grant litellm 10.30.1.9:5432 --for 8h",
-        f"2025-11-25 02:02:20  WOULD-DENY  litellm  <- 2001:db8::7 on 11434/tcp  x1     {text}",
+        f"2025-11-25 02:02:20 UTC  WOULD-DENY  litellm  <- 2001:db8::7 on 11434/tcp  x1     {text}",
     ]
 
 
@@ -110,9 +110,10 @@ def test_a_refused_look_up_as_people_read_it(tmp_path: Path) -> None:
     BlockLog(tmp_path).append([block(1, **LOOKUP, count=2), block(2, **again), *packets])
     text = run("--log", str(tmp_path)).stdout
     assert [line.rstrip() for line in text.splitlines()] == [
-        "2025-11-25 02:00:02  DENY  litellm  asked registry.example                    x3     not in its rules",
+        "2025-11-25 02:00:02 UTC  DENY  litellm  asked registry.example                    x3     "
+        "not in its rules",
         "          allow until morning:  penstock grant litellm 10.30.1.9:5432 --for 8h",
-        "2025-11-25 02:00:04  DENY  litellm  -> cdn.example.org:5432/tcp (10.30.1.10)  x2     learned for"
+        "2025-11-25 02:00:04 UTC  DENY  litellm  -> cdn.example.org:5432/tcp (10.30.1.10)  x2     learned for"
         " cdn.example.org, expired 3 min ago; by python3[7]",
     ]
     text = run("--log", str(tmp_path), "--by", "destination").stdout
@@ -248,7 +249,7 @@ def test_old_blocks_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_nothing_blocked_is_not_a_failure(tmp_path: Path) -> None:
     BlockLog(tmp_path).append([])
-    for args, since in (((), "the log began"), (("--since", "2025-11-25T02:00:00Z"), "2025-11-25 02:00:00")):
+    for args, since in (((), "the log began"), (("--since", "2025-11-25T02:00:00Z"), "2025-11-25 02:00:00 UTC")):
         result = run("--log", str(tmp_path), *args)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"no blocks since {since}\n")
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import resource
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from blocklog.logs import block, write
 from cli.conftest import Call
 from cli.fake_daemon import FakeDaemon, status, workload
 from penstock.cli import main as module
@@ -62,6 +67,62 @@ def test_each_command_is_there_and_says_the_same_of_itself(name: str) -> None:
     assert command.name == name
     result = CliRunner().invoke(penstock, [name, "--help"])
     assert result.exit_code == 0
+
+
+def tree() -> dict[str, click.Command]:
+    """Every command, those of a group by both names."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command = penstock.get_command(click.Context(penstock), name)
+        assert command is not None
+        found[name] = command
+        if isinstance(command, click.Group):
+            found.update({f"{name} {inner}": one for inner, one in command.commands.items()})
+    return found
+
+
+TREE = tree()
+
+
+@pytest.mark.parametrize("name", TREE)
+def test_each_help_has_an_example_that_is_understood(name: str) -> None:
+    lines = [line.strip().removeprefix("Example: ") for line in (TREE[name].help or "").splitlines()]
+    examples = [shlex.split(line) for line in lines if line.startswith("penstock ")]
+    own = [words for words in examples if words[1 : 1 + len(name.split())] == name.split()]
+    assert own, "no example"
+    for words in examples:
+        understand(penstock, words[1:])
+
+
+def understand(command: click.Command, words: list[str]) -> None:
+    """UsageError when the words are none that the command takes."""
+    if isinstance(command, click.Group) and words:
+        inner = command.get_command(click.Context(command), words[0])
+        assert inner is not None, words
+        understand(inner, words[1:])
+    else:
+        command.make_context(command.name, list(words))
+
+
+@pytest.mark.parametrize("name", TREE)
+def test_each_help_says_how_it_ends_and_fits_a_terminal(name: str) -> None:
+    help_text = CliRunner().invoke(penstock, [*name.split(), "--help"], terminal_width=80).stdout
+    assert re.search(r"Exit status: \S", help_text)
+    assert [line for line in help_text.splitlines() if len(line) > 80] == []
+
+
+WITHOUT_JSON = {
+    "edit": "it is an editor's",
+    "run": "what it prints is the program's",
+    "manual": "pages are text",
+    "daemon": "it prints nothing",
+}
+
+
+@pytest.mark.parametrize("name", TREE)
+def test_what_prints_data_prints_json(name: str) -> None:
+    options = {option for parameter in TREE[name].params for option in parameter.opts}
+    assert ("--json" in options) != (name in WITHOUT_JSON)
 
 
 def test_a_run_directory_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +199,68 @@ def test_a_shell_completes_commands_and_workloads(daemon: FakeDaemon) -> None:
     assert completed("penstock st", 1) == ["status"]
     assert completed("penstock why li", 2) == ["litellm"]
     assert completed(f"penstock --run {daemon.run} run o", 4) == ["ollama"]
+
+
+def bash_completes(line: str, run: Path, tmp_path: Path) -> list[str]:
+    """What bash offers at the end of the line, with the script that is installed for it."""
+    wrapper = tmp_path / "bin/penstock"
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m penstock.cli.main "$@"\n')
+    wrapper.chmod(0o755)
+    words = [*shlex.split(line), *([""] if line.endswith(" ") else [])]
+    script = (
+        'eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"\n'
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        "complete -p penstock | grep -q _penstock_completion && _penstock_completion penstock\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    env = {**ENV, "PATH": f"{wrapper.parent}:{os.environ['PATH']}", "PENSTOCK_RUN": str(run)}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def test_bash_completes_what_there_is(daemon: FakeDaemon, tmp_path: Path) -> None:
+    write(daemon.home / "log", [block(1), block(2)])
+    expected = {
+        "penstock gra": ["grant", "grants"],
+        "penstock status o": ["ollama"],
+        "penstock why li": ["litellm"],
+        "penstock presets show hugg": ["huggingface"],
+        "penstock why --block ": [block(2).id, block(1).id],
+        f"penstock why --block {block(1).id[:12]}": [block(1).id],
+        "penstock manual ope": ["operating"],
+        "penstock why nobody": [],
+    }
+    assert {line: bash_completes(line, daemon.run, tmp_path) for line in expected} == expected
+
+
+def on_a_terminal(arguments: list[str], **env: str) -> str:
+    """What the program prints there."""
+    ours, theirs = pty.openpty()
+    environment = {**ENV, "TERM": "xterm", "NO_COLOR": "", **env}
+    with subprocess.Popen([*PROGRAM, *arguments], env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # EIO: nobody writes any more
+            while data := os.read(ours, 65536):
+                said += data
+        os.close(ours)
+        process.wait(20)
+    return said.decode()
+
+
+@pytest.mark.parametrize("line", ["status", "why litellm 10.30.1.9:5432", "blocks", "plan"])
+def test_colours_are_for_terminals_whose_owner_does_not_mind(daemon: FakeDaemon, line: str) -> None:
+    write(daemon.home / "log", [block(1)])
+    (daemon.home / "config/rules.d/new.yaml").write_text(
+        "version: 1\nworkload: new\nmode: enforce\negress: [{to: 192.0.2.1, ports: [443]}]\ningress: []\n"
+    )
+    arguments = ["--run", str(daemon.run), *line.split()]
+    assert "\x1b[" in on_a_terminal(arguments)
+    assert "\x1b" not in on_a_terminal(arguments, NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal(arguments, TERM="dumb")
+    assert "\x1b" not in program(*arguments, TERM="xterm").stdout
 
 
 def test_json_is_json(call: Call) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from functools import partial
@@ -39,6 +40,14 @@ def test_plan_changes_nothing(done: list[str]) -> None:
         "without the table every process reaches everything, and is reached by everybody\n"
         "  a.service (workload a, 3 processes) stays in its slice until its restart\n"
     )
+
+
+def test_plan_as_json(done: list[str]) -> None:
+    result = run("--plan", "--json")
+    assert (result.exit_code, done) == (0, [])
+    consequence = "a.service (workload a, 3 processes) stays in its slice until its restart"
+    assert json.loads(result.stdout) == {"v": 1, "steps": ["one", "two"], "consequences": [consequence]}
+    assert (run("--yes", "--json").exit_code, done) == (2, [])
 
 
 def test_yes(done: list[str]) -> None:

@@ -37,6 +37,9 @@ SHOWN = 20
 def adopt(ctx: click.Context, pid: int, workload: str | None, as_json: bool) -> None:
     """Move the process PID, with all that descends from it, into a workload that is in force.  Needs root.
 
+    \b
+    penstock adopt 4711 --workload my-server
+
     Its earlier network sockets are closed, because no rule would govern them: the program opens new ones, or must
     be restarted.  What it started as a service of systemd is for `penstock protect`.
 

@@ -36,8 +36,15 @@ CHANGED = 3
 def apply(ctx: click.Context, wait: timedelta | None, changed_exit: bool, as_json: bool) -> None:
     """Put the rule files in force: all of them or, when there is a mistake in one, none.
 
-    Returns after the kernel was read back.  Nothing is restarted.  Exit status: 0 when they are in force, 1 when
-    they are refused, 2 when no daemon answers.
+    \b
+    penstock apply
+    penstock apply --confirm 60s
+    penstock apply --changed-exit
+
+    Returns after the kernel was read back.  Nothing is restarted.
+
+    Exit status: 0 when they are in force (3 with --changed-exit when that changed something), 1 when they are
+    refused, 2 when no daemon answers.
     """
     run: Path = (ctx.obj or Context()).run
     seconds = int(wait.total_seconds()) if wait else 0

@@ -148,5 +148,6 @@ def group_line(group: Group, by: str, today: str) -> str:
 
 
 def _clock(seconds: float, today: str) -> str:
-    day, _, time = local(datetime.fromtimestamp(seconds, UTC)).partition(" ")
-    return time if day == today else f"{day} {time}"
+    """Of today the time alone; of another day all, with the zone."""
+    day, time, *zone = local(datetime.fromtimestamp(seconds, UTC)).split(" ")
+    return time if day == today else " ".join((day, time, *zone))

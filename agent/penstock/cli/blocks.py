@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import select
 import shutil
 import sys
@@ -24,7 +23,7 @@ from penstock.cli.block_source import Rows, Source, answer, log_directory
 from penstock.cli.block_text import MAX_GROUPS, Look, Row, Widths, group_line, lines, rows
 from penstock.cli.context import Context, drop_output
 from penstock.cli.duration import when
-from penstock.cli.format import local
+from penstock.cli.format import colours, local
 from penstock.core.block_keys import destination
 from penstock.errors import PenstockError
 
@@ -100,7 +99,7 @@ def blocks(
     penstock blocks --by destination --limit 20
     penstock blocks -f
 
-    Exits 0 also when nothing was blocked, and 2 when there is no log.
+    Exit status: 0, also when nothing was blocked; 2 when there is no log.
     """
     if follow and by:
         raise click.UsageError("--by sums up what there is, and -f has no end: give one of them")
@@ -250,7 +249,7 @@ def _output(as_json: bool, ids: bool) -> _Output:
     terminal = stream.isatty()
     look = Look(
         today=_local(time.time()).split(" ")[0],
-        colour=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+        colour=colours(),
         columns=shutil.get_terminal_size().columns if terminal else None,
         ids=ids,
     )

@@ -38,8 +38,12 @@ _STAND_IN = "{{version: 1, workload: {}, mode: enforce, egress: [], ingress: []}
 def check(context: click.Context, target: Path | None, as_json: bool) -> None:
     """Find the mistakes in a directory of rule files, or in one of them.
 
+    \b
+    penstock check
+    penstock check rules.d/ollama.yaml --json
+
     Warns, too, where they do not fit the host it is called on: its interfaces, and who is logged in.
-    Exits 1 when there is an error; warnings alone are 0.
+    Exit status: 0 when there is no error, warnings or not, else 1.
     """
     target = target or place_of((context.obj or Context()).run, "config") or DEFAULT
     try:

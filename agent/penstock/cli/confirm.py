@@ -21,6 +21,10 @@ from penstock.core.wire import Message
 def confirm(ctx: click.Context, as_json: bool) -> None:
     """Keep the policy that `apply --confirm` put in force: it does not revert any more.
 
+    \b
+    penstock apply --confirm 60s
+    penstock confirm
+
     Exit status: 0 when it is kept, 1 when nothing waits to be confirmed, 2 when no daemon answers.
     """
     run: Path = (ctx.obj or Context()).run

@@ -25,8 +25,14 @@ def daemon(
 ) -> None:
     """Run the daemon in the foreground, as root.
 
+    \b
+    penstock daemon
+    penstock daemon --config ./config --state ./state --run ./run --log ./log
+
     It loads the policy that was applied last; only where there is none it applies --config.  Several may run at
     once, each with its own --run, --cgroup and network namespace.
+
+    Exit status: 0 when it was told to end, 1 when it cannot start.
     """
     from penstock.daemon import app
     from penstock.daemon.options import Options

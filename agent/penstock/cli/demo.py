@@ -21,8 +21,13 @@ ACTS = ("pull", "hub", "phone-home")  # those of penstock.demo.acts, which is to
 def demo(acts: tuple[str, ...], shell: bool, as_json: bool) -> None:
     """Show an attack and the block in a throw-away lab.
 
-    The network and the firewall of this host are never touched.  Exit status 0 only if everything was
-    observed at the remote end.
+    \b
+    penstock demo
+    penstock demo --act phone-home --json
+
+    The network and the firewall of this host are never touched.
+
+    Exit status: 0 only if everything was observed at the remote end, else 1.
     """
     from penstock.demo import story
 

@@ -40,13 +40,13 @@ def moment(text: Any) -> datetime | None:
 
 
 def local(when: datetime | None) -> str:
-    """`2026-11-25 02:15:00` in local time."""
-    return UNKNOWN if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """`2026-11-25 02:15:00 CET` in local time, with its zone."""
+    return UNKNOWN if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def clock(when: datetime | None) -> str:
-    """`02:15:00` in local time: of a moment less than a day away."""
-    return UNKNOWN if when is None else when.astimezone().strftime("%H:%M:%S")
+    """`02:15:00 CET` in local time: of a moment less than a day away."""
+    return UNKNOWN if when is None else when.astimezone().strftime("%H:%M:%S %Z")
 
 
 def ago(when: datetime | None, now: datetime) -> str:
@@ -71,8 +71,8 @@ def span(left: timedelta) -> str:
 
 
 def stamp(when: datetime | None) -> str:
-    """`2026-11-25 02:15:00 CET` in local time, with its zone."""
-    return UNKNOWN if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    """`2026-11-25 02:15:00 CET`, as `local`."""
+    return local(when)
 
 
 def rfc3339(when: datetime) -> str:

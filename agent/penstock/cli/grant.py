@@ -78,9 +78,9 @@ def grant(
     """Lend WORKLOAD access that ends by itself, in the kernel, whatever becomes of the daemon.
 
     \b
-    penstock grant litellm 10.30.1.9:5432 --for 30m --reason "migration, ask Anna"
-    penstock grant litellm files.example.org --until 18:00 --reason "new tokenizer"
-    penstock grant litellm --from clients --port 8000 --for 1h --reason "load test"
+    penstock grant litellm 10.30.1.9:5432 --for 30m --reason "migration"
+    penstock grant litellm files.example.org --until 18:00 --reason "tokenizer"
+    penstock grant litellm --from clients --port 8000 --for 1h --reason "test"
     penstock grant vllm huggingface --for 30m --reason "pull a model"
 
     Rule files stay as they are.

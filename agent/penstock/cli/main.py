@@ -106,7 +106,17 @@ class Commands(click.Group):
 def penstock(ctx: click.Context, run: Path) -> None:
     """Let inference servers reach only what their rules allow, and say what was blocked.
 
-    Exit status: 0 yes or done, 1 no or failed, 2 usage or cannot tell.
+    \b
+    penstock protect ollama.service      begin: rules that deny nothing yet
+    penstock suggest ollama --write      rules for what it was seen to do
+    penstock enforce ollama              deny the rest, and prove it
+    penstock blocks --since 1h           what was denied, and what would allow it
+    penstock grant ollama HOST --for 1h --reason "..."
+
+    Every command has --help with an example; what prints data has --json.
+
+    Exit status: 0 yes or done, 1 no or failed, 2 usage or cannot tell.  With `apply --changed-exit` 3 is done and
+    changed; `run` ends as its program does, or with 125 when it was not started.
     """
     ctx.obj = Context(run)
 

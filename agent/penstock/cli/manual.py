@@ -21,7 +21,14 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 @click.command()
 @click.argument("page", required=False, shell_complete=_complete)
 def manual(page: str | None) -> None:
-    """List the pages of the manual, or show one: through $PAGER on a terminal, else as it is."""
+    """List the pages of the manual, or show one: through $PAGER on a terminal, else as it is.
+
+    \b
+    penstock manual
+    penstock manual rules
+
+    Exit status: 0, or 2 when there is no such page.
+    """
     found = pages()
     if page is None:
         width = max(map(len, found), default=0)

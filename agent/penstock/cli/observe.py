@@ -35,7 +35,7 @@ def observe(
     Exit status: 0 when it is in force, 1 when it is refused, 2 when no daemon answers.
 
     \b
-    penstock observe litellm --for 30m --reason "the pipeline stands still, ask Anna"
+    penstock observe litellm --for 30m --reason "pipeline stands still, ask Anna"
     """
     if lasting is None and until is None:
         raise click.UsageError("say how long: --for 30m or --until 18:00")

@@ -50,8 +50,13 @@ class _Comparison:
 def plan(ctx: click.Context, against: Path | None, as_json_: bool) -> None:
     """Compare the daemon's rule files with what is applied: what would `penstock apply` change?
 
+    \b
+    penstock plan
+    penstock plan --against applied-on-another-host.json
+
     Says which rules differ, what would be newly allowed and denied, and which services must restart for it.
-        Exit status: 0 whatever the difference is, 1 when the files have errors, 2 when it cannot be told.
+
+    Exit status: 0 whatever the difference is, 1 when the files have errors, 2 when it cannot be told.
     """
     run: Path = (ctx.obj or Context()).run
     compared = _compare(run, against)

@@ -90,7 +90,13 @@ def _one(read: Read, name: str) -> Preset:
 def presets(ctx: click.Context, as_json: bool) -> None:
     """List what is known of model hubs, registries and servers, for `use: NAME` in the egress of a workload.
 
+    \b
+    penstock presets
+    penstock presets show huggingface
+
     NAMES are the names it opens, FOR what it opens them, DENIED the names that it knows and keeps closed.
+
+    Exit status: 0, or 1 when a preset has mistakes.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -112,7 +118,14 @@ def presets(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Show everything that one preset knows, and where it is from."""
+    """Show everything that one preset knows, and where it is from.
+
+    \b
+    penstock presets show huggingface
+    penstock presets show huggingface --json
+
+    Exit status: 0, 1 when its file has mistakes, 2 when there is no such preset.
+    """
     read = _read(ctx)
     preset = _one(read, name)
     if as_json:
@@ -134,7 +147,12 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 def diff(ctx: click.Context, name: str, against: Path | None, as_json: bool) -> None:
     """Compare the names of a preset with the list that its upstream publishes.
 
+    \b
+    penstock presets diff huggingface
+    penstock presets diff huggingface --against meta.json
+
     Downloads that list, as the user who calls this, and says first from where.
+
     Exit status: 0 no difference, 1 some, or the list cannot be had, 2 there is no such preset or no list.
     """
     preset = _one(_read(ctx), name)

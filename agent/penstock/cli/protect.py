@@ -36,6 +36,11 @@ def protect(
 ) -> None:
     """Make a workload of UNIT: a service, a template (`vllm@.service`) or a glob in quotes.  Needs root.
 
+    \b
+    penstock protect ollama.service --plan
+    penstock protect ollama.service
+    penstock protect 'llama-*.service' --name llama
+
     Writes a rules file in mode `observe`, and a drop-in that puts the unit into the workload's slice at its next
     start once the rules are in force.  Nothing takes effect by this alone, and nothing is restarted without
     --restart.  Again is harmless: what is there stays.

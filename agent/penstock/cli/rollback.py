@@ -60,8 +60,15 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 def rollback(ctx: click.Context, to: str | None, only_list: bool, as_json: bool) -> None:
     """Put the policy before the present one back in force, or the kept one that HASH names.
 
+    \b
+    penstock rollback
+    penstock rollback --list
+    penstock rollback 1a2b3c
+
     The rule files stay as they are: mend them before the next `apply`.  While an `apply --confirm` waits, this
-    reverts it at once.  Exit status: 0 when it is in force, 1 when it is refused, 2 when no daemon answers.
+    reverts it at once.
+
+    Exit status: 0 when it is in force, 1 when it is refused, 2 when no daemon answers.
     """
     run: Path = (ctx.obj or Context()).run
     if only_list:

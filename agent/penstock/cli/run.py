@@ -53,6 +53,10 @@ _PROGRAM = "penstock.run.program"
 def run(ctx: click.Context, workload: str, name: str | None, wait: bool) -> None:
     """Start COMMAND inside WORKLOAD, from its first instruction on.  Needs root.
 
+    \b
+    penstock run my-server -- ./server --port 8000
+    penstock run my-server --user llm --wait -- python3 -m server
+
     COMMAND takes the place of penstock: its terminal, signals and exit status are its own.  It gets no
     descriptor but stdin, stdout and stderr, and never the rights to change the firewall, root neither.
 

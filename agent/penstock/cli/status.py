@@ -53,6 +53,11 @@ class Answer:
 def status(ctx: click.Context, workload: str | None, wait: bool, timeout: timedelta, as_json: bool) -> None:
     """Say what is in force, and what weakens it; with a WORKLOAD also its rules and how often each was hit.
 
+    \b
+    penstock status
+    penstock status ollama
+    penstock status --wait --timeout 60s
+
     Exit status: 0 when everything in the policy is in force, 1 when not, 2 when no daemon answers.
     """
     run = (ctx.obj or Context()).run

@@ -51,6 +51,8 @@ def suggest(
     Reads the block log, so it is for a workload in mode `observe`, or for one that lacks something.  What it does
     not propose, it says with the reason.  Nothing takes effect by this: see `penstock plan`, then apply.
 
+    Exit status: 0, also when there is nothing to propose; 2 when there is no such workload, or no log.
+
     Example: penstock suggest ollama --since 2d --write
     """
     run: Path = (ctx.obj or Context()).run

@@ -16,7 +16,7 @@ from penstock.cli.block_log import BlockReader, Record, Wanted
 from penstock.cli.block_source import Source, answer, log_directory
 from penstock.cli.block_text import Look, Row, Widths, lines
 from penstock.cli.context import DEFAULT_RUN, CannotTell, place_of
-from penstock.cli.format import colours, stamp, width, wrapped
+from penstock.cli.format import colours, local, width, wrapped
 from penstock.cli.lent import with_lent
 from penstock.cli.why_text import Kernel, Shown
 from penstock.cli.why_text import as_json as shown_as_json
@@ -179,11 +179,11 @@ def text(found: Explained) -> list[str]:
     block = found.record.block
     look = Look("", colours(), width())
     row = Row(block, block.count + block.unlogged, block.unlogged)
-    first, last = (stamp(datetime.fromtimestamp(when, UTC)) for when in (block.first, block.last))
+    first, last = (local(datetime.fromtimestamp(when, UTC)) for when in (block.first, block.last))
     result = [f"block {shown(block.id)}, {first} to {last}", *lines(row, Widths(), look, hint=False)]
     policy = f"the policy of then, {shown(str(block.policy))}"
     if found.applied:
-        policy += f", applied {stamp(datetime.fromtimestamp(found.applied, UTC))}"
+        policy += f", applied {local(datetime.fromtimestamp(found.applied, UTC))}"
     result += ["", f"by {policy}:" if found.then else f"then: {found.trouble}"]
     if found.then:
         result += _indented(found.then)
