@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from penstock.cli import evidence, rule_files
 from penstock.cli import suggest as module
 from penstock.core.blocks import Block, Process
 from penstock.daemon.sinks import BlockLog
+from penstock.errors import PenstockError
 
 FILE = """\
 # ours
@@ -188,13 +190,22 @@ def test_nothing_is_written_when_it_cannot_be_done_safely(
     assert [path.name for path in rules(daemon).parent.iterdir()] == ["litellm.yaml", "ollama.yaml"]
 
 
-def test_a_failing_test_of_the_file_stops_it(daemon: FakeDaemon, call: Call) -> None:
+def test_a_test_of_the_file_forbids_it(daemon: FakeDaemon, call: Call) -> None:
     saw(daemon, USUAL[0])
     text = FILE + "tests:\n  - egress api.example.org:443 deny\n"
     rules(daemon).write_text(text)
     done = call("suggest", "litellm", "--write")
-    assert (done.exit_code, rules(daemon).read_text()) == (1, text)
-    assert "the rule files have mistakes" in done.stderr
+    assert (done.exit_code, rules(daemon).read_text()) == (0, text)
+    assert "the test expects deny" in " ".join(done.stdout.split())
+
+
+def test_what_would_not_pass_check_is_never_written(daemon: FakeDaemon) -> None:
+    files = rule_files.read_rule_files(daemon.run)
+    now = datetime.now(UTC)
+    file = files.of("litellm", files.policy(now))
+    with pytest.raises(PenstockError, match="the rule files have mistakes"):
+        rule_files.write(files, file, FILE.replace("5432", "0").encode(), now)
+    assert rules(daemon).read_text() == FILE
 
 
 def test_what_cannot_be_told(daemon: FakeDaemon, call: Call) -> None:

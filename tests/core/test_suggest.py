@@ -364,6 +364,33 @@ def test_a_one_sided_pair_is_refused_where_it_would_be_an_error() -> None:
 # --- what somebody decided, and bounds ---
 
 
+def test_what_a_test_of_the_file_forbids_is_refused_with_its_words() -> None:
+    rules = (
+        "egress:\n  - to: known.example.org\ningress: []\ntests:\n  - egress huggingface.co:443 deny\n"
+        "  - egress 10.9.9.9:1 deny\n  - ingress from clients 8000 deny\n"
+    )
+    blocks = [
+        *seen(name="huggingface.co"),
+        *seen(name="a.hf.co"),
+        *seen(address="10.9.9.9", port=1),
+        *seen(address="10.9.9.9", port=2),
+        *came("10.30.1.1"),
+        *came("10.30.7.7"),
+    ]
+    found = suggested(blocks, files(rules))
+    assert said(found) == ["{to: 10.9.9.9, ports: [2]}"]
+    assert refusals(found) == dict.fromkeys(
+        ["use: huggingface", "10.9.9.9:1", "clients on 8000", "lab on 8000"], "test"
+    )
+    assert "the test expects deny" in found.refused[0].why.text
+
+
+def test_what_a_wider_proposal_opens_is_no_proposal_of_its_own() -> None:
+    found = suggested([*came("10.30.1.1"), *came("10.30.7.7")], files())
+    assert said(found) == ["{ports: [8000], from: clients}"]
+    assert (len(found.proposed[0].seen), found.refused) == (2, ())
+
+
 def test_what_was_rejected_is_not_proposed_again_but_a_new_port_is() -> None:
     blocks = [*seen(name="a.example.org"), *seen(name="b.example.org")]
     first = suggested(blocks, files())

@@ -15,7 +15,6 @@ from ipaddress import ip_address
 
 from penstock.core import probes, rebinding, unwise
 from penstock.core.connection import Connection
-from penstock.core.lint import lint
 from penstock.core.name_rules import resolves
 from penstock.core.nearest import is_over
 from penstock.core.policy import (
@@ -34,10 +33,10 @@ from penstock.core.policy import (
 )
 from penstock.core.presets import Origin, Preset, known_to
 from penstock.core.seen import ASKED, Evidence, Partners, Seen, is_here, owner
+from penstock.core.trial_rules import TEST, Trial
 from penstock.core.unwise import Ground, Why
 from penstock.core.verdict import Live, judge
 from penstock.core.wishes import (
-    LAST,
     Whom,
     Wish,
     by_pattern,
@@ -53,9 +52,6 @@ from penstock.core.wishes import (
 
 AIRGAP = "airgap"
 """The preset that opens nothing and has look-ups go where they are seen."""
-
-_NOTED = frozenset({"two-planes", "proxy", "one-sided"})
-"""Codes of lint that a person decides about; a rule of which lint says anything else is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +129,7 @@ class _Suggesting:
         self.known: tuple[Known, ...] = known_to([everything], ask.presets)
         opened = replace(self.workload, mode=Mode.ENFORCE)
         self.policy = replace(ask.policy, workloads={**ask.policy.workloads, opened.name: opened})
+        self.trial = Trial(ask.policy, ask.workload, ask.now)
         self.refused: list[Refused] = []
         self.proposed: list[Proposal] = []
         self.rejected = self.allowed = 0
@@ -317,7 +314,10 @@ class _Suggesting:
                 return wishes
             used.add(best)
             seen = tuple(one for wish in covers[best] for one in wish.seen)
-            self.use(best, seen, (self.ask.presets[best].title,))
+            if against := self.trial.broken(self.ask.presets[best].rules):
+                self.refuse(seen, Why(TEST, against), f"use: {best}")
+            else:
+                self.use(best, seen, (self.ask.presets[best].title,))
             wishes = [wish for wish in wishes if wish not in covers[best]]
 
     def use(self, preset: str, seen: tuple[Seen, ...], notes: tuple[str, ...]) -> None:
@@ -331,34 +331,31 @@ class _Suggesting:
             text = "opens nothing; its look-ups are seen from then on: apply, wait, and ask again"
             self.use(AIRGAP, tuple(seen for one in blind for seen in one.seen), (text,))
 
-    # --- lint ---
+    # --- what lint and tests say ---
 
     def judged(self, wishes: list[Wish]) -> None:
-        """Propose the rules of which lint says nothing, or something to decide about."""
+        """Propose the rules of which nothing is said, or something to decide about."""
         rules = [wish.rule(number) for number, wish in enumerate(wishes, 1)]
-        told: dict[int, list[tuple[str, str, bool]]] = {}
-        for problem in lint(self.with_rules(rules), self.ask.now):
-            if problem.place.file == LAST:
-                hard = problem.severity == "error" or problem.code not in _NOTED
-                remedy = f"; {problem.hint}" if hard or problem.code == "one-sided" else ""
-                text = problem.message + remedy
-                told.setdefault(problem.place.line, []).append((problem.code, text, hard))
-        for number, (wish, rule) in enumerate(zip(wishes, rules, strict=True), 1):
-            said = told.get(number, [])
-            against = next((Why(code, text) for code, text, hard in said if hard), None)
-            if against is not None:
-                self.refuse(tuple(wish.seen), against, short(rule))
-                continue
-            notes = (*wish.notes, *self.notes(wish), *(text for _, text, _ in said))
-            self.proposed.append(Proposal(rule.id, rule.direction, rule, "", tuple(wish.seen), notes))
-
-    def with_rules(self, rules: list[Rule]) -> Policy:
-        """The policy with them in their lists, in the mode that the workload has."""
-        mine = self.ask.policy.workloads[self.workload.name]
-        egress = tuple(rule for rule in rules if rule.direction is Direction.OUT)
-        ingress = tuple(rule for rule in rules if rule.direction is Direction.IN)
-        mine = replace(mine, egress=(*mine.egress, *egress), ingress=(*mine.ingress, *ingress))
-        return replace(self.ask.policy, workloads={**self.ask.policy.workloads, mine.name: mine})
+        at: dict[int, int] = {}  # of a rule: its place among the proposals
+        again: list[Wish] = []
+        for number, (wish, rule, remarks) in enumerate(zip(wishes, rules, self.trial.remarks(rules), strict=True)):
+            by = next((one.by for one in remarks if one.by is not None), None)
+            against = next((one for one in remarks if one.hard and one.by is None), None)
+            if by in at:  # it is proposed, and opens all of this
+                wider = self.proposed[at[by]]
+                self.proposed[at[by]] = replace(wider, seen=(*wider.seen, *wish.seen))
+            elif against is not None and len(split := wish.by_port()) > 1:
+                again += split
+            elif against is not None:
+                self.refuse(tuple(wish.seen), Why(against.code, against.text), short(rule))
+            elif by is not None:
+                again.append(wish)
+            else:
+                notes = (*wish.notes, *self.notes(wish), *(one.text for one in remarks))
+                at[number] = len(self.proposed)
+                self.proposed.append(Proposal(rule.id, rule.direction, rule, "", tuple(wish.seen), notes))
+        if again:
+            self.judged(again)
 
     def notes(self, wish: Wish) -> Iterator[str]:
         """What somebody should know who decides about it."""

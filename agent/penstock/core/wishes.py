@@ -40,12 +40,32 @@ class Wish:
     seen: list[Seen] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def by_port(self) -> list[Wish]:
+        """The same as a wish for each port, if it has several."""
+        if len(self.ports) + self.icmp < 2:
+            return [self]
+        parts: dict[tuple[str, int | None], Wish] = {}
+        for seen in self.seen:
+            key = (seen.key.protocol, seen.key.port)
+            if key in parts:
+                parts[key].seen.append(seen)
+            else:
+                parts[key] = _part(self, seen)
+        return list(parts.values())
+
     def rule(self, number: int) -> Rule:
         """The rule that it is, at line `number` of `LAST`."""
         ports = Ports(tuple(sorted(self.ports)), self.icmp)
         place = Place(LAST, number, 1)
         rule = Rule("", self.direction, (self.peer,), ports, private=self.private, place=place)
         return replace(rule, id=derived_id(rule))
+
+
+def _part(wish: Wish, seen: Seen) -> Wish:
+    part = Wish(wish.direction, wish.peer, wish.private, notes=list(wish.notes))
+    part.seen.append(seen)
+    _widen(part, seen)
+    return part
 
 
 def _widen(wish: Wish, seen: Seen) -> None:
