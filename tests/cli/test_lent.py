@@ -10,10 +10,10 @@ from typing import cast
 import click
 import pytest
 
-from cli.fake_daemon import FakeDaemon
-from penstock.cli.lent import complete_grant, lent, peer_and_port, with_lent
+from cli.fake_daemon import FILES, FakeDaemon
+from penstock.cli.lent import complete_destination, complete_grant, complete_source, lent, peer_and_port, with_lent
 from penstock.cli.main import penstock
-from penstock.core import grants
+from penstock.core import grants, state
 from penstock.core.grants import Grant, Saved
 from penstock.core.parse import parse
 from penstock.core.policy import AddressPeer, Direction, PortRange, Ports, Rule
@@ -95,3 +95,17 @@ def test_ids_for_the_shell(daemon: FakeDaemon) -> None:
         ("x", []),
     ):
         assert complete_grant(context, cast(click.Parameter, None), begun) == expected
+
+
+def test_far_ends_for_the_shell(daemon: FakeDaemon) -> None:
+    files = {**FILES, "penstock.yaml": b"version: 1\nnetworks: {clients: {cidr: 10.30.0.0/16}}\n"}
+    data = state.encode(state.Applied("abcdef012345", 0.0, files, {"hub.yaml": b"", "ray.yaml": b""}))
+    (daemon.home / "state" / state.FILE).write_bytes(data)
+    context, parameter = click.Context(penstock), cast(click.Parameter, None)
+    context.params["run"] = daemon.run
+    known = ["clients", "workload:litellm", "workload:ollama"]
+    assert complete_source(context, parameter, "") == known
+    assert complete_destination(context, parameter, "") == sorted([*known, "hub", "ray"])
+    assert complete_destination(context, parameter, "r") == ["ray"]
+    (daemon.home / "state" / state.FILE).write_bytes(b"{")
+    assert complete_destination(context, parameter, "") == []

@@ -293,7 +293,9 @@ def test_it_ends_when_it_ends(site: Site, count: int) -> None:
     late = [one for one in ended if one.after > LATE]
     early = [one for one in ended if one.after < -EARLY]
     worst = max(ended, key=lambda one: one.after)
-    print(f"{len(ended)} grants: the last packet {worst.after * 1000:.1f} ms after the end at most ({worst})")
+    first = min(ended, key=lambda one: one.after)
+    print(f"{len(ended)} grants: the last packet {worst.after * 1000:.1f} ms after the end at most ({worst}),")
+    print(f"{-first.after * 1000:.1f} ms before it at the earliest ({first})")
     assert not late, f"of {len(ended)}"
     assert not early, f"of {len(ended)}"
     assert {one.alive for one in ended} == {True, False}

@@ -16,7 +16,7 @@ from penstock.cli.client import ask
 from penstock.cli.context import Context
 from penstock.cli.duration import parse_duration, parse_until
 from penstock.cli.format import moment, span, stamp
-from penstock.cli.lent import peer_and_port
+from penstock.cli.lent import complete_destination, complete_source, peer_and_port
 from penstock.core.policy import Direction
 from penstock.core.text import printable
 from penstock.core.wire import LONGEST_GRANT, Json, Message
@@ -54,8 +54,19 @@ def end(text: str) -> datetime:
 
 @click.command()
 @click.argument("workload", shell_complete=complete_workload)
-@click.argument("destination", required=False, metavar="[DEST[:PORT][/udp] | PRESET]")
-@click.option("--from", "source", metavar="SOURCE", help="Let SOURCE come in, to the port of the workload.")
+@click.argument(
+    "destination",
+    required=False,
+    metavar="[DEST[:PORT][/udp] | PRESET]",
+    shell_complete=complete_destination,
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="SOURCE",
+    shell_complete=complete_source,
+    help="Let SOURCE come in, to the port of the workload.",
+)
 @click.option("--port", "ports", multiple=True, metavar="PORT[/udp]", help="A port, or a range; again for more.")
 @click.option("--for", "lasting", type=length, metavar="TIME", help="How long: 30m, 8h, 2d.")
 @click.option("--until", type=end, metavar="TIME", help="Until when: 18:00, 2026-11-28, 2026-11-28T06:00:00Z.")

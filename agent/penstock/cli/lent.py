@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 
+from penstock.cli.applied import applied_path, policy_of, read_applied
 from penstock.cli.context import DEFAULT_RUN, place_of
 from penstock.core import grants
 from penstock.core.grants import Grant, with_grants
 from penstock.core.policy import Policy
+from penstock.errors import PenstockError
 
 _PORT = r"(?:[0-9]+(?:-[0-9]+)?(?:/[a-z]+)?|any|icmp)"
 _WITH_PORT = re.compile(rf"(.*[^:]):({_PORT}(?:,{_PORT})*)\Z")
@@ -49,6 +51,30 @@ def lent(run: Path, now: datetime) -> tuple[Grant, ...] | None:
 def with_lent(policy: Policy, run: Path, now: datetime) -> Policy:
     """`policy`, which was applied last, with what is lent besides."""
     return with_grants(policy, lent(run, now) or (), now)
+
+
+def complete_destination(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Networks, workloads and presets for the shell, when the saved state may be read."""
+    return _known(ctx, incomplete, presets=True)
+
+
+def complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Networks and workloads for the shell, when the saved state may be read."""
+    return _known(ctx, incomplete, presets=False)
+
+
+def _known(ctx: click.Context, incomplete: str, *, presets: bool) -> list[str]:
+    run = Path(ctx.find_root().params.get("run") or DEFAULT_RUN)
+    try:
+        path = applied_path(run)
+        applied = read_applied(path)
+        policy = policy_of(applied, path) if applied else Policy()
+    except PenstockError:
+        return []
+    names = {*policy.networks, *(f"workload:{name}" for name in policy.workloads)}
+    if presets and applied:
+        names |= {Path(file).stem for file in applied.presets}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_grant(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
