@@ -5,8 +5,8 @@ of a remote host that a workload or a bystander serves.  Each variant is in a la
 every round, and a ratio is taken within its round.  Printed are the median of the rounds (the quartiles, the
 extremes) and the median CPU time of an operation.  1.000 is the same host with nothing but conntrack switched on.
 
-What admin ports of the host cost bystanders: `--variants penstock --only bystander`; "against without" is the same
-rules without them.  Egress against ingress plus egress is `tests.bench.ingress`.
+What admin ports and a gateway cost bystanders: `--variants penstock --only bystander`; "planes apart against
+without" is the same rules without these.  Egress against ingress plus egress is `tests.bench.ingress`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from governed import Governed, slice_of
 from penstock.demo.lab import OTHERS, REMOTES, Lab
 
 from .generator import OPERATIONS, Place, build
-from .variants import ADMIN, CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, SERVED, VARIANTS, Variant
+from .variants import APART, CALLER, CONNTRACK, HUNDRED, NOTHING, ONE, PORT, SERVED, VARIANTS, Variant
 
 COUNTS = {"connects": 200, "requests": 400, "echoes": 500}
 """Operations at a stretch: some milliseconds, so that all variants see the same moods of the machine."""
@@ -130,7 +130,7 @@ def figures(times: Times) -> Iterator[tuple[Cell, str, float, list[float]]]:
     for cell, taken in times.items():
         for name, values in taken.items():
             yield cell, name, statistics.median(values) / 1000, ratios(taken[CONNTRACK], values)
-        for name, said in ((HUNDRED, "100 x 1,000 against 1 x 10"), (ADMIN, "admin ports against without")):
+        for name, said in ((HUNDRED, "100 x 1,000 against 1 x 10"), (APART, "planes apart against without")):
             if ONE in taken and name in taken:
                 values = taken[name]
                 yield cell, said, statistics.median(values) / 1000, ratios(taken[ONE], values)

@@ -82,8 +82,10 @@ def _penstock(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]
     return lambda governed, lab: governed.load(*policy(lab, workloads, addresses))
 
 
-def _administered(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
-    """Admin ports of the host besides, TCP and UDP, and the remote host in a network of clients."""
+def _apart(workloads: int, addresses: int) -> Callable[[Governed, Lab], None]:
+    """Inference and administration apart besides: admin ports of the host, TCP and UDP; the remote host in a
+    network of clients; and a model server that only the caller may call on this host.
+    """
 
     def load(governed: Governed, lab: Lab) -> None:
         clients = ", ".join(f"'{address}'" for address in (*lab.remote["registry"].addresses, "10.30.0.0/16"))
@@ -91,7 +93,13 @@ def _administered(workloads: int, addresses: int) -> Callable[[Governed, Lab], N
             f"version: 1\nnetworks: {{clients: {{cidr: [{clients}], plane: inference}}}}\n"
             "host: {admin_ports: [22, 2375-2376, 161/udp]}\n"
         )
-        governed.load(*policy(lab, workloads, addresses), host=host)
+        caller, *others = policy(lab, workloads, addresses)
+        caller = caller.replace("ingress:", "  - {to: 'workload:model', ports: [8201]}\ningress:")
+        model = (
+            "version: 1\nworkload: model\nmode: enforce\negress: []\n"
+            f"ingress: [{{from: 'workload:{CALLER}', ports: [8201]}}]\n"
+        )
+        governed.load(caller, *others, model, host=host)
 
     return load
 
@@ -154,13 +162,13 @@ def _jumps(governed: Governed, lab: Lab) -> None:
 
 NOTHING, CONNTRACK = "nothing", "conntrack alone"
 ONE, HUNDRED = "penstock, 1 x 10", "penstock, 100 x 1,000"
-ADMIN = "penstock, admin ports, 1 x 10"
+APART = "penstock, planes apart, 1 x 10"
 VARIANTS = (
     Variant(NOTHING, _nothing, complete=True),
     Variant(CONNTRACK, _conntrack, complete=True),
     Variant(ONE, _penstock(1, 10), complete=True),
     Variant(HUNDRED, _penstock(100, 1000), complete=True),
-    Variant(ADMIN, _administered(1, 10), complete=True),
+    Variant(APART, _apart(1, 10), complete=True),
     Variant("by name, 1 x 10", _named(1, 10), complete=True),
     Variant("by address beside names, 1 x 10", _named_besides(1, 10), complete=True),
     Variant("1,000 rules", _linear()),
