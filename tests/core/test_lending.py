@@ -510,3 +510,20 @@ def test_what_is_denied_behind_it_names_it(remote: str) -> None:
     assert block.text.startswith(f"the rule that allowed it has expired; nearest is {made['id']} (")
     assert block.text.endswith(f", until {made['until']}, anna: to see")
     assert str(block.allow).startswith("penstock grant a ")
+
+
+def test_what_was_over_while_another_failed_is_over_once() -> None:
+    host = started()
+    over = grant(host, seconds=10)
+    host.failing = once("ReadKernel")
+    number = ask(host, "203.0.113.10")
+    while host.names()[-1] != "Load":
+        assert host.step()
+    host.now += timedelta(seconds=12)
+    host.feed(events.Ticked(host.now, 12, uptime=host.uptime))
+    host.settle()
+    assert number in host.refusals
+    host.tick().tick()
+    assert {record["id"] for record in host.accounts} == {over["id"]}
+    assert told(host) == ["made", "ended"]
+    assert (listed(host), held(host)) == ([], 0)

@@ -39,10 +39,11 @@ SAVING = effects.KeepGrants.__name__
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """What an operation wants: what was lent before, what to answer, what to tell when it is in force."""
+    """What an operation wants: a grant more or less, what to answer, what to tell when it is in force."""
 
     operation: int
-    before: tuple[Grant, ...]
+    one: Grant
+    more: bool
     answer: Json
     told: tuple[Effect, ...]
 
@@ -133,7 +134,8 @@ class Lending:
         asked = Request(command.message.arguments, command.login, now, uptime, policy, presets, live)
         make = override if command.message.command == "mode" else grant
         made, notes = make(asked, self._name(now))
-        self._want("made", made, (*self.lent, made), {"notes": notes}, now)
+        self._want("made", made, {"notes": notes}, now)
+        self.lent = (*self.lent, made)
         return made
 
     def revoke(self, command: events.Command, now: datetime) -> Grant:
@@ -147,16 +149,14 @@ class Lending:
             raise BadGrant(what or f"no grant `{printable(word, 80)}` is live", "see: penstock grants")
         (gone,) = found
         by = owner_of(command.login, command.message.arguments["user"])
-        self._want("revoked", gone, tuple(one for one in self.lent if one is not gone), {}, now, by)
+        self._want("revoked", gone, {}, now, by)
+        self.lent = tuple(one for one in self.lent if one is not gone)
         return gone
 
-    def _want(
-        self, what: str, one: Grant, after: tuple[Grant, ...], more: Json, now: datetime, by: str = ""
-    ) -> None:
+    def _want(self, what: str, one: Grant, more: Json, now: datetime, by: str = "") -> None:
         answer = {"grant": as_json(one), **more}
         told = tuple(self._told(what, one, now, by=by))
-        self._pending = _Pending(0, self.lent, answer, told)
-        self.lent = after
+        self._pending = _Pending(0, one, what == "made", answer, told)
 
     def begin(self, operation: int, now: datetime) -> Effect:
         """That operation brings it into force, after this."""
@@ -177,7 +177,8 @@ class Lending:
         pending, self._pending = self._of(operation)
         if pending is None:
             return []
-        self.lent = pending.before
+        others = tuple(one for one in self.lent if one.id != pending.one.id)  # time went on for them meanwhile
+        self.lent = others if pending.more else (*others, pending.one)
         return [self._keep(now)]
 
     def _of(self, operation: int) -> tuple[_Pending | None, _Pending | None]:
