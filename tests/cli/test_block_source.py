@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -123,6 +124,20 @@ def test_lines_that_are_gone_when_they_are_shown(log: Path, monkeypatch: pytest.
     monkeypatch.setattr(query, "line_at", lambda *_: b"other")
     assert comparable(run(log, "--json")) == wanted
     assert not path_in(log).exists()
+
+
+def test_a_full_disk_fails_nothing(log: Path) -> None:
+    """Whatever was written of the index by then."""
+    wanted = without_index(log)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 4096, 20_000, 40_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            assert comparable(run(log)) == wanted
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert comparable(run(log)) == wanted
+    assert path_in(log).stat().st_size > 40_000
 
 
 @pytest.mark.parametrize("error", ["directory", "lock", "disk"])

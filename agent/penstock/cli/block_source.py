@@ -118,7 +118,8 @@ class Indexed:
     def groups(self, wanted: Wanted, by: str, most: int) -> Groups:
         """The largest groups."""
         found = self._index.top(by, wanted, min(most, MAX_GROUPS))
-        shown = [self._group(one, by) for one in found.first]
+        read = {one.key: self._group(one, by) for one in sorted(found.first, key=lambda one: one.place)}
+        shown = [read[one.key] for one in found.first]  # read in the log's order, as disks like it
         if most > len(shown) < found.number:
             shown.append(_rest(shown, found))
             shown.sort(key=lambda group: -group.count)
