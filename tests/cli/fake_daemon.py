@@ -111,6 +111,10 @@ def lent(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+NO_RULES = {"direction": None, "peer": None, "port": None, "protocol": None, "mode": "observe"}
+"""Of a grant that is a mode."""
+
+
 def by_the_rules(message: Message) -> Json:
     """What a kernel holds that has the policy in `FILES`."""
     asked = message.arguments
@@ -146,6 +150,7 @@ def in_force() -> dict[str, Reply]:
         "confirm": {"confirmed": False, "hash": "abcdef"},
         "grants": {"grants": []},
         "grant": {"grant": lent(), "notes": []},
+        "mode": {"grant": lent(**NO_RULES), "notes": []},
         "revoke": {"grant": lent()},
         "rollback": ("no policy before this one is kept", "penstock rollback --list"),
         "ready": lambda message: _ready(message.arguments["workload"]),

@@ -104,6 +104,20 @@ def test_what_is_no_request(asked: Ask) -> None:
         asked("nonsense")
 
 
+def test_a_mode_is_lent(asked: Ask) -> None:
+    said = {
+        "workload": "litellm",
+        "mode": "observe",
+        "seconds": 600,
+        "until": 0,
+        "reason": "to see",
+        "user": "anna",
+    }
+    made = asked("mode", **said)
+    assert shape(made) == shape(in_force()["mode"])
+    asked("revoke", id=made["grant"]["id"], user="")
+
+
 def test_lent_listed_and_revoked(asked: Ask) -> None:
     said = {"workload": "litellm", "direction": "out", "peer": "10.30.1.9", "ports": "5432", "seconds": 600}
     made = asked("grant", **said, until=0, reason="to see", wide=0, user="anna")
