@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -527,3 +528,42 @@ def test_what_was_over_while_another_failed_is_over_once() -> None:
     assert {record["id"] for record in host.accounts} == {over["id"]}
     assert told(host) == ["made", "ended"]
     assert (listed(host), held(host)) == ([], 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_done_to_clocks_and_daemons_nothing_lasts_longer_than_it_was_lent_for(seed: int) -> None:
+    chance = random.Random(seed)
+    host = started()
+    real = 0.0  # seconds that went by, whatever clocks say
+    ends: dict[str, float] = {}
+
+    def passes(seconds: float) -> None:
+        nonlocal real
+        real += seconds
+        host.tick(seconds)
+
+    for n in range(60):
+        match chance.choice(["grant", "grant", "revoke", "tick", "tick", "set", "kill", "boot", "apply"]):
+            case "grant":
+                seconds = chance.choice([5, 60, 600, 3600])
+                ends[grant(host, f"203.0.113.{n}", seconds=seconds)["id"]] = real + seconds + 1
+            case "revoke" if listed(host):
+                host.ask("revoke", id=chance.choice(listed(host)), user="")
+            case "tick":
+                passes(chance.choice([2.0, 30.0, 400.0]))
+            case "set":
+                host.set_clock(chance.choice([-86_400, -600, -3, 3, 600]))
+                passes(2.0)
+            case "apply":
+                host.apply({**ONE, "rules.d/z.yaml": rules("z", mode=chance.choice(["enforce", "observe"]))})
+            case kind:
+                away = chance.choice([1.0, 90.0, 1000.0])
+                real += away
+                if chance.random() < 0.5:  # by nobody's leave; less than it was off, and nobody could tell
+                    host.set_clock(chance.choice([-86_400, 600]))
+                host.restart(boot=kind == "boot", away=away)
+        passes(2.0)
+        late = [id for id in listed(host) if real > ends[id] + 1]
+        assert not late, f"{late} at step {n}"
+        assert held(host) == len(listed(host))
+        assert host.status()["kernel"]["agrees"] is True
