@@ -112,6 +112,7 @@ def refused(*words: str, **changes: Any) -> tuple[str, str]:
         (("hub", ""), "preset hub"),
         (("clients", ""), "preset clients"),
         (("clients", "8000"), "clients:8000"),
+        (("s3.amazonaws.com", ""), "s3.amazonaws.com:443"),
     ],
 )
 def test_a_destination(words: tuple[str, str], what: str) -> None:
@@ -177,7 +178,7 @@ def test_in_observe_mode_nothing_is_denied_anyway() -> None:
     [
         (("metadata", "80"), {}, "hands out the credentials"),
         (("1.1.1.1", "443"), {}, "resolver"),
-        (("*.com", ""), {}, "com"),
+        (("*.com", ""), {"wide": 1}, "com"),
         (("workload:vllm", "8000"), {}, "`vllm` does not let `litellm` in"),
         (("any", "80"), {"wide": 1}, "opens every address"),
     ],
@@ -225,6 +226,8 @@ def test_what_is_unwise_is_said(words: tuple[str, str], changes: dict[str, Any],
         ({"peer": "2001:db8::/47"}, "2001:db8::/47 is wider than /48", "--yes-wide"),
         ({"peer": "old"}, "old has 10.0.0.0/8, wider than /16", "--yes-wide"),
         ({"peer": "any"}, "`any` is every address", "--yes-wide"),
+        ({"peer": "*.com", "ports": ""}, "*.com is names of many owners", "--yes-wide"),
+        ({"peer": "*.co.uk", "ports": ""}, "*.co.uk is names of many owners", "--yes-wide"),
         ({"peer": "clients", "ports": "8888", "direction": "in"}, "admin port 8888 is opened", "admin"),
         ({"peer": "10.30.1.7", "ports": "5432"}, "10.30.1.7:5432 is allowed already, by rule db", "status"),
         ({"peer": "10.30.1.0/25", "ports": "8001-8100"}, "is allowed already, by rule db", ""),

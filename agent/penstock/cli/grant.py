@@ -71,7 +71,7 @@ def end(text: str) -> datetime:
 @click.option("--for", "lasting", type=length, metavar="TIME", help="How long: 30m, 8h, 2d.")
 @click.option("--until", type=end, metavar="TIME", help="Until when: 18:00, 2026-11-28, 2026-11-28T06:00:00Z.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, in up to 200 characters; it stays in the log.")
-@click.option("--yes-wide", is_flag=True, help="It is meant: any address, or a prefix wider than /16 (IPv6: /48).")
+@click.option("--yes-wide", is_flag=True, help="It is meant: any, a prefix wider than /16 (IPv6: /48), *.com.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def grant(

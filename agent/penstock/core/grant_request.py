@@ -14,6 +14,7 @@ from penstock.core.language.parse_ports import BadPorts, merged, port_range
 from penstock.core.language.reading import near, shown
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.lint import lint
+from penstock.core.names import is_shared_suffix
 from penstock.core.nearest import called, describe, terms
 from penstock.core.parse import parse_file
 from penstock.core.policy import (
@@ -243,6 +244,9 @@ def _check_width(policy: Policy, made: Grant, *, wide: bool) -> None:
         for far in rule.peers:
             if isinstance(far, AnyPeer):
                 raise BadGrant("`any` is every address", "name what is needed, or say --yes-wide")
+            pattern = far.pattern if isinstance(far, NamePeer) else ""
+            if pattern.startswith("*.") and is_shared_suffix(pattern.removeprefix("*.")):
+                raise BadGrant(f"{pattern} is names of many owners", "name what is needed, or say --yes-wide")
             for cidr in _prefixes(policy, far):
                 if cidr.prefixlen < WIDEST[cidr.version]:
                     what = f"{peer_text(far)} is" if isinstance(far, CidrPeer) else f"{peer_text(far)} has {cidr},"
