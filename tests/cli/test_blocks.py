@@ -413,9 +413,21 @@ def test_colours_are_for_terminals(tmp_path: Path) -> None:
     assert re.sub(r"\x1b\[\d+m", "", coloured) == plain != coloured
 
 
-def test_narrow_terminals_get_the_text_on_a_line_of_its_own() -> None:
+def test_narrow_terminals_get_the_text_on_lines_of_its_own() -> None:
     told = block_text.lines(
         block_text.Row(BLOCK, 214, 3), block_text.Widths(), block_text.Look("", columns=80), hint=False
     )
-    assert len(told) == 2
-    assert told[1].strip() == f"{BLOCK.text}; by python3[7]; 3 of them counted, not logged"
+    assert " ".join(map(str.strip, told[1:])) == f"{BLOCK.text}; by python3[7]; 3 of them counted, not logged"
+    assert all(len(line) <= 80 for line in told)
+
+
+@pytest.mark.parametrize("far", ["10.30.1.9", "[2001:db8:5555:6666:7777:8888:9999:aaaa]:5432"])
+def test_a_command_is_never_broken(far: str) -> None:
+    command = f'penstock grant litellm {far} --for 8h --reason "..."'
+    row = block_text.Row(replace(BLOCK, allow=command), 1, 0)
+    *_, label, last = block_text.lines(row, block_text.Widths(), block_text.Look("", columns=80), hint=True)
+    assert (label.strip(), last.strip()) == ("allow until morning:", command)
+    text = "add to egress in rules.d/litellm.yaml:  - {to: 10.30.1.9, ports: [5432]}  then: penstock apply"
+    row = block_text.Row(replace(BLOCK, allow=text), 1, 0)
+    told = block_text.lines(row, block_text.Widths(), block_text.Look("", columns=80), hint=True)
+    assert all(len(line) <= 80 for line in told)

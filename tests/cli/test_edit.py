@@ -79,7 +79,7 @@ def test_it_is_checked_planned_and_applied_on_trial(daemon: FakeDaemon, call: Ca
     assert used.read_text() == f"{draft(daemon)}\n"
     assert "~ workload litellm" in done.stdout
     assert "10.30.1.5:5433" in done.stdout
-    assert "Put it in force" not in done.stdout
+    assert "Next: penstock apply" not in done.stdout
     assert "keep it with: penstock confirm" in done.stdout
     assert [r.arguments for r in daemon.requests if r.command == "apply"] == [{"confirm": 60}]
     assert rules(daemon).read_text() == AFTER

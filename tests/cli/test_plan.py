@@ -63,7 +63,7 @@ def test_a_change_for_people(call: Call, rules: Path) -> None:
     cidr: + 10.31.0.0/16; - 10.30.0.0/16
     rules that name it: litellm {ingress_id(call)}
 
-2 workloads, 2 rules, 1 network; nothing is restarted.  Put it in force with: penstock apply
+2 workloads, 2 rules, 1 network; nothing is restarted.  Next: penstock apply
 """
 
 
@@ -211,11 +211,13 @@ def tree(daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_which_units_must_restart(call: Call, rules: Path, tree: Path) -> None:
     assert json.loads(call("plan", "--json").stdout)["restarts"] == []
     replaced(rules.parent / "ollama.yaml", "egress:", "match: {unit: ollama.service}\negress:")
-    text = "ollama.service: governed where it is at once; to give it a slice: penstock protect ollama.service"
+    text = "ollama.service: governed where it is at once; to give it a slice:"
+    text += "\n      penstock protect ollama.service"
     assert f"\n\nUnits\n    {text}\n\n1 workload; nothing is restarted." in call("plan").stdout
     dropin.write_pending("ollama.service", "ollama")
     out = call("plan").stdout
-    assert "    ollama.service: governed where it is at once; its slice at its next restart: systemctl" in out
+    text = "    ollama.service: governed where it is at once; its slice at its next restart:"
+    assert f"{text}\n      systemctl" in out
     assert "nothing is restarted" in out
     said = json.loads(call("plan", "--json").stdout)["restarts"]
     assert said == [

@@ -37,15 +37,19 @@ def test_what_it_says(call: Call, daemon: FakeDaemon, vllm: FakeSystemd) -> None
     done = call("protect", "vllm")
     assert done.exit_code == 0, done.output
     assert done.stderr == ""
-    first, second, *_ = done.stdout.splitlines()
-    assert first == "vllm.service: /opt/vllm/bin/vllm, looks like vllm, user vllm, listens on 8000/tcp"
-    assert second.startswith("  Beware: its API key guards")
+    first, rest, third, *_ = done.stdout.splitlines()
+    assert f"{first} {rest}" == (
+        "vllm.service: /opt/vllm/bin/vllm, looks like vllm, user vllm, listens on 8000/tcp"
+    )
+    assert third.startswith("  Beware: its API key guards")
     path = daemon.home / "config/rules.d/vllm.yaml"
     assert f"wrote {path}: mode observe, " in done.stdout
     assert "    left out ingress `ports: [8000] from: admin reason: metrics`:" in done.stdout
     assert "wrote the drop-in of vllm.service; it waits until vllm is in force\n" in done.stdout
     assert "Now: nothing has changed for the service.  Next:\n  penstock plan " in done.stdout
-    assert done.stdout.endswith("  systemctl restart vllm.service\n")
+    restart, _, last = done.stdout.splitlines()[-3:]
+    assert (restart, last) == ("  systemctl restart vllm.service", "  penstock suggest vllm")
+    assert [line for line in done.stdout.splitlines() if len(line) > 80 and str(daemon.home) not in line] == []
     assert vllm.said == []
     again = call("protect", "vllm.service")
     pending = dropin.pending_path("vllm.service")
@@ -145,4 +149,4 @@ def test_usage(call: Call) -> None:
 
 def test_a_template_is_restarted_by_a_glob(call: Call, systemd: FakeSystemd) -> None:
     systemd.add("vllm@.service", ExecStart="/opt/vllm serve")
-    assert call("protect", "vllm@.service").stdout.endswith("  systemctl restart 'vllm@*.service'\n")
+    assert "\n  systemctl restart 'vllm@*.service'\n" in call("protect", "vllm@.service").stdout

@@ -16,6 +16,7 @@ from penstock.cli.client import ask
 from penstock.cli.context import place_of
 from penstock.cli.format import wrapped
 from penstock.core.slices import restart_command
+from penstock.core.text import printable
 from penstock.core.wire import Json, Message
 from penstock.errors import PenstockError
 
@@ -41,15 +42,14 @@ class Settled:
 
     def lines(self) -> list[str]:
         """What a command says about it."""
-        told = [
-            f"{unit}: comes into the slice of {workload} at its next restart: {restart_command(unit)}"
-            for unit, workload in self.armed
-        ]
-        told += [
-            f"{unit}: belongs to {workload}, which is not in force: restarted now, it could reach nothing"
-            for unit, workload in self.stranded
-        ]
-        return [line for text in told for line in wrapped(text, 0)]
+        told: list[str] = []
+        for unit, workload in self.armed:
+            told += wrapped(f"{unit}: comes into the slice of {workload} at its next restart:", 0)
+            told.append(f"  {printable(restart_command(unit), 300)}")  # to be copied
+        for unit, workload in self.stranded:
+            text = f"{unit}: belongs to {workload}, which is not in force: restarted now, it could reach nothing"
+            told += wrapped(text, 0)
+        return told
 
     def complain(self) -> None:
         """Tell the trouble, on stderr."""

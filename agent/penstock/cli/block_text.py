@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,12 +111,27 @@ def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
     if row.unlogged:
         text += f"; {row.unlogged} of them counted, not logged"
     bare = len(click.unstyle(head)) + 2 + len(text)
-    told = [f"{head}  {text}"] if not look.columns or bare <= look.columns else [head.rstrip(), _INDENT + text]
+    fits = not look.columns or bare <= look.columns
+    told = [f"{head}  {text}"] if fits else [head.rstrip(), *_below(text, look)]
     if look.ids:
         told.append(f"{_INDENT}id: {printable(block.id, 64)}")
     if hint and block.allow:
-        told.append(f"{_INDENT}{_allow_label(block.allow)}  {printable(block.allow, 512)}")
+        told += _hint(_allow_label(block.allow), printable(block.allow, 512), look)
     return told
+
+
+def _below(text: str, look: Look) -> list[str]:
+    columns = max((look.columns or 0) - len(_INDENT), 40)
+    return [
+        _INDENT + line for line in textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
+    ]
+
+
+def _hint(label: str, command: str, look: Look) -> list[str]:
+    """A command is never broken, as it is to be copied: it gets a line of its own where that helps."""
+    if not look.columns or len(_INDENT) + len(label) + 2 + len(command) <= look.columns:
+        return [f"{_INDENT}{label}  {command}"]
+    return [_INDENT + label, *([_INDENT + command] if command.startswith("penstock ") else _below(command, look))]
 
 
 def _far(block: Block) -> str:

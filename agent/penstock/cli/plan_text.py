@@ -12,6 +12,7 @@ from penstock.core.plan import Kind, Plan, RuleChange, WorkloadChange
 from penstock.core.policy import Policy
 from penstock.core.reach import Opening, Reach
 from penstock.core.restarts import Restart
+from penstock.core.text import printable
 
 SIGNS = {Kind.ADDED: ("+", "green"), Kind.REMOVED: ("-", "red"), Kind.CHANGED: ("~", "yellow")}
 NOTHING = "nothing would change"
@@ -61,7 +62,7 @@ def screen(found: Shown) -> Iterator[str]:
         yield _heading(Kind.CHANGED, "host", text)
     yield from _units(found.restarts or ())
     yield ""
-    yield f"{_counts(plan)}; nothing is restarted.  Put it in force with: penstock apply"
+    yield f"{_counts(plan)}; nothing is restarted.  Next: penstock apply"
 
 
 def _units(restarts: Sequence[Restart]) -> Iterator[str]:
@@ -69,8 +70,9 @@ def _units(restarts: Sequence[Restart]) -> Iterator[str]:
         yield ""
         yield "Units"
     for one in restarts:
-        command = f": {one.command}" if one.command else ""
-        yield from wrapped(f"{one.unit}: {one.text}{command}", 4)
+        yield from wrapped(f"{one.unit}: {one.text}{':' if one.command else ''}", 4)
+        if one.command:
+            yield f"      {printable(one.command, 300)}"  # to be copied
 
 
 def _reach(one: Reach, kind: Kind) -> Iterator[str]:
@@ -104,7 +106,8 @@ def _workload(workload: WorkloadChange, config: Path) -> Iterator[str]:
 def _rule(rule: RuleChange, config: Path) -> Iterator[str]:
     sign, colour = SIGNS[rule.kind]
     side = "egress " if rule.direction == "out" else "ingress"
-    yield "  " + paint(f"{sign} {side} {rule.text}", colour)
+    for n, line in enumerate(wrapped(f"{sign} {side} {rule.text}", 6)):
+        yield "  " + paint(line.strip(), colour) if n == 0 else paint(line, colour)
     if rule.kind is Kind.REMOVED:
         yield f"      {rule.id}"
     else:

@@ -90,9 +90,8 @@ def _text(plan: Plan, done: Done | None, restarted: list[str]) -> Iterator[str]:
 
     for facts in plan.units[:20]:
         lines = described(facts)
-        yield lines[0]
-        for line in lines[1:]:
-            yield from wrapped(line, 2)
+        for n, line in enumerate(lines):
+            yield from wrapped(line, 2 if n else 0)
     if plan.units[20:]:
         yield f"and {counted(len(plan.units) - 20, 'unit')} more"
     for warning in plan.warnings:
@@ -134,13 +133,16 @@ def _when(plan: Plan, done: Done | None, restarted: list[str]) -> Iterator[str]:
     if not plan.in_force:
         yield "Now: nothing has changed for the service.  Next:"
         yield "  penstock plan                  shows what would change"
-        yield "  penstock apply --confirm 60s   its rules hold where it runs now, in mode observe"
-        yield "  penstock confirm               keeps them, and its slice counts from its next start on"
-        yield f"Then, when it suits, as nothing else restarts it, into {slice_of(plan.workload)}:"
+        yield "  penstock apply --confirm 60s   its rules hold where it runs, in mode observe"
+        yield "  penstock confirm               keeps them; its slice counts at the next start"
+        yield "Then, when it suits, as nothing else restarts it, into its slice:"
     elif rest:
         yield "Now: its rules hold where it runs.  Its slice takes over at its next start:"
     for name in rest:
         yield f"  {restart_command(name)}"
+    if plan.rules is not None:
+        yield "And when it has done its work for some days, the rules that it needs:"
+        yield f"  penstock suggest {plan.workload}"
 
 
 def _json(plan: Plan, done: Done | None, restarted: list[str]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _policy(policy: Json, now: datetime) -> str:
 
 def _workloads(workloads: Sequence[Json]) -> Iterator[str]:
     if not workloads:
-        yield "no workloads"
+        yield "no workloads; begin with: penstock protect UNIT"
         return
     rows = [_row(one) for one in workloads]
     cells = table(HEADER, rows, RIGHT)
@@ -196,7 +196,9 @@ def _rules(rules: Sequence[Json]) -> Iterator[str]:
     yield f"{'HITS':>10}  RULE"
     for rule in rules:
         arrow = "out" if rule["direction"] == "out" else "in "
-        yield f"{number(rule['hits']):>10}  {arrow} {rule['text']}"
+        first, *rest = wrapped(f"{arrow} {rule['text']}", 16)
+        yield f"{number(rule['hits']):>10}  {first.lstrip()}"
+        yield from rest
         where = "lent, see below" if rule["file"] is None else f"{rule['file']}:{rule['line']}"
         yield f"{'':>10}      {rule['id']}  {where}"
 
