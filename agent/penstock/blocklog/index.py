@@ -27,8 +27,8 @@ FILE = "blocks.sqlite"
 SMALL = 8 << 20
 """Bytes of the log that are read as fast as an index is opened: a smaller log has none."""
 
-PORTION = 8 << 20
-"""Bytes of the log that are committed at once."""
+PORTION = 32 << 20
+"""Bytes of the log that are committed at once: most of the index is written anew with each."""
 
 _LOCK_FILE = "lock"
 _BATCH = 1000

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from penstock.blocklog import schema
 from penstock.blocklog.index import (
-    PORTION,
+    SMALL,
     Unusable,
     Writer,
     is_trusted,
@@ -27,7 +27,7 @@ from penstock.blocklog.schema import COLUMN_OF
 from penstock.blocklog.segments import Coverage, cover
 from penstock.core.blocks import from_json
 
-MOST_UNINDEXED = 2 * PORTION
+MOST_UNINDEXED = 2 * SMALL
 """Bytes at the end of the log that are read anew by each question; with more the index is no help."""
 
 _PATIENCE = 1.0
