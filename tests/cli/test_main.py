@@ -10,6 +10,8 @@ import resource
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from click.testing import CliRunner
 
 from blocklog.logs import block, write
 from cli.conftest import Call
-from cli.fake_daemon import FakeDaemon, status, workload
+from cli.fake_daemon import FakeDaemon, in_force, status, workload
 from penstock.cli import main as module
 from penstock.cli.context import CannotTell, NotStarted
 from penstock.cli.main import COMMANDS, penstock
@@ -265,6 +267,77 @@ def test_colours_are_for_terminals_whose_owner_does_not_mind(daemon: FakeDaemon,
 
 def test_json_is_json(call: Call) -> None:
     assert json.loads(call("status", "--json").stdout)["v"] == 1
+
+
+# --- JSON: keys are only ever added, and times are UTC ---
+
+SCHEMAS = {
+    "status": "v time daemon policy kernel workloads implicit grants findings",
+    "status litellm": "v time daemon policy kernel workloads implicit grants findings rules",
+    "check": "file line column severity code message hint",
+    "plan": "v applied files changed workloads networks host reach restarts problems",
+    "apply": "changed hash workloads seconds problems confirm_until armed stranded",
+    "confirm": "confirmed hash armed stranded",
+    "rollback": "changed hash workloads seconds armed stranded",
+    "rollback --list": "v unconfirmed policies",
+    "blocks": "v id first last workload verdict mode direction protocol family address port name count unlogged"
+    " rule reason text nearest process policy allow",
+    "blocks --by workload": "v by key workload count first last",
+    "why litellm 10.30.1.5:5432": "v workload direction question address name protocol port verdict effect mode"
+    " reason text rule nearest kernel policy notes resolving addresses names asked",
+    "why --block 000": "v block kept applied rule_read then now",
+    "presets": "v presets problems",
+    "presets show huggingface": "v name title source date file published names for known egress ports recognise",
+    "presets diff huggingface --against tests/recorded/huggingface-meta.json": "v preset date against names same"
+    " missing extra ignored",
+    "grants": "v time grants",
+    "suggest litellm": "v workload mode since file written proposed refused rejected",
+}
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+def times_in(value: Any) -> Iterator[str]:
+    """Every time in a JSON document."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from times_in(inner)
+    elif isinstance(value, str) and _TIME.match(value):
+        yield value
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone that is not UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("line", SCHEMAS)
+def test_json_has_what_was_promised(
+    tokyo: None, daemon: FakeDaemon, call: Call, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.chdir(AGENT.parent)
+    daemon.replies.update(in_force() | {"rollback": BACK})
+    (daemon.home / "config/rules.d/ollama.yaml").write_text("version: 1\nworkload: ollama\nmod: enforce\n")
+    if line.startswith("suggest"):
+        daemon.write()
+    write(daemon.home / "log", [block(1, policy="abcdef012345")])
+    done = call(*line.split(), "--json")
+    found = json.loads(done.stdout.splitlines()[0] if line.startswith("blocks") else done.stdout)
+    found = found[0] if isinstance(found, list) else found
+    assert set(SCHEMAS[line].split()) <= found.keys()
+    assert [when for when in times_in(found) if not _UTC.fullmatch(when)] == []
+
+
+def test_text_has_local_times_with_their_zone(tokyo: None, daemon: FakeDaemon, call: Call) -> None:
+    write(daemon.home / "log", [block(1)])
+    assert call("blocks").stdout.startswith("2025-11-25 11:00:01 JST  DENY")
+    assert "applied 2026-11-25 11:12:01 JST" in call("status").stdout
+    assert "1970-01-01 09:00:00 JST" in call("rollback", "--list").stdout
 
 
 # --- exit statuses: 0 yes or done, 1 no or failed, 2 usage or cannot tell, 3 changed ---
