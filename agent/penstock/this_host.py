@@ -32,9 +32,9 @@ _RTM_GETADDR, _RTM_NEWADDR, _NLM_F_DUMP_REQUEST, _NLMSG_DONE, _NLMSG_ERROR = 22,
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
 
-def around(policy: Policy | None) -> Surroundings:
-    """As far as that policy, if it is one, is about them."""
-    return look(admin_ports(policy)) if policy else Surroundings()
+def around(policy: Policy) -> Surroundings:
+    """As far as that policy is about them."""
+    return look(admin_ports(policy))
 
 
 def look(ports: Ports, proc: Path = PROC) -> Surroundings:

@@ -8,6 +8,7 @@ from fake_host import BROKEN, ONE, START
 from penstock.core.checking import examine, examine_preset
 from penstock.core.parse import parse, parse_file
 from penstock.core.presets import Preset
+from penstock.core.surroundings import Surroundings
 
 
 def checked(more: bytes = b"", egress: bytes = b"[]") -> tuple[bool, list[str]]:
@@ -21,9 +22,18 @@ def test_good_files_stay_good() -> None:
     assert checked() == (True, [])
 
 
-def test_files_with_mistakes_are_not_looked_at_further() -> None:
+def test_of_files_with_mistakes_only_networks_are_looked_at() -> None:
+    """What is wrong with them is told together with the rest."""
     parsed = parse(BROKEN)
-    assert examine(parsed, START) is parsed
+    assert examine(parsed, START).problems == parsed.problems
+    host = (
+        b"version: 1\nnetworks: {a: {cidr: 10.0.0.0/8, plane: admin}, c: {cidr: 10.1.0.0/16, plane: inference},"
+        b" l: {interface: eth7}}\n"
+    )
+    found = examine(parse({**BROKEN, "penstock.yaml": host}), START, Surroundings(frozenset({"lo"})))
+    assert found.policy is None
+    assert {problem.code for problem in found.problems} >= {"plane-overlap", "no-interface"}
+    assert len(found.problems) == len(parsed.problems) + 2
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from penstock.files import find_file, home_of, read_config, read_file, read_pres
 from penstock.this_host import around
 
 DEFAULT = Path("/etc/penstock")
-Look = Callable[[Policy | None], Surroundings]
+Look = Callable[[Policy], Surroundings]
 """Looks at the host, as far as a policy is about it."""
 
 _STAND_IN = "{{version: 1, workload: {}, mode: enforce, egress: [], ingress: []}}"
@@ -82,7 +82,7 @@ def check_files(
 ) -> tuple[Problem, ...]:
     """What `parse` says, and without an error also lint, what is not yet enforced, and failing tests."""
     parsed = parse(files, presets)
-    return examine(parsed, now, look(parsed.policy) if look else None).problems
+    return examine(parsed, now, look(parsed.policy or parsed.host) if look else None).problems
 
 
 def _check_file(path: Path, now: datetime, look: Look | None) -> tuple[Problem, ...]:

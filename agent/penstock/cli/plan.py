@@ -105,7 +105,7 @@ def _compare(run: Path, against: Path | None) -> _Comparison:
         parsed = parse(read_config(config), read_presets(config))
     except PenstockError as e:
         raise CannotTell(e.message, where=e.where, hint=e.hint) from e
-    here = around(parsed.policy) if against is None else None
+    here = around(parsed.policy or parsed.host) if against is None else None
     return _Comparison(old, examine(parsed, datetime.now(UTC), here), config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from penstock.core.lint import lint
+from penstock.core.lint_planes import overlaps
 from penstock.core.parse import Parsed
 from penstock.core.policy import Mode, Policy, Workload
 from penstock.core.presets import Preset, known_to
@@ -24,7 +25,9 @@ def examine(parsed: Parsed, now: datetime, around: Surroundings | None = None) -
     """
     policy = parsed.policy
     if policy is None:
-        return parsed
+        # What is wrong with networks is not told only after everything else was mended.
+        found = [*parsed.problems, *overlaps(parsed.host)]
+        return Parsed(None, in_order((*found, *(beside(parsed.host, around) if around else ()))))
     found = [*parsed.problems, *lint(policy, now), *unenforced(policy), *failures(policy, now)]
     problems = in_order((*found, *(beside(policy, around) if around else ())))
     return Parsed(None if any_error(problems) else policy, problems)

@@ -25,6 +25,7 @@ from penstock.core.problems import Problem, any_error, in_order
 PRESETS = "presets/"
 """Where presets are, below a configuration directory."""
 
+NOTHING = Policy()
 _OF_A_WORKLOAD = frozenset({"workload", "mode", "match", "egress", "ingress", "tests"})
 
 
@@ -41,10 +42,13 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """`policy` is None when one of the problems is an error."""
+    """`policy` is None when one of the problems is an error; `host` is then what is said of networks, as far as it
+    was understood.
+    """
 
     policy: Policy | None
     problems: tuple[Problem, ...]
+    host: Policy = NOTHING
 
 
 def parse_file(path: str, data: bytes) -> FileResult:
@@ -96,7 +100,7 @@ def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -
     assembly.check_references([reference for result in results for reference in result.references])
     problems = in_order(assembly.problems)
     if any_error(problems):
-        return Parsed(None, problems)
+        return Parsed(None, problems, replace(assembly.policy(""), workloads={}))
     contents = [(result.path, result.digest) for result in results]
     contents += [(f"preset:{part.name}", r.digest) for r in read if isinstance(part := r.part, Preset)]
     return Parsed(assembly.policy(_hash(contents)), problems)
