@@ -179,7 +179,9 @@ def test_three_are_kept(site: Site) -> None:
 
 def on_disk(site: Site) -> dict[str, bytes]:
     """What the next start, and the next boot, would load; the denied packets that were counted left out."""
-    return {path.name: path.read_bytes() for path in site.running.state.iterdir() if path.name != "books.json"}
+    home = site.running.state
+    files = [path for path in home.rglob("*") if path.is_file() and path.name != "books.json"]
+    return {str(path.relative_to(home)): path.read_bytes() for path in files}
 
 
 def marked(site: Site) -> bool:
