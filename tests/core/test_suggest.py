@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.core.blocks import Block, Process
 from penstock.core.checking import examine
 from penstock.core.edits import New, with_rules
+from penstock.core.explain_names import NEVER
 from penstock.core.parse import parse, parse_file
 from penstock.core.policy import Policy
 from penstock.core.presets import Preset
@@ -50,6 +53,8 @@ def seen(*, minutes: int = 2, **changes: Any) -> list[Block]:
     """So many records of one destination."""
     if "name" in changes and "address" not in changes:
         changes["address"] = "198.51.100.9"
+    if "name" not in changes and changes.get("direction") != "in":
+        changes.setdefault("text", f"{NEVER}; not in its rules")
     return [replace(BLOCK, **{"first": T + 60 * n, "last": T + 60 * n, **changes}) for n in range(minutes)]
 
 
@@ -277,11 +282,17 @@ def test_a_crowd_of_callers_wants_a_network() -> None:
 
 
 def test_where_look_ups_are_not_seen_they_come_first() -> None:
-    blocks = [*seen(), *seen(address="10.0.0.53", port=53, protocol="udp"), *seen(address="10.9.9.9", port=1)]
+    blocks = [
+        *seen(text="not in its rules"),
+        *seen(address="10.0.0.53", port=53, protocol="udp"),
+        *seen(address="10.9.9.9", port=1),
+    ]
     found = suggested(blocks, files(EMPTY))
     assert said(found) == ["{use: airgap}", "{to: 10.9.9.9, ports: [1]}"]
     assert refusals(found) == {"192.0.2.7:443": "unnamed", "10.0.0.53:53/udp": "resolver"}
-    seeing = suggested(blocks, files("egress:\n  - use: airgap\ningress: []\n"))
+    since = files("egress:\n  - use: airgap\ningress: []\n")
+    assert refusals(suggested(blocks, since)) == {"192.0.2.7:443": "unnamed", "10.0.0.53:53/udp": "resolver"}
+    seeing = suggested([*blocks, *seen()], since)
     assert said(seeing) == ["{to: 10.9.9.9, ports: [1]}", "{to: 192.0.2.7, ports: [443]}"]
     assert "without a name" in seeing.proposed[1].notes[0]
 
@@ -425,3 +436,49 @@ def test_every_rule_that_is_proposed_passes_check() -> None:
     data = with_rules("rules.d/w.yaml", before["rules.d/w.yaml"], members).replace(b"observe", b"enforce")
     assert [p for p in examine(parse({**before, "rules.d/w.yaml": data}, PRESET_FILES), NOW).problems
             if p.severity == "error"] == []  # fmt: skip
+
+
+# --- whatever is in the log ---
+
+NAMES = st.one_of(
+    st.none(),
+    st.sampled_from(["a.example.org", "b.example.org", "huggingface.co", "x.hf.co", "dns.google", "10.0.0.1", ""]),
+    st.text(max_size=12),
+    st.integers(0, 12).map(lambda n: f"n{n}.many.example.net"),
+)
+ADDRESSES = st.one_of(
+    st.none(),
+    st.sampled_from(["127.0.0.1", "::1", "10.30.1.1", "10.30.7.1", "169.254.169.254", "fe80::1", "nonsense"]),
+    st.ip_addresses().map(str),
+)
+BLOCKS = st.builds(
+    lambda n, **changes: replace(BLOCK, first=T + 60 * n, last=T + 60 * n, **changes),
+    st.integers(0, 3),
+    workload=st.just("w"),
+    direction=st.sampled_from(["in", "out"]),
+    protocol=st.sampled_from([None, "tcp", "udp", "icmp", "icmpv6", "47"]),
+    address=ADDRESSES,
+    port=st.one_of(st.none(), st.sampled_from([22, 53, 80, 443, 853, 4444, 8000, 8265]), st.integers(0, 65535)),
+    name=NAMES,
+    count=st.integers(0, 3),
+    text=st.sampled_from([NEVER, "not in its rules"]),
+    reason=st.sampled_from(["no-rule", "no-rules", "name", "reply", "literal", "changed", "unlogged"]),
+)
+
+
+@given(
+    st.lists(BLOCKS, max_size=30), st.sampled_from([EMPTY, NAMED]), st.sampled_from(["observe", "enforce", "lock"])
+)
+@settings(max_examples=80, deadline=None)
+def test_whatever_was_logged_what_is_proposed_can_be_written_and_is_then_enough(
+    blocks: list[Block], rules: str, mode: str
+) -> None:
+    before = files(rules, mode, gateway=GATEWAY)
+    others = [replace(block, workload="gateway") for block in blocks[::3]]
+    first = suggested(blocks, before, others)
+    members = [New(one.rule, one.use) for one in first.proposed]
+    data = with_rules("rules.d/w.yaml", before["rules.d/w.yaml"], members)
+    after = {**before, "rules.d/w.yaml": data}
+    policy_of(after)  # no error
+    again = suggested(blocks, after, others)
+    assert said(again) == [], (data, said(again))

@@ -23,6 +23,9 @@ EXPIRED_NAME = "expired-name"
 LITERAL = "literal"
 """A rule by name opens the port, and nobody looked the address up."""
 
+NEVER = "literal address, never looked up"
+"""How the text of a block begins whose workload's look-ups were seen, when none was for that address."""
+
 PLAIN = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED, Reason.UNKNOWN_WORKLOAD})
 """Here names explain nothing."""
 
@@ -67,7 +70,7 @@ def explain(
     reason: str = verdict.reason.value
     if verdict.reason in (Reason.NO_RULE, Reason.NO_RULES) and _opens_by_name(workload, connection, now):
         reason = LITERAL
-    return Explanation(reason, f"literal address, never looked up; {verdict.text}", nearest=verdict.nearest)
+    return Explanation(reason, f"{NEVER}; {verdict.text}", nearest=verdict.nearest)
 
 
 def _learned(

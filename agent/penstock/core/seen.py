@@ -14,6 +14,7 @@ from typing import NamedTuple
 from penstock.core import names
 from penstock.core.advice import has_port
 from penstock.core.blocks import Block
+from penstock.core.explain_names import NEVER
 from penstock.core.policy import Address, Direction, Policy, Workload, WorkloadPeer
 
 MAX_SEEN = 5_000
@@ -48,13 +49,14 @@ ASKED = "asked"
 
 @dataclass(slots=True)
 class Seen:
-    """One destination or source.  `windows` counts records: one is a minute at most.  Times: seconds."""
+    """One destination or source.  `windows` counts records, one is a minute at most.  Times: seconds."""
 
     key: Key
     first: float
     last: float
     packets: int = 0
     windows: int = 0
+    literal: int = 0  # of them, when look-ups were seen and none was for it
     addresses: set[Address] = field(default_factory=set)  # where the name was
     reasons: set[str] = field(default_factory=set)  # codes
     comms: set[str] = field(default_factory=set)
@@ -73,6 +75,7 @@ class Seen:
         self.first, self.last = min(self.first, block.first), max(self.last, block.last)
         self.packets += block.count + block.unlogged
         self.windows += 1
+        self.literal += block.text.startswith(NEVER)
         self.reasons.add(block.reason)
         if block.process.comm is not None and len(self.comms) < MAX_COMMS:
             self.comms.add(block.process.comm)

@@ -77,6 +77,7 @@ _KINDS = {
     "this-network": "no address to talk to",
     "reserved": "an address that is given to nobody",
 }
+_NOBODY = ("multicast", "this-network", "reserved")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ def why(seen: Seen, ground: Ground) -> Why | None:
     for code in sorted(seen.reasons):
         if code in _NO_RULE_HELPS:
             return Why(code, _NO_RULE_HELPS[code])
+    if seen.key.protocol in ("tcp", "udp") and not seen.key.port:
+        return Why("port", "no port: a fragment, or a packet that was cut off")
     if seen.key.direction is Direction.IN:
         return _of_caller(seen)
     if seen.address is None:
@@ -113,6 +116,9 @@ def why(seen: Seen, ground: Ground) -> Why | None:
 def _of_caller(seen: Seen) -> Why | None:
     if seen.key.port is None or seen.key.protocol not in ("tcp", "udp"):
         return Why("protocol", "no rule is about a packet without a port that comes in")
+    kind = rebinding.kind(seen.address) if seen.address is not None else None
+    if kind in _NOBODY:
+        return Why(kind, _KINDS[kind])
     if seen.reasons == {"reply"}:
         text = "answers to a caller whose call was not seen: it began before these rules held"
         return Why("reply", text)
@@ -149,7 +155,7 @@ def _of_address(seen: Seen, ground: Ground) -> Why | None:
     if any(address in block for block in LINK_LOCAL if block.version == address.version):
         return Why("link-local", _KINDS["link-local"])
     kind = rebinding.kind(address)
-    if kind in ("multicast", "this-network", "reserved"):
+    if kind in _NOBODY:
         return Why(kind, _KINDS[kind])
     if key.protocol not in ("tcp", "udp", "icmp") or (key.port is None and key.protocol != "icmp"):
         return Why("protocol", "only TCP, UDP and echo can be allowed")
@@ -161,9 +167,10 @@ def _of_address(seen: Seen, ground: Ground) -> Why | None:
         return Why("admin-port", "one of the host's `admin_ports`, which no workload reaches")
     if not _is_public(seen):
         return None
-    if not ground.names:
-        return Why("unnamed", "public, and names of this workload are not seen yet: `use: airgap` shows them")
-    if seen.windows == 1:
+    if not seen.literal:
+        how = "wait, and ask again" if ground.names else "`use: airgap` has them seen"
+        return Why("unnamed", f"public, and which name led there was not seen then: {how}")
+    if seen.literal == 1:
         return Why("seen-once", "a public address that nobody looked up, in one minute only")
     return _of_port(seen)
 
