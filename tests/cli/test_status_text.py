@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cli.fake_daemon import finding, lent, policy, status, unit, workload
@@ -113,7 +115,7 @@ def listener(port: int = 8000, *reached_by: str, rules: tuple[str, ...] = ("r",)
     return {**one, "reached_by": list(reached_by), "rules": list(rules), **more}
 
 
-def listening(*workloads: Json, whole: bool = False) -> list[str]:
+def listening(*workloads: dict[str, Any], whole: bool = False) -> list[str]:
     lines = screen(status(*workloads), [] if whole else None)
     return lines[lines.index("Listening") + 1 : lines.index("Always allowed") - 1]
 
