@@ -177,6 +177,9 @@ class Host:
         self.kernel = Kernel()
         self.grants: bytes | None = None
         self.accounts: list[Json] = []
+        self.metrics = b""
+        self.lines: list[effects.Journal] = []
+        self.told_blocks: list[effects.Journal] = []
         self.floored: Ruleset | None = None  # what the last floor was made of
         self.boot, self.login = "boot-1", "anna"
         self._set, self._woke = 0.0, 1000.0  # how far the clock was set; the uptime at START
@@ -379,6 +382,7 @@ class Host:
         self.floor = effect.data
 
     def _do_MarkTrial(self, effect: effects.MarkTrial) -> None:
+        assert effect.data
         self.marked = True
 
     def _do_EndTrial(self, effect: effects.EndTrial) -> None:
@@ -493,8 +497,9 @@ class Host:
         return events.Held(self.now, effect.request, held)
 
     def _do_CountHits(self, effect: effects.CountHits) -> Event:
-        sets = {name: dict.fromkeys(self.kernel.sets.get(name, ()), 3) for name, _ in effect.sets}
-        return events.Hits(self.now, effect.request, sets)
+        sets = {name: dict.fromkeys(self.kernel.sets.get(name, ()), (3, 180)) for name, _ in effect.sets}
+        counters = {name: (count, count * 60) for name, count in self.kernel.counters.items()}
+        return events.Hits(self.now, effect.request, sets, counters)
 
     def _do_Record(self, effect: effects.Record) -> None:
         self.blocks += effect.blocks
@@ -502,8 +507,15 @@ class Host:
     def _do_SaveBooks(self, effect: effects.SaveBooks) -> None:
         self.books = effect.data
 
+    def _do_WriteMetrics(self, effect: effects.WriteMetrics) -> None:
+        self.metrics = effect.data
+
+    def _do_TellBlocks(self, effect: effects.TellBlocks) -> None:
+        self.told_blocks += effect.lines
+
     def _do_Journal(self, effect: effects.Journal) -> None:
         self.journal.append((effect.level, effect.text))
+        self.lines.append(effect)
 
     def _do_Answer(self, effect: effects.Answer) -> None:
         self._once(effect.request)

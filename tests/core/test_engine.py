@@ -580,6 +580,7 @@ def test_a_rule_that_is_over_is_removed() -> None:
     assert not any(s.elements for s in host.kernel.ruleset.sets)
     assert host.journal[-1] == ("info", host.journal[-1][1])
     assert "over" in host.journal[-1][1]
+    host.tick()  # what waited meanwhile: metrics
     before = len(host.done)
     host.tick()
     assert host.names(before) == ["Examine", "ScanUnits"]

@@ -26,7 +26,8 @@ def test_a_failure_is_said_once_and_tried_again() -> None:
     view = View(START)
     prover = Prover(view)
     prover.prove(again=False)
-    assert prover.failed("lo is down") == [Journal("error", "cgroup matching could not be proven: lo is down")]
+    text = "cgroup matching could not be proven: lo is down"
+    assert prover.failed("lo is down") == [Journal("error", text, "failed")]
     assert (view.proven, view.proof_error) == (False, "lo is down")
     assert prover.prove(again=False) == [Prove()]
     assert prover.failed("lo is down") == []

@@ -57,7 +57,11 @@ def test_hits_are_summed_by_rule_and_strangers_are_nobodys() -> None:
     assert in_force
     [element] = next(s.elements for s in in_force.ruleset.sets if s.name == "out4_a")
     [rule] = in_force.policy.workloads["a"].rules
-    counted = {"out4_a": {element: 5, Element(1, 1, 6, 1, 1): 9}, "out6_a": {}, "theirs": {element: 7}}
+    counted = {
+        "out4_a": {element: (5, 300), Element(1, 1, 6, 1, 1): (9, 540)},
+        "out6_a": {},
+        "theirs": {element: (7, 420)},
+    }
     assert questions.hits_by_rule(in_force, "a", counted) == {rule.id: 5}
     counters = {f"hits_a_{rule.id}": (2, 120), "hits_a_gone": (4, 240), f"hits_b_{rule.id}": (8, 480)}
     assert questions.hits_by_rule(in_force, "a", counted, counters) == {rule.id: 7}

@@ -12,12 +12,14 @@ from penstock.core import effects, events
 from penstock.core.compile import Live
 from penstock.core.effects import Effect
 from penstock.core.events import Event
+from penstock.core.journal import MESSAGE_IDS, record
 from penstock.core.policy import Policy
 from penstock.daemon.clock import now
 from penstock.daemon.executor import Executor, Resolver
 from penstock.daemon.file_worker import FileWorker
 from penstock.daemon.kernel_worker import KernelWorker
 from penstock.errors import PenstockError
+from penstock.kernel import systemd
 
 
 class Workers:
@@ -117,6 +119,33 @@ def test_a_request_that_fails_carries_its_number() -> None:
 def test_the_journal_is_one_safe_line(capsys: pytest.CaptureFixture[str]) -> None:
     Workers().run([effects.Journal("error", "a\x1b[31mb")])
     assert capsys.readouterr().err == "penstock: error: a\\x1b[31mb\n"
+
+
+def test_the_journal_gets_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(systemd, "tell", lambda *args: told.append(args))
+    monkeypatch.setattr(systemd, "send", lambda *args: told.append(args))
+    block = effects.Journal("notice", "denied: a", "denied", {"WORKLOAD": "a"})
+    Workers().run([effects.Journal("info", "b\x1b", "applied"), effects.TellBlocks((block, block))])
+    fields = {"MESSAGE": "b\\x1b", "MESSAGE_ID": MESSAGE_IDS["applied"], "PENSTOCK_EVENT": "applied"}
+    assert told == [("info", "b\\x1b", fields), *[("notice", record(block))] * 2]
+
+
+def test_metrics_and_a_journal_that_takes_none_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(systemd, "send", full)
+    workers = Workers()
+    workers.broken["write_metrics"] = OSError(28, "No space left on device", "/run")
+    line = effects.Journal("notice", "x")
+    workers.run([effects.WriteMetrics(b"x"), effects.TellBlocks((line,)), ANSWER])
+    failed = [(event.effect, event.error) for event in workers.heard if isinstance(event, events.Failed)]
+    assert failed == [
+        ("WriteMetrics", "/run: No space left on device"),
+        ("TellBlocks", "Resource temporarily unavailable"),
+    ]
+    assert workers.told == [(5, {"x": 1})]
 
 
 def test_a_policy_is_compiled_beside_the_files_and_the_rest_is_passed_on() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -164,8 +166,8 @@ def test_the_floor_is_written_only_when_it_is_another(options: Options) -> None:
 def test_a_trial_leaves_a_mark_until_its_end(options: Options) -> None:
     files = FileWorker(options)
     files.end_trial()
-    files.mark_trial()
-    files.mark_trial()
+    files.mark_trial(effects.MarkTrial(1))
+    files.mark_trial(effects.MarkTrial(1))
     assert (options.run / places.TRIAL).exists()
     files.end_trial()
     assert not (options.run / places.TRIAL).exists()
@@ -226,3 +228,39 @@ def test_what_is_lent_is_one_file_and_its_history_another(options: Options) -> N
     (options.log / grants.LOG_NAME).mkdir()
     with pytest.raises(PenstockError, match="cannot be written"):
         files.account(effects.Account({}))
+
+
+# --- metrics ---
+
+
+def test_metrics_are_for_everybody_and_never_half_written(options: Options) -> None:
+    files, path = FileWorker(options), options.metrics
+    assert path.parent == options.run.parent / "run-metrics"
+    before = os.umask(0o077)
+    try:
+        files.write_metrics(effects.WriteMetrics(b"one 1\n"))
+        held = path.open("rb")
+        files.write_metrics(effects.WriteMetrics(b"two 2\n"))
+    finally:
+        os.umask(before)
+    with held:
+        assert held.read() == b"one 1\n", "who reads has the old or the new one"
+    assert path.read_bytes() == b"two 2\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    files.write_metrics(effects.WriteMetrics(b""))
+    assert not path.exists()
+    files.write_metrics(effects.WriteMetrics(b""))
+
+
+def test_metrics_that_cannot_be_written_say_why(options: Options, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    options.metrics.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PenstockError, match="belongs to somebody else"):
+        FileWorker(options).write_metrics(effects.WriteMetrics(b"x 1\n"))
+    assert not list((tmp_path / "elsewhere").iterdir())
+    options.metrics.parent.unlink()
+    options.metrics.parent.write_text("")
+    with pytest.raises(PenstockError, match="cannot be written"):
+        FileWorker(options).write_metrics(effects.WriteMetrics(b"x 1\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.kernel.systemd import PENDING, SLACK, dropin, notify, tell
+from penstock.kernel import systemd
+from penstock.kernel.systemd import PENDING, SLACK, dropin, notify, send, tell
 
 
 class Host:
@@ -138,6 +140,8 @@ def test_nobody_wants_to_hear_it(name: str | None, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_journal_gets_the_urgency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it takes no records."""
+    monkeypatch.setattr(systemd, "JOURNAL", tmp_path / "nowhere")
     with (tmp_path / "journal").open("w+") as file:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -156,3 +160,67 @@ def test_the_journal_gets_the_urgency(tmp_path: Path, monkeypatch: pytest.Monkey
             os.close(kept)
     said = (tmp_path / "journal").read_text().splitlines()
     assert said == ["<3>penstock: error: all is lost", *["penstock: error: all is lost"] * 2]
+
+
+# --- the journal's own protocol ---
+
+
+@pytest.fixture
+def journald(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """It takes records, and our stderr leads to it."""
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(f"{short}/socket")
+        sock.settimeout(1)
+        there = os.fstat(2)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{there.st_dev}:{there.st_ino}")
+        monkeypatch.setattr(systemd, "JOURNAL", Path(short, "socket"))
+        yield sock
+
+
+def read_record(data: bytes) -> dict[str, bytes]:
+    """As systemd-journald does."""
+    found = {}
+    while data:
+        line, _, rest = data.partition(b"\n")
+        name, equals, value = line.partition(b"=")
+        if equals:
+            data = rest
+        else:
+            (size,) = struct.unpack("<Q", rest[:8])
+            value, data = rest[8 : 8 + size], rest[8 + size + 1 :]
+            assert rest[8 + size : 8 + size + 1] == b"\n"
+        found[name.decode()] = value
+    return found
+
+
+def test_the_journal_gets_fields(journald: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    tell("warning", "lent", {"PENSTOCK_WORKLOAD": "ollama", "PENSTOCK_REASON": "a=b\nMESSAGE=no\n"})
+    assert read_record(journald.recv(10_000)) == {
+        "PRIORITY": b"4",
+        "SYSLOG_IDENTIFIER": b"penstock",
+        "MESSAGE": b"lent",
+        "PENSTOCK_WORKLOAD": b"ollama",
+        "PENSTOCK_REASON": b"a=b\nMESSAGE=no\n",
+    }
+    assert capsys.readouterr().err == "", "not told twice"
+
+
+def test_a_journal_that_is_not_ours_gets_none(journald: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    assert not send("info", {"MESSAGE": "x"})
+    journald.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        journald.recv(100)
+
+
+def test_a_journal_that_does_not_read_stops_nobody(
+    journald: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill() -> None:
+        for _ in range(2_000):
+            send("info", {"MESSAGE": "x"})
+
+    with pytest.raises(BlockingIOError):
+        fill()
+    tell("error", "all is lost")
+    assert capsys.readouterr().err == "<3>penstock: error: all is lost\n", "it is told in the old way"

@@ -54,12 +54,7 @@ class Books:
         """One reading of the kernel's counters: whether any grew, and the blocks to write."""
         blocks: list[Block] = []
         changed = False
-        unbound = {Direction.OUT: base_chains.UNBOUND_OUT, Direction.IN: base_chains.UNBOUND_IN}
-        owners = {counter: (NO_WORKLOAD, direction) for direction, counter in unbound.items()}
-        owners[admin_chains.ADMIN_IN] = (NO_WORKLOAD, Direction.IN)
-        for name in policy.workloads:
-            owners.update({chains.counter_name(direction, name): (name, direction) for direction in Direction})
-        for counter, (workload, direction) in owners.items():
+        for counter, (workload, direction) in denials(policy).items():
             packets = values.get(counter, (0, 0))[0]
             before = self._seen.get(counter, 0)
             grown = packets - before if packets >= before else packets  # smaller: the table is a new one
@@ -98,6 +93,16 @@ class Books:
     def save(self) -> bytes:
         """What must be known after a restart."""
         return json.dumps(self._seen).encode()
+
+
+def denials(policy: Policy) -> dict[str, tuple[str, Direction]]:
+    """The counters of denied packets: of which workload (`NO_WORKLOAD`: of none), and in which direction."""
+    unbound = {Direction.OUT: base_chains.UNBOUND_OUT, Direction.IN: base_chains.UNBOUND_IN}
+    owners = {counter: (NO_WORKLOAD, direction) for direction, counter in unbound.items()}
+    owners[admin_chains.ADMIN_IN] = (NO_WORKLOAD, Direction.IN)
+    for name in policy.workloads:
+        owners.update({chains.counter_name(direction, name): (name, direction) for direction in Direction})
+    return owners
 
 
 def _decode(saved: bytes | None) -> dict[str, int]:

@@ -56,6 +56,8 @@ class Commands:
 
     def hits(self, event: Hits, in_force: InForce | None) -> list[Effect]:
         """The answer to `hits`."""
+        if event.request is None:
+            return []
         workload = self._asked.pop(event.request, "")
         if in_force is None or workload not in in_force.policy.workloads:
             return [Refuse(event.request, "the policy has changed meanwhile")]

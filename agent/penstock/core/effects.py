@@ -79,9 +79,13 @@ class SaveGrants:
 
 @dataclass(frozen=True, slots=True)
 class MarkTrial:
-    """Leave word, for whoever finds the daemon dead, that the kernel holds a policy nobody has confirmed."""
+    """Leave word, for whoever finds the daemon dead, that the kernel holds a policy nobody has confirmed.
+
+    `data` is that policy: the log may name it, so it is kept with those of before, where nobody loads it from.
+    """
 
     operation: int
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +218,12 @@ class AskKernel:
 
 @dataclass(frozen=True, slots=True)
 class CountHits:
-    """Read the counters of the elements of these sets (name, family), and all named ones -> Hits."""
+    """Read the counters of the elements of these sets (name, family), and all named ones -> Hits.
 
-    request: int
+    Nobody asked (`request` None): it is for metrics.
+    """
+
+    request: int | None
     sets: tuple[tuple[str, int], ...]
 
 
@@ -274,6 +281,13 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteMetrics:
+    """Replace the file that tells of metrics; of nothing: take it away."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KeepFloor:
     """Write the floor if the file is not what it should be."""
 
@@ -294,10 +308,22 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Tell the journal (standard error).  `level`: info, warning, error."""
+    """Tell the journal, or standard error.  `level`: info, notice, warning, error.
+
+    `kind` of event, and `fields` by which the journal finds it: WORKLOAD and so on.
+    """
 
     level: str
     text: str
+    kind: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TellBlocks:
+    """Tell the journal of blocks, if there is one: standard error hears nothing of them."""
+
+    lines: tuple[Journal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +353,8 @@ class Quit:
 
 OfNames = SaveNames | Configure | Settle | SayAnswering
 OfGrants = Account | KeepGrants
-Saying = EndTrial | Notify | Journal | Answer | Refuse | Quit
-Telling = Record | SaveBooks | OfNames | OfGrants | KeepFloor | Saying
+Saying = EndTrial | Notify | Journal | TellBlocks | Answer | Refuse | Quit
+Telling = Record | SaveBooks | WriteMetrics | OfNames | OfGrants | KeepFloor | Saying
 Effect = (
     ReadConfig
     | ReadHistory

@@ -25,10 +25,12 @@ from penstock.core.effects import Effect
 from penstock.core.events import Event
 from penstock.core.explain import explain
 from penstock.core.history import NotUnderstood, choose, understood
+from penstock.core.journal import BlockNews, FindingNews
 from penstock.core.keeper import Keeper, differs, missing, summary
 from penstock.core.labels import assign
 from penstock.core.lending import Lending
 from penstock.core.looks import look, only_process, take_in
+from penstock.core.measuring import Measuring
 from penstock.core.naming import Naming
 from penstock.core.operations import FLOOR, STATE, UNSAVED, Operations
 from penstock.core.policy import Policy
@@ -55,6 +57,8 @@ class Engine:
         self._commands = Commands(self._naming.learned, self._naming.asked)
         self._waiting: deque[events.Command] = deque()  # that change the policy, in the order in which they came
         self._reading: events.Command | None = None  # files are read for it
+        self._measuring = Measuring(self.view, self._naming.learned)
+        self._block_news, self._finding_news = BlockNews(), FindingNews()
         self._ticks = 0
         self._handlers: dict[type, Callable[[Any], list[Effect]]] = {
             events.Started: self._started,
@@ -76,7 +80,7 @@ class Engine:
             events.PacketsDenied: self._packets_denied,
             events.Command: self._command,
             events.Held: lambda e: [effects.Answer(e.request, {"holds": e.holds})],
-            events.Hits: lambda e: self._commands.hits(e, self.in_force),
+            events.Hits: self._hits,
             events.Ticked: self._ticked,
             events.Leaving: self._leaving,
             events.Stopping: self._stopping,
@@ -95,6 +99,8 @@ class Engine:
     def handle(self, event: Event) -> list[Effect]:
         """Take in what happened; return what shall be done about it."""
         todo = self._handlers[type(event)](event)
+        last = isinstance(event, events.Stopping)
+        todo = [*self._block_news.of(todo, event.now.timestamp(), last=last), *todo]
         if self._operations.current is not None or any(not isinstance(e, effects.Telling) for e in todo):
             # Behind anything else it would be lost with it; the event that comes of that brings us here again.
             return todo
@@ -264,7 +270,7 @@ class Engine:
             return [effects.Refuse(event.request, event.error)]
         new = self.view.troubles.get(event.effect) != event.error
         self.view.troubles[event.effect] = event.error
-        return [effects.Journal("error", event.error)] if new else []
+        return [effects.Journal("error", event.error, "failed")] if new else []
 
     def _worked(self, event: events.Worked) -> list[Effect]:
         self.view.troubles.pop(event.effect, None)
@@ -275,6 +281,7 @@ class Engine:
     def _ticked(self, event: events.Ticked) -> list[Effect]:
         blocks = self.books.flush(event.now.timestamp())
         self._ticks += 1
+        self._measuring.ticked(event.elapsed)
         self._operations.may_try_again()
         lent = self._lending.ticked(event)
         around = self._ticks % AROUND == 1
@@ -302,7 +309,15 @@ class Engine:
             lent, trial = self._lending.as_json(event.now), self._operations.trial
             now = status.build(event, self.view, self.in_force, self.books, trial, lent)
             result.append(effects.Answer(event.request, now))
-        return [*told, *result, *todo]
+        return [*told, *result, *(todo or self._measuring.due(self.in_force))]
+
+    def _hits(self, event: events.Hits) -> list[Effect]:
+        """Somebody asked for them, or it is time to measure, and to see what is weak."""
+        if event.request is not None:
+            return self._commands.hits(event, self.in_force)
+        lent, trial = self._lending.as_json(event.now), self._operations.trial
+        now = status.seen(event.now, None, self.view, self.in_force, self.books, trial, lent)
+        return [*self._finding_news.of(now["findings"]), *self._measuring.measured(event, self.in_force, now)]
 
     def _look(self, event: events.Examined) -> list[Effect]:
         """What the self-check found: is all as it was read back?"""
@@ -359,7 +374,7 @@ class Engine:
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()
         told = [*self._record(self.books.close(event.now.timestamp())), *self._naming.stopping(event.now)]
-        return [*told, effects.Notify("STOPPING=1")]
+        return [*told, *self._measuring.stopping(), effects.Notify("STOPPING=1")]
 
     @staticmethod
     def _record(blocks: Any) -> list[Effect]:

@@ -332,11 +332,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Packets that each element of each set let through, and named counters: packets and bytes."""
+    """What each element of each set let through, and named counters: packets and bytes."""
 
     now: datetime
-    request: int
-    sets: Mapping[str, Mapping[Element, int]]
+    request: int | None
+    sets: Mapping[str, Mapping[Element, tuple[int, int]]]
     counters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 

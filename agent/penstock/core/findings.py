@@ -26,6 +26,8 @@ TROUBLES = {
     "SaveBooks": ("state-unwritable", BY_ITSELF),
     "KeepGrants": ("state-unwritable", "until then a restart brings back what was lent before; make room"),
     "Account": ("log-unwritable", "what was lent since is in the daemon's messages alone"),
+    "WriteMetrics": ("metrics-unwritable", BY_ITSELF),
+    "TellBlocks": ("journal-unwritable", "the block log has it all the same: penstock blocks"),
     "KeepFloor": ("floor-unwritable", "make room; until then a boot loads an older policy, or denies all"),
     "ReadState": ("state-damaged", "see what is in force: penstock plan; then: penstock apply"),
 }
@@ -50,7 +52,7 @@ def all_of(view: View, in_force: InForce | None, now: datetime) -> Iterator[Json
     kernel = _of_kernel(view, now) if in_force else ()
     enrolment = _of_enrolment(view, in_force) if in_force else ()
     names = _of_names(view, in_force) if in_force else ()
-    processes = (_of_processes(view), _of_bypasses(view))
+    processes = (_of_processes(view), _of_look_alikes(view, in_force), _of_bypasses(view))
     policy = (_of_policy(view, in_force), _of_literal(in_force, now))
     return chain(kernel, *processes, enrolment, names, *policy, _of_files(view), _of_log(view))
 
@@ -88,10 +90,29 @@ def _of_processes(view: View) -> Iterator[Json]:
             text = f"{who}{more}: in a network namespace of its own, where no rule of ours holds"
             remedy = "harmless if nothing leads out of it: ip link in there; else take it out of its unit"
             yield finding("other-network", "warning", text, remedy, name)
+
+
+def _of_look_alikes(view: View, in_force: InForce | None) -> Iterator[Json]:
+    """What looks like a server and is nobody's.
+
+    The look may be older than the policy: what that claims is gone, or `unbound-unit` tells of it.
+    """
+    known = Claims(in_force.policy) if in_force else None
     for found in view.look_alikes:
+        unit = _unit_of(found.cgroup)
+        if unit and known and known.of(unit):
+            continue
         who = f"process {found.pid} ({printable(found.comm, 32)}) in {printable(found.cgroup)}"
         text = f"{who} looks like {found.server}, and no workload governs it"
-        yield finding("look-alike", "warning", text, "penstock protect UNIT, or penstock adopt PID")
+        service = unit.endswith(".service")
+        remedy = f"penstock protect {printable(unit)}" if service else f"penstock adopt {found.pid}"
+        yield finding("look-alike", "warning", text, remedy)
+
+
+def _unit_of(cgroup: str) -> str:
+    """The unit of the host whose cgroup that is, or empty: below a user or a service there are others."""
+    *above, last = cgroup.strip("/").split("/")
+    return last if above and all(part.endswith(".slice") for part in above) else ""
 
 
 def _of_bypasses(view: View) -> Iterator[Json]:

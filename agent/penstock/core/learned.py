@@ -186,6 +186,11 @@ class Learned:
         held = owner.names.get(name) if owner else None
         return [(a, end + self._shift) for a, end in held.ends.items() if end > now] if held else []
 
+    def count(self, workload: str) -> int:
+        """How many addresses there are that count, or did a moment ago."""
+        owner = self._workloads.get(workload)
+        return len(owner.at) if owner else 0
+
     def is_new(self, workload: str, address: bytes, now: float) -> bool:
         """Whether the kernel cannot hold it."""
         owner, now = self._workloads.get(workload), now - self._shift

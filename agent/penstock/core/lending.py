@@ -232,7 +232,9 @@ class Lending:
     def _told(what: str, one: Grant, now: datetime, why: str = "", by: str = "") -> list[Effect]:
         record = {"v": 1, "time": time_text(now), "event": what, "by": by or None, "why": why or None}
         level = "warning" if what in ("made", "dropped") else "info"
-        return [effects.Journal(level, sentence(what, one, why, by)), effects.Account({**record, **as_json(one)})]
+        about = {"GRANT": one.id, "WORKLOAD": one.workload, "OWNER": one.owner, "REASON": one.reason}
+        line = effects.Journal(level, sentence(what, one, why, by), f"grant-{what}", about)
+        return [line, effects.Account({**record, **as_json(one)})]
 
     # --- the file ---
 

@@ -223,7 +223,7 @@ class Operations:
         known = self.in_force.snapshot.present if self.in_force and self._view.agrees else None
         before: list[Effect] = []
         if operation.confirm:
-            before = [effects.MarkTrial(operation.id)]
+            before = [effects.MarkTrial(operation.id, state.encode(operation.applied))]
         elif not operation.saved:
             before = [effects.StageState(operation.id, state.encode(operation.applied), operation.floor)]
         return [*before, *self._load(operation, None if operation.kind == "repair" else known)]
@@ -262,7 +262,7 @@ class Operations:
                 return self.repair(event.now, summary(wrong))
         told: list[Effect] = []
         if wrong and not event.alone:
-            told = [effects.Journal("error", self._keeper.interfered(event.now, summary(wrong)))]
+            told = [effects.Journal("error", self._keeper.interfered(event.now, summary(wrong)), "foreign-change")]
         # On a host that is never still: what two loads of one ruleset left behind alike, nobody has changed.
         twice = event.snapshot.digest == operation.digest
         operation.digest = event.snapshot.digest
@@ -352,7 +352,7 @@ class Operations:
             self._keeper.gave_up(now, error)
         told = self._lending.failed(operation.id, now)
         if operation.kind != "enrol" or self._view.troubles.get(ENROL) != error:
-            told.append(effects.Journal("error", f"{operation.kind}: {error}"))
+            told.append(effects.Journal("error", f"{operation.kind}: {error}", "failed"))
         if operation.kind == "enrol":
             self._view.troubles[ENROL] = error  # tried at each tick, said once
         if operation.confirm:
@@ -375,7 +375,7 @@ class Operations:
             text, hint = f"not confirmed: it could not be saved: {error}", "mend that, then: penstock confirm"
         else:
             self._view.troubles[UNSAVED] = error
-        told: list[Effect] = [effects.Journal("error", text)]
+        told: list[Effect] = [effects.Journal("error", text, "failed")]
         if operation.request is not None:
             told.append(effects.Refuse(operation.request, text, hint))
         if operation.kind == "start" and self.in_force is not None:
@@ -394,4 +394,5 @@ class Operations:
         """The kernel does not hold what is in force."""
         assert self.in_force is not None
         text = self._keeper.may_mend(now, wrong)
-        return [effects.Journal("error", text), *self.again("repair", now)] if text else []
+        told = effects.Journal("error", text, "foreign-change")
+        return [told, *self.again("repair", now)] if text else []

@@ -31,4 +31,5 @@ class Prover:
         self._trying = False
         new = self._view.proven or self._view.proof_error != error
         self._view.proven, self._view.proof_error = False, error
-        return [Journal("error", f"cgroup matching could not be proven: {error}")] if new else []
+        text = f"cgroup matching could not be proven: {error}"
+        return [Journal("error", text, "failed")] if new else []

@@ -73,15 +73,15 @@ def sets_of(workload: str) -> list[tuple[str, int]]:
 def hits_by_rule(
     in_force: InForce,
     workload: str,
-    sets: Mapping[str, Mapping[Element, int]],
+    sets: Mapping[str, Mapping[Element, tuple[int, int]]],
     counters: hits.Counters = NO_COUNTERS,
 ) -> dict[str, int]:
-    """Packets that each rule of `workload` let through; `sets` is what the kernel counted by element."""
+    """Packets that each rule of `workload` let through; `sets`: packets and bytes by element."""
     by_chain = hits.of(workload, counters)
     found = {rule.id: by_chain.get(rule.id, 0) for rule in in_force.policy.workloads[workload].rules}
     owners = {address_set.name: address_set.elements for address_set in in_force.ruleset.sets}
     for name, elements in sets.items():
-        for element, packets in elements.items():
+        for element, (packets, _) in elements.items():
             rule = owners.get(name, {}).get(element)
             if rule in found:
                 found[rule] += packets

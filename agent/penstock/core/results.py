@@ -99,9 +99,10 @@ def refused(in_force: InForce | None, problems: tuple[Problem, ...]) -> Json:
 
 def news(kind: str, policy_hash: str, seconds: float) -> Journal:
     """What the journal says when an operation of that kind ended well."""
+    about = {"POLICY": policy_hash}
     match kind:
         case "repair":
-            return Journal("warning", f"repaired in {seconds:.2f} s")
+            return Journal("warning", f"repaired in {seconds:.2f} s", "repaired", about)
         case "expiry":
             return Journal("info", f"rules that are over were removed in {seconds:.2f} s")
         case "jump":
@@ -109,13 +110,15 @@ def news(kind: str, policy_hash: str, seconds: float) -> Journal:
         case "upstreams":
             return Journal("info", "the host asks other name servers now, and so does the resolver")
         case "confirm":
-            return Journal("info", f"policy {policy_hash} was confirmed")
+            return Journal("info", f"policy {policy_hash} was confirmed", "confirmed", about)
         case "revert":
-            return Journal("warning", f"nobody confirmed the policy: {policy_hash} is in force again")
+            text = f"nobody confirmed the policy: {policy_hash} is in force again"
+            return Journal("warning", text, "reverted", about)
         case "rollback":
-            return Journal("warning", f"rolled back to policy {policy_hash} in {seconds:.2f} s")
+            text = f"rolled back to policy {policy_hash} in {seconds:.2f} s"
+            return Journal("warning", text, "rolled-back", about)
         case _:
-            return Journal("info", f"policy {policy_hash} is in force after {seconds:.2f} s")
+            return Journal("info", f"policy {policy_hash} is in force after {seconds:.2f} s", "applied", about)
 
 
 def nothing_to_start(problems: Iterable[Problem]) -> str:

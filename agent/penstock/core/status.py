@@ -23,6 +23,7 @@ from penstock.core.view import InForce, Trial, View
 from penstock.core.wire import Json
 
 WORDS = {Mode.OBSERVE: "observing", Mode.ENFORCE: "enforcing", Mode.LOCK: "locked"}
+NOT_IN_FORCE = ("degraded", "unenforced")
 HOW = ("slice", "run", "adopted", "in-place")
 """How a process became part of a workload, the strongest way first."""
 
@@ -43,12 +44,25 @@ def build(
     grants: Sequence[Json] = (),
 ) -> Json:
     """The object that `status --json` prints; the daemon's pid is filled in by whoever sends it."""
-    now = event.now
-    workloads = [in_force.policy.workloads[name] for name in sorted(in_force.policy.workloads)] if in_force else []
-    loose = unbound(view, in_force)
     exposed = None
     if in_force and view.listeners is not None:
-        exposed = exposure.of_workloads(in_force.policy, view.listeners, now)
+        exposed = exposure.of_workloads(in_force.policy, view.listeners, event.now)
+    return seen(event.now, event.config, view, in_force, books, trial, grants, exposed)
+
+
+def seen(
+    now: datetime,
+    config: Files | None,
+    view: View,
+    in_force: InForce | None,
+    books: Books,
+    trial: Trial | None,
+    grants: Sequence[Json],
+    exposed: Mapping[str, Sequence[Exposure]] | None = None,
+) -> Json:
+    """The same from what is known at `now`; without `exposed`, nothing of what listens."""
+    workloads = [in_force.policy.workloads[name] for name in sorted(in_force.policy.workloads)] if in_force else []
+    loose = unbound(view, in_force)
     return {
         "v": 1,
         "time": time_text(now),
@@ -61,7 +75,7 @@ def build(
         "policy": {
             "hash": in_force.policy.hash if in_force else None,
             "applied": time_text(datetime.fromtimestamp(in_force.applied.at, UTC)) if in_force else None,
-            "pending_files": _pending(in_force, event.config),
+            "pending_files": _pending(in_force, config),
             "confirm_until": time_text(trial.until if trial else None),
         },
         "kernel": {"backend": "nft", "agrees": view.agrees, "checked": time_text(view.checked)},

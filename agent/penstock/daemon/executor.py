@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from penstock.core import effects, events, resolver_wire
+from penstock.core import effects, events, journal, resolver_wire
 from penstock.core.effects import Effect
 from penstock.core.events import Event
-from penstock.core.text import printable
 from penstock.core.wire import Json
 from penstock.daemon.clock import now
 from penstock.daemon.file_worker import FileWorker
@@ -101,7 +100,7 @@ class Executor:
             case effects.StageState():
                 await self._in_files(lambda: files.stage_state(effect))
             case effects.MarkTrial():
-                await self._in_files(files.mark_trial)
+                await self._in_files(lambda: files.mark_trial(effect))
             case effects.CommitState(operation):
                 await self._in_files(files.commit_state)
                 return events.Saved(now(), operation)
@@ -134,8 +133,6 @@ class Executor:
                 await self._in_files(files.end_trial)
             case effects.Notify(text):
                 systemd.notify(text)
-            case effects.Journal(level, text):
-                systemd.tell(level, printable(text, 4096))
             case effects.Answer(request, result):
                 self._answerer.answer(request, result)
             case effects.Refuse(request, message, hint):
@@ -174,6 +171,20 @@ class Executor:
                 await self._in_files(lambda: self._files.save_grants(data))
             case effects.Account():
                 await self._in_files(lambda: self._files.account(effect))
+            case _:
+                await self._tell(effect)
+
+    async def _tell(self, effect: Effect) -> None:
+        """The effects that tell whoever watches this host."""
+        match effect:
+            case effects.Journal(level):
+                fields = journal.record(effect)
+                systemd.tell(level, fields["MESSAGE"], fields)
+            case effects.TellBlocks(lines):
+                for line in lines:
+                    systemd.send(line.level, journal.record(line))
+            case effects.WriteMetrics():
+                await self._in_files(lambda: self._files.write_metrics(effect))
 
     async def _in_files(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._file_thread, work)

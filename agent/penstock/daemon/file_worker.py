@@ -6,6 +6,7 @@ The kernel's half is in `kernel_worker`, with a thread of its own: nothing waits
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -45,7 +46,7 @@ class FileWorker:
         contents = self._config()
         presets = files.read_presets(self._options.config)
         parsed = self._parse(contents, presets)
-        around = this_host.around(parsed.policy)
+        around = this_host.around(parsed.policy or parsed.host)
         judged = examine(parsed, now(), around)
         return events.ConfigRead(now(), effect.request, contents, presets, judged, effect.confirm, around)
 
@@ -144,10 +145,11 @@ class FileWorker:
         with writing(self._options.log / grants.LOG_NAME):
             self._lent.write((json.dumps(dict(effect.record)).encode("ascii") + b"\n",))
 
-    def mark_trial(self) -> None:
+    def mark_trial(self, effect: effects.MarkTrial) -> None:
         path = self._options.run / places.TRIAL
         with writing(path):
             files.replace(path, b"")
+        self._archive.keep(effect.data)
 
     def end_trial(self) -> None:
         (self._options.run / places.TRIAL).unlink(missing_ok=True)
@@ -159,6 +161,19 @@ class FileWorker:
     def save_names(self, effect: effects.SaveNames) -> None:
         with writing(self._options.state / places.NAMES):
             files.replace(self._options.state / places.NAMES, effect.data)
+
+    def write_metrics(self, effect: effects.WriteMetrics) -> None:
+        """Others read it, as another user: whatever the umask is, they may."""
+        path = self._options.metrics
+        with writing(path):
+            if not effect.data:
+                path.unlink(missing_ok=True)
+                return
+            places.open_to_all(path.parent)
+            staged = path.with_name(f".{path.name}.new")  # no name that a reader takes
+            files.stage(staged, effect.data)
+            os.chmod(staged, 0o644)
+            os.rename(staged, path)
 
     def record(self, blocks: Sequence[Block]) -> None:
         with writing(self._options.log / LOG_NAME):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.core import metrics
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -15,3 +17,8 @@ class Options:
     run: Path = Path("/run/penstock")
     log: Path = Path("/var/log/penstock")
     cgroup: Path | None = None
+
+    @property
+    def metrics(self) -> Path:
+        """The file for node_exporter, which runs as somebody else: `run` is closed to it, so it is beside."""
+        return self.run.with_name(f"{self.run.name}-metrics") / metrics.FILE

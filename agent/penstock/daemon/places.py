@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,17 @@ def _directory(path: Path, mode: int, ours: frozenset[str] | None) -> None:
         path.chmod(mode)
     except OSError as e:
         raise PenstockError(f"cannot be used: {e.strerror}", where=str(path), hint="name another directory") from e
+
+
+def open_to_all(path: Path) -> None:
+    """Make a directory that everybody may read.  OSError; also for one that is somebody else's, or a link."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, "its directory belongs to somebody else", str(path))
+    if stat.S_IMODE(found.st_mode) != 0o755:
+        path.chmod(0o755)
 
 
 def read(path: Path) -> bytes | None:

@@ -130,9 +130,9 @@ class Nft:
             result[nl.string(values[2])] = (packets, size)
         return result
 
-    def hits(self, set_name: str, family: int) -> dict[Element, int]:
-        """Packets that each element of the set let through."""
-        return {element: _packets(counter) for element, counter, _ in self._held(set_name, family)}
+    def hits(self, set_name: str, family: int) -> dict[Element, tuple[int, int]]:
+        """Packets that each element of the set let through, and their bytes."""
+        return {element: _tally(counter) for element, counter, _ in self._held(set_name, family)}
 
     def _held(self, set_name: str, family: int) -> Iterator[tuple[Element, bytes | None, bool]]:
         for part in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, set_name)):
@@ -316,9 +316,9 @@ def _elements(body: bytes, family: int) -> Iterator[tuple[Element, bytes | None,
         )
 
 
-def _packets(expression: bytes | None) -> int:
-    """Packets of an element's counter expression (NFTA_EXPR_DATA = 2 of NFTA_SET_ELEM_EXPR = 7)."""
+def _tally(expression: bytes | None) -> tuple[int, int]:
+    """Packets and bytes of an element's counter expression (NFTA_EXPR_DATA = 2 of NFTA_SET_ELEM_EXPR = 7)."""
     if expression is None:
-        return 0
+        return 0, 0
     data = nl.attribute_map(nl.attribute_map(expression)[2])
-    return int.from_bytes(data[2])
+    return int.from_bytes(data[2]), int.from_bytes(data[1])

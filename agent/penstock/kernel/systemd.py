@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from penstock.core.slices import DROPIN
@@ -16,8 +18,12 @@ from penstock.core.slices import DROPIN
 SETTINGS = Path("/etc/systemd/system")
 UNITS = Path("/run/systemd/units")
 PENDING = ".pending"
-PRIORITIES = {"error": 3, "warning": 4, "info": 6}
+PRIORITIES = {"error": 3, "warning": 4, "notice": 5, "info": 6}
 """Of a line in the journal, syslog(3)."""
+JOURNAL = Path("/run/systemd/journal/socket")
+"""Where the journal takes records with fields."""
+IDENTIFIER = "penstock"
+NONE: Mapping[str, str] = {}
 SLACK = 5.0
 """Seconds: a unit that was started so soon after its drop-in was put there may have come before daemon-reload."""
 
@@ -34,10 +40,34 @@ def notify(text: str) -> None:
         out.sendto(text.encode(), address)
 
 
-def tell(level: str, text: str) -> None:
-    """Write a line to stderr; the journal gets its urgency in front of it, and takes that away (sd-daemon(3))."""
+def tell(level: str, text: str, fields: Mapping[str, str] = NONE) -> None:
+    """Give the journal a record with these fields; where there is none, or it takes none, write a line to stderr.
+
+    If stderr leads to the journal it gets its urgency in front of it, and takes that away (sd-daemon(3)).
+    """
+    with contextlib.suppress(OSError):
+        if send(level, {"MESSAGE": text, **fields}):
+            return
     number = f"<{PRIORITIES[level]}>" if _is_journal(2) else ""
     print(f"{number}penstock: {level}: {text}", file=sys.stderr, flush=True)
+
+
+def send(level: str, fields: Mapping[str, str]) -> bool:
+    """Give the journal a record; False when our messages do not go there.  OSError when it does not take it."""
+    if not _is_journal(2):
+        return False
+    whole = {"PRIORITY": str(PRIORITIES[level]), "SYSLOG_IDENTIFIER": IDENTIFIER, **fields}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+        out.setblocking(False)
+        out.sendto(b"".join(_field(name, value.encode()) for name, value in whole.items()), str(JOURNAL))
+    return True
+
+
+def _field(name: str, value: bytes) -> bytes:
+    """As systemd.io/JOURNAL_NATIVE_PROTOCOL has it: a value of several lines comes with its length in front."""
+    if b"\n" in value:
+        return name.encode() + b"\n" + struct.pack("<Q", len(value)) + value + b"\n"
+    return name.encode() + b"=" + value + b"\n"
 
 
 def _is_journal(descriptor: int) -> bool:
