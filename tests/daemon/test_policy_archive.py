@@ -109,10 +109,12 @@ def test_the_daemon_keeps_what_it_loads_and_what_leaves(tmp_path: Path, monkeypa
     assert kept(options.state) == ["bbbbbbbbbbbb"], "a policy that is only tried may be named too"
     worker.commit_state()
     assert kept(options.state) == ["aaaaaaaaaaaa", "bbbbbbbbbbbb"]
+    worker.mark_trial(effects.MarkTrial(2, saved("cccccccccccc")))
+    assert kept(options.state) == ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"]
     places.prepare(options)  # they are no strangers there
     monkeypatch.setattr(sinks, "LOG_KEPT", 1)
     worker.record([replace(BLOCK, first=NOW, last=NOW)])
     replaced(options.state, "aaaaaaaaaaaa", NOW - 2 * SLACK)
     worker._log._max_bytes = 10
     worker.record([replace(BLOCK, first=NOW, last=NOW)])
-    assert kept(options.state) == ["bbbbbbbbbbbb"], "a rotation looks for what is needed no more"
+    assert kept(options.state) == ["bbbbbbbbbbbb", "cccccccccccc"], "a rotation looks for what is needed no more"
