@@ -75,6 +75,16 @@ def test_what_would_be_allowed_now_has_changed() -> None:
     assert explain(policy(), replace(PACKET, remote=ip_address("198.51.100.10")), START).reason == "changed"
 
 
+@pytest.mark.parametrize("far", ["192.0.2.1", "2001:db8::1"])
+def test_a_probe_of_ours_is_told_and_gets_no_offer(far: str) -> None:
+    packet = replace(PACKET, remote=ip_address(far), port=9)
+    why = explain(policy(), packet, START)
+    assert why.text.endswith("`penstock enforce` tries it")
+    assert why.allow is None
+    for other in (replace(packet, port=10), replace(packet, direction=Direction.IN)):
+        assert "penstock enforce" not in explain(policy(), other, START).text
+
+
 def test_fixed_kinds_and_replies() -> None:
     assert explain(policy(), replace(PACKET, kind=Kind.SOURCE), START).reason == "foreign-source"
     unbound = replace(PACKET, kind=Kind.UNBOUND, workload="-")

@@ -98,6 +98,21 @@ def test_each_has_its_code_and_says_what_helps(
         assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("/system.slice/c.service", "penstock protect c.service"),
+        ("/user.slice/user-1.slice/user@1.service/app.slice/a.service", "penstock adopt 9"),
+        ("/user.slice/user-1.slice/session-1.scope", "penstock adopt 9"),
+        ("/", "penstock adopt 9"),
+        (f"/{PLACE}", None),  # seen before the policy that claims it
+    ],
+)
+def test_what_helps_against_a_look_alike_can_be_copied(place: str, remedy: str | None) -> None:
+    told = found(has("look_alikes", (LookAlike(9, "vllm", "vllm", place),)))
+    assert [one["remedy"] for one in told] == ([remedy] if remedy else [])
+
+
 @pytest.mark.parametrize("floor", ["", "loaded 0123456789ab", "nonsense"])
 def test_a_floor_that_loaded_is_no_finding(floor: str) -> None:
     assert found(has("floor", floor)) == []

@@ -126,6 +126,8 @@ def test_it_is_shown_done_and_proved(site: Site) -> None:
     again = site.penstock("enforce", "a")
     assert (again.returncode, "enforces already" in again.stdout, "kept" in again.stdout) == (0, True, True)
     assert again.stdout.count("proved") == 4
+    assert "not tried" not in again.stdout
+    assert [line for line in again.stdout.splitlines() if len(line) > 80 and not line.startswith("/")] == []
 
 
 def test_probes_are_not_suggested(site: Site) -> None:

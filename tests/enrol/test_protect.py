@@ -86,7 +86,7 @@ def test_a_known_server(systemd: FakeSystemd, ask: Ask, config: Path) -> None:
     text = (config / "rules.d/ollama.yaml").read_text()
     found = "/usr/local/bin/ollama, looks like ollama, user ollama, listens on 11434/tcp (this host only)"
     assert f"# ollama.service: {found}\n# Beware: " in text
-    assert "mode: enforce" in text.partition("version:")[0], "how to go on"
+    assert "penstock enforce ollama --confirm 60s" in text.partition("version:")[0], "how to go on"
     assert "--key" not in text
     assert systemd.said == [], "nothing was armed, restarted or reloaded"
 

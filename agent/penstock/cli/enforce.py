@@ -24,7 +24,7 @@ from penstock.cli.suggest_text import counts, seen_json
 from penstock.cli.trial import Trial, undone_on_failure, wait_for_word
 from penstock.core.edits import with_mode
 from penstock.core.policy import Mode, Policy
-from penstock.core.probes import Result
+from penstock.core.probes import ALLOWED, Result
 from penstock.core.seen import Seen
 from penstock.core.suggest import lacking
 from penstock.core.text import printable
@@ -105,8 +105,8 @@ def _enforce(asked: _Ask, now: datetime) -> bool:
     asked.say(f"{file.path}: {'mode: enforce' if trial.written else 'enforces already'}; applied {_hash(trial)}")
     with undone_on_failure(trial):
         results = prove(asked.run, tree, log, policy, asked.workload, datetime.now(UTC))
-        for result in results:
-            asked.say(_line(result))
+        for line in _lines(results):
+            asked.say(line)
         holds = not any(result.proven is False for result in results)
         reverted = not holds and trial.revert()
         if holds and not (asked.wait and trial.waits):
@@ -175,7 +175,8 @@ def _warning(asked: _Ask, lost: Sequence[Seen] | None, before: Json) -> Iterator
     elif not lost:
         yield "nothing was seen that will be denied"
     else:
-        yield f"{counted(len(lost), 'destination')} seen that will be denied; rules for them: penstock suggest"
+        seen_so_far = counted(len(lost), "destination")
+        yield f"{seen_so_far} seen that will be denied; see: penstock suggest {asked.workload}"
     for seen in (lost or ())[:SHOWN]:
         yield from wrapped(f"{printable(endpoint(seen), 80)}  {counts([seen])}", 2)
     if len(lost or ()) > SHOWN:
@@ -185,9 +186,12 @@ def _warning(asked: _Ask, lost: Sequence[Seen] | None, before: Json) -> Iterator
         yield f"{counted(pending, 'file')} differ from what is applied and come into force too: penstock plan"
 
 
-def _line(result: Result) -> str:
-    word = {True: "proved", False: "FAILED", None: "unknown"}[result.proven]
-    return f"  {word:<8} {result.probe!s:<22} {result.text}"
+def _lines(results: Sequence[Result]) -> Iterator[str]:
+    for result in results:
+        word = {True: "proved", False: "FAILED", None: "unknown"}[result.proven]
+        yield from wrapped(f"{result.probe!s:<16} {result.text}", 11, f"  {word}")
+    if not any(result.probe.expect == ALLOWED for result in results):
+        yield from wrapped("no rule has an address to call: what is allowed was not tried", 11, "  unknown")
 
 
 def _hash(trial: Trial) -> str:

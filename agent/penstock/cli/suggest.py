@@ -74,7 +74,8 @@ def suggest(
         where = {"since": rfc3339(since), "file": str(file.path), "written": added}
         click.echo(json.dumps({**said, **where, **as_json(found)}, indent=2))
         return
-    click.echo(f"# {workload}: seen since {local(since)}, and in no rule of {file.path}")
+    click.echo(f"# {workload}: seen since {local(since)}, and in no rule of")
+    click.echo(f"# {file.path}")
     click.echo("\n".join(lines(found)))
     if added:
         click.echo(f"added {counted(added, 'rule')} to {file.path}; next: penstock plan", err=True)

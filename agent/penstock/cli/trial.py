@@ -26,6 +26,8 @@ from penstock.errors import PenstockError
 from penstock.files import rewrite
 
 POLL = 0.5  # seconds
+SILENCE = 300.0
+"""Seconds after which a daemon that does not answer is not waited for any more."""
 _WORDS = frozenset({"yes", "y", "keep"})
 
 
@@ -112,9 +114,10 @@ def wait_for_word(trial: Trial) -> bool:
     A terminal that is lost says nothing: then it is over in time, and the file is put back.  Ctrl-C reverts.
     """
     until = clock(moment(trial.result["confirm_until"]))
-    click.echo(f"it reverts at {until}; type yes to keep it, no to revert now (or elsewhere: penstock confirm)")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
+        click.echo(f"it reverts at {until} unless you say yes (elsewhere: penstock confirm)")
+        click.echo("type yes to keep it, no to revert now")  # last: who sees it may hang up
         return _wait(trial)
     except KeyboardInterrupt:
         trial.revert()
@@ -147,6 +150,50 @@ def _wait(trial: Trial) -> bool:
             if state == "reverted":
                 trial.put_back()
             return state == "kept"
+
+
+def leave_a_watcher(trial: Trial) -> None:
+    """Where nobody waits: a process of its own puts the file back when the policy is reverted.
+
+    It says nothing, lets go of the terminal, and ends with the trial.  Killed, or over a boot, it puts nothing back;
+    `status` says that the file differs then.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _detach()
+            _watch(trial)
+    finally:
+        os._exit(0)
+
+
+def _detach() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.closerange(3, 4096)
+    os.chdir("/")
+
+
+def _watch(trial: Trial) -> None:
+    silent = 0.0
+    while silent < SILENCE:
+        time.sleep(POLL)
+        try:
+            state = trial.state()
+        except PenstockError:
+            silent += POLL
+            continue
+        silent = 0.0
+        if state == "reverted":
+            trial.put_back()
+        if state != "waits":
+            return
 
 
 def _line() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from penstock.core import explain_names
+from penstock.core import explain_names, probes
 from penstock.core.asked import Asked
 from penstock.core.blocks import Explanation
 from penstock.core.learned import Learned
@@ -46,6 +46,16 @@ def explain(
     """
     if denied.kind in FIXED:
         return FIXED[denied.kind]
+    found = _explain(policy, denied, now, learned, asked)
+    if not probes.is_ours(denied.direction, denied.remote, denied.port):
+        return found
+    text = f"{found.text}; an address that leads nowhere: `penstock enforce` tries it"
+    return replace(found, text=text, allow=None)
+
+
+def _explain(
+    policy: Policy, denied: Denied, now: datetime, learned: Learned | None, asked: Asked | None
+) -> Explanation:
     connection = Connection(
         workload=denied.workload,
         direction=denied.direction,

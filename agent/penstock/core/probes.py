@@ -70,6 +70,11 @@ class Result:
     text: str
 
 
+def is_ours(direction: Direction, address: Address | None, port: int | None) -> bool:
+    """Whether a denied packet went where nobody goes but a probe."""
+    return direction is Direction.OUT and port == PORT and address in NOWHERE
+
+
 def denied(policy: Policy, workload: str, now: datetime) -> tuple[tuple[Probe, ...], ...]:
     """For each family what must be denied, the one to try first first; none where everything is allowed."""
     found = []

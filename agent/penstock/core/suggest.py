@@ -375,4 +375,4 @@ class _Suggesting:
 
 
 def _is_ours(seen: Seen) -> bool:
-    return seen.key.port == probes.PORT and seen.address in probes.NOWHERE and seen.key.direction is Direction.OUT
+    return probes.is_ours(seen.key.direction, seen.address, seen.key.port)

@@ -278,7 +278,8 @@ def _draft(
     about += [
         "",
         "`observe` lets everything pass and records what the rules would deny: penstock blocks",
-        "Once nothing in that list is needed, write `mode: enforce`, then: penstock plan, penstock apply",
+        f"What of that list it needs: penstock suggest {wanted.workload}; then: "
+        f"penstock enforce {wanted.workload} --confirm 60s",
     ]
     wanted = replace(wanted, about=tuple(map(_ascii, about)), ports=ports, told=told)
     return draft(wanted, example, files, presets, request.now)
