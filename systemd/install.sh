@@ -53,7 +53,7 @@ files() {  # MODE FROM TO, one a line; FROM is below the source, or absolute
   local name to
   echo "0755 systemd/floor.sh $lib/floor"
   echo "0644 systemd/floor-deny.nft $lib/floor-deny.nft"
-  (cd "$source/rules" && find presets examples -name '*.yaml' -o -name '*.conf') | LC_ALL=C sort |
+  (cd "$source/rules" && find presets examples monitoring -name '*.yaml' -o -name '*.conf' -o -name '*.json') | LC_ALL=C sort |
     while read -r name; do echo "0644 rules/$name $lib/$name"; done
   for name in "${services[@]}" penstock.slice penstock-.slice.d/10-penstock.conf; do
     echo "0644 systemd/$name $units/$name"

@@ -1,14 +1,49 @@
-"""Prometheus's text exposition format 0.0.4, read as strictly as it is written down: for tests."""
+"""Prometheus's text exposition format 0.0.4, read as strictly as it is written down, and something
+to be written: for tests.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.core.metrics import Facts, Tally
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"')
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?|NaN|[+-]Inf")
 TYPES = {"counter", "gauge"}
+
+WORKLOAD = {
+    "name": "a",
+    "mode": "enforce",
+    "egress": "enforcing",
+    "enrolment": "slice",
+    "processes": 2,
+    "outside": 0,
+    "unlogged": 7,
+}
+GRANT = {"id": "grant-0123abcd", "workload": "a", "owner": "anna", "until": "2026-03-01T12:30:00Z"}
+FINDING = {"code": "root", "severity": "info"}
+STATUS: dict[str, Any] = {
+    "time": "2026-03-01T12:00:00Z",
+    "daemon": {"since": "2026-03-01T11:00:00Z", "version": "1.0"},
+    "policy": {"hash": "0123", "applied": "2026-03-01T11:00:01Z", "confirm_until": None},
+    "kernel": {"backend": "nft", "agrees": True, "checked": "2026-03-01T11:59:58Z"},
+    "workloads": [WORKLOAD],
+    "grants": [GRANT],
+    "findings": [FINDING, FINDING, {**FINDING, "code": "outside", "severity": "error"}],
+}
+FACTS = Facts(
+    denied={("a", "out"): Tally(5, 300)},
+    rules={("a", "out", "egress-1"): Tally(11, 1100)},
+    uncounted=3,
+    lost=1,
+    malformed=2,
+    learned={"a": 4},
+)
+"""With these each metric has a sample."""
 
 
 @dataclass

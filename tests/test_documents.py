@@ -16,13 +16,15 @@ from typing import NamedTuple
 import click
 import pytest
 
+import exposition
 from cli import fake_daemon
 from penstock.cli.check import check_path
 from penstock.cli.main import COMMANDS, penstock
 from penstock.cli.manual import pages, title
-from penstock.core import explain_names, lookups
+from penstock.core import explain_names, lookups, metrics
 from penstock.core.blocks import Block
 from penstock.core.findings import TROUBLES
+from penstock.core.journal import MESSAGE_IDS
 from penstock.core.language import assemble, parse_host, parse_ports, parse_preset, parse_rule, yaml_nodes
 from penstock.core.parse import parse
 from penstock.core.planes import ADMIN_PORTS, SHARED
@@ -410,6 +412,21 @@ def test_files_of_the_daemon() -> None:
     said = {cells[0]: spans(cells[2]) for cells in rows("operating", "## Directories")}
     for directory, files in (("`/var/lib/penstock`", places.STATE_FILES), ("`/run/penstock`", places.RUN_FILES)):
         assert set(said[directory]) >= {name for name in files if not name.endswith(".new")}
+
+
+def test_metrics_are_told() -> None:
+    """Each with its labels, in the order in which they are written."""
+    told = {name: spans(cells[1]) for cells in rows("operating", "## Metrics") for name in spans(cells[0])}
+    found = exposition.parse(metrics.text(exposition.STATUS, exposition.FACTS))
+    assert list(told) == list(metrics.METRICS)
+    assert {name: set(labels) for name, labels in told.items()} == {
+        name: {label for labels in family.samples for label, _ in labels} for name, family in found.items()
+    }
+
+
+def test_message_ids_are_told() -> None:
+    told = {tuple(spans(cells[0] + cells[1])) for cells in rows("operating", "## Journal")}
+    assert told == set(MESSAGE_IDS.items())
 
 
 def test_units_that_are_named_exist() -> None:

@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from exposition import parse, value
+from exposition import FACTS, GRANT, STATUS, WORKLOAD, parse, value
 from penstock.core import metrics
 from penstock.core.metrics import METRICS, Facts, Tally
-
-WORKLOAD = {
-    "name": "a",
-    "mode": "enforce",
-    "egress": "enforcing",
-    "enrolment": "slice",
-    "processes": 2,
-    "outside": 0,
-    "unlogged": 7,
-}
-GRANT = {"id": "grant-0123abcd", "workload": "a", "owner": "anna", "until": "2026-03-01T12:30:00Z"}
-FINDING = {"code": "root", "severity": "info"}
-STATUS: dict[str, Any] = {
-    "time": "2026-03-01T12:00:00Z",
-    "daemon": {"since": "2026-03-01T11:00:00Z", "version": "1.0"},
-    "policy": {"hash": "0123", "applied": "2026-03-01T11:00:01Z", "confirm_until": None},
-    "kernel": {"backend": "nft", "agrees": True, "checked": "2026-03-01T11:59:58Z"},
-    "workloads": [WORKLOAD],
-    "grants": [GRANT],
-    "findings": [FINDING, FINDING, {**FINDING, "code": "outside", "severity": "error"}],
-}
-FACTS = Facts(
-    denied={("a", "out"): Tally(5, 300)},
-    rules={("a", "out", "egress-1"): Tally(11, 1100)},
-    uncounted=3,
-    lost=1,
-    malformed=2,
-    learned={"a": 4},
-)
 
 
 def test_everything_is_told() -> None:

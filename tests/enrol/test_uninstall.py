@@ -26,6 +26,7 @@ FILES = (
     "var/lib/penstock/applied.json",
     "var/log/penstock/blocks.jsonl",
     "run/penstock/lock",
+    "run/penstock-metrics/penstock.prom",
 )
 KEPT = ("etc/hosts", "usr/lib/systemd/system/ssh.service")
 

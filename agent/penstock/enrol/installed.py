@@ -75,6 +75,11 @@ class Places:
         return self.root / "run/penstock"
 
     @property
+    def metrics(self) -> Path:
+        """Where the daemon leaves metrics."""
+        return self.root / "run/penstock-metrics"
+
+    @property
     def log(self) -> Path:
         """What was blocked."""
         return self.root / "var/log/penstock"

@@ -85,7 +85,7 @@ def _steps(places: Places, purge: bool) -> Iterator[Step]:
         yield Step(f"delete the table inet {TABLE}: from here on nothing is governed", nft_removal.delete)
     if places.cgroup.exists():
         yield Step("remove cgroups in penstock.slice that are empty", lambda: _remove_cgroups(places))
-    doomed = [places.run, places.state, *((places.config, places.log) if purge else ())]
+    doomed = [places.run, places.metrics, places.state, *((places.config, places.log) if purge else ())]
     doomed = [path for path in doomed if os.path.lexists(path)]
     if doomed:
         shown = ", ".join(f"/{path.relative_to(places.root)}" for path in doomed)
