@@ -421,6 +421,19 @@ def test_narrow_terminals_get_the_text_on_lines_of_its_own() -> None:
     assert all(len(line) <= 80 for line in told)
 
 
+@pytest.mark.parametrize(("verdict", "told"), [("would-deny", True), ("deny", False)])
+def test_who_only_observes_is_told_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, told: bool
+) -> None:
+    BlockLog(tmp_path).append([replace(BLOCK, verdict=verdict)])
+    assert "penstock suggest" not in run("--log", str(tmp_path)).stdout  # programs read that
+    module = sys.modules["penstock.cli.blocks"]
+    plain = module._output
+    terminal = lambda *args: replace(plain(*args), look=block_text.Look("", columns=80))  # noqa: E731
+    monkeypatch.setattr(module, "_output", terminal)
+    assert ("penstock suggest litellm" in run("--log", str(tmp_path)).stdout) == told
+
+
 @pytest.mark.parametrize("far", ["10.30.1.9", "[2001:db8:5555:6666:7777:8888:9999:aaaa]:5432"])
 def test_a_command_is_never_broken(far: str) -> None:
     command = f'penstock grant litellm {far} --for 8h --reason "..."'

@@ -37,6 +37,7 @@ kernel    nft agrees, checked 2 s ago
 WORKLOAD  MODE     EGRESS     INGRESS    ENROLMENT  PROCS  DENIED  BLOCKS/1H
 litellm   enforce  enforcing  enforcing  run            3  12,345          2
 ollama    observe  observing  observing  none           0  12,345          2
+only observed: ollama; the rules it needs: penstock suggest ollama
 
 Always allowed
   - a workload may talk to itself

@@ -92,6 +92,15 @@ def test_a_screen(daemon: FakeDaemon, call: Call) -> None:
     assert rules(daemon).read_text() == FILE
 
 
+def test_callers_that_no_network_has_are_told_of(daemon: FakeDaemon, call: Call) -> None:
+    saw(daemon, *USUAL)
+    assert "callers by address" not in call("suggest", "litellm").stderr
+    saw(daemon, {"direction": "in", "address": "172.16.7.7", "port": 4000})
+    done = call("suggest", "litellm")
+    assert "from: 172.16.7.7\n" in done.stdout
+    assert "callers by address: name their network in penstock.yaml" in done.stderr
+
+
 def test_writing_changes_only_what_is_meant_and_only_once(daemon: FakeDaemon, call: Call) -> None:
     saw(daemon, *USUAL)
     rules(daemon).chmod(0o660)

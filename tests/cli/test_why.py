@@ -52,6 +52,15 @@ def test_questions(call: Call, question: tuple[str, ...], status: int, first: st
     assert "  kernel: agrees" in done.stdout.splitlines()
 
 
+def test_what_a_preset_keeps_closed_is_told(tmp_path: Path, call: Call) -> None:
+    text = "version: 1\nworkload: w\nmode: enforce\negress: [{use: vllm}]\ningress: []\n"
+    (tmp_path / "rules.d").mkdir()
+    (tmp_path / "rules.d/w.yaml").write_text(text)
+    done = call("why", "w", "stats.vllm.ai:443", "--policy", str(tmp_path))
+    assert "note: telemetry, which preset vllm leaves closed: usage reports" in done.stdout
+    assert "telemetry" not in call("why", "w", "other.vllm.ai:443", "--policy", str(tmp_path)).stdout
+
+
 def test_an_answer_for_people(daemon: FakeDaemon, call: Call) -> None:
     assert call("why", "litellm", "10.30.1.9:5432").stdout == f"""\
 DENIED  litellm -> 10.30.1.9:5432

@@ -52,6 +52,13 @@ def test_a_place_that_is_gone_or_nobodys_is_left_out_and_its_maps_are_emptied() 
     assert not any(found for name, found in wanted.items() if "place" in name)
 
 
+def test_what_rules_by_name_let_through_is_not_known() -> None:
+    text = b"version: 1\nworkload: a\nmode: enforce\negress: [{to: [a.example, b.example]}]\ningress: []\n"
+    in_force = Host({"rules.d/a.yaml": text}).start().engine.in_force
+    assert in_force
+    assert questions.hits_by_rule(in_force, "a", {}) == {}
+
+
 def test_hits_are_summed_by_rule_and_strangers_are_nobodys() -> None:
     in_force = Host(TWO).start().engine.in_force
     assert in_force

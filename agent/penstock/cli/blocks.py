@@ -25,6 +25,7 @@ from penstock.cli.context import Context, drop_output
 from penstock.cli.duration import when
 from penstock.cli.format import colours, local
 from penstock.core.block_keys import destination
+from penstock.core.text import printable
 from penstock.errors import PenstockError
 
 _POLL = 0.2  # seconds
@@ -162,6 +163,10 @@ def _show_rows(source: Source, asked: _Asked, output: _Output) -> bool:
                 f" {shown_packets:,} of {found.packets:,} packets; sums: --by destination, every one: --all"
             ]
         )
+    observed = [row.latest.workload for row in found.shown if row.latest.verdict == "would-deny"]
+    if observed and output.look.columns:
+        name = printable(observed[-1])
+        output.write([f"WOULD-DENY: only observed; the rules it needs: penstock suggest {name}"])
     return bool(found.shown)
 
 

@@ -46,7 +46,7 @@ IN_PLACE = "in-place: governed where it is; it comes into its slice at a restart
 def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
     """The lines; `rules` are those of the one workload that was asked for."""
     now = moment(status["time"]) or datetime.now(UTC)
-    lines = [*_head(status, now), "", *_workloads(status["workloads"])]
+    lines = [*_head(status, now), "", *_workloads(status["workloads"]), *_observed(status["workloads"])]
     if rules is not None:
         lines += ["", *_units(status["workloads"])]
         lines += ["", *_rules(rules)]
@@ -102,6 +102,14 @@ def _workloads(workloads: Sequence[Json]) -> Iterator[str]:
         else:  # a long name stands on a line of its own: never cut, it is to be copied
             yield name
             yield f"{'':{max(spare, 0)}}  {rest}"
+
+
+def _observed(workloads: Sequence[Json]) -> Iterator[str]:
+    """How to go on with those that are to be enforced some day."""
+    names = [printable(one["name"]) for one in workloads if one["mode"] == "observe" and not one["until"]]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield from wrapped(f"only observed: {names[0]}{more}; the rules it needs: penstock suggest {names[0]}", 0)
 
 
 def _row(one: Json) -> list[str]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from penstock.cli.format import counted, wrapped
 from penstock.core.blocks import rfc3339
 from penstock.core.edits import New
-from penstock.core.policy import Direction
+from penstock.core.policy import AddressPeer, CidrPeer, Direction
 from penstock.core.seen import Seen
 from penstock.core.suggest import Proposal, Refused, Suggestion
 from penstock.core.text import printable
@@ -67,6 +67,10 @@ def summary(found: Suggestion, workload: str) -> Iterator[str]:
         yield f"{rules} to add; add with: penstock suggest {workload} --write"
     else:
         yield "nothing to add"
+    rules = [one.rule for one in found.proposed if one.rule and one.direction is Direction.IN]
+    callers = [peer for rule in rules for peer in rule.peers]
+    if any(isinstance(peer, AddressPeer | CidrPeer) for peer in callers):
+        yield "callers by address: name their network in penstock.yaml, and rules say that name"
     if found.proposed or found.refused:
         yield f"never show one again: penstock suggest {workload} --reject ID"
     if found.rejected:

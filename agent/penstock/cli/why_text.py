@@ -12,6 +12,7 @@ from penstock.cli.applied import path_of
 from penstock.cli.format import moment, paint, stamp, wrapped
 from penstock.cli.why_names import KEYS, Known
 from penstock.core.asking import Answer
+from penstock.core.lookups import known_as
 from penstock.core.nearest import describe, is_lent
 from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Policy, Sentence, Workload
 from penstock.core.text import printable, time_text
@@ -117,6 +118,10 @@ def notes(found: Shown) -> Iterator[str]:
     elif isinstance(peer, AddressPeer) and peer.address.is_loopback and found.workload.mode is not Mode.LOCK:
         own = f"{name} always reaches its own listeners here" if _goes_out(found) else f"{name} itself always may"
         yield f"{own}; this is about every other {'listener' if _goes_out(found) else 'process'}"
+    if isinstance(peer, NamePeer) and found.answer.allow is False:
+        known = known_as(found.workload, peer.pattern)
+        if known is not None:
+            yield f"{known.kind}, which preset {known.preset} leaves closed: {known.text}"
     if found.answer.allow is None and found.answer.by_interface:
         way = "leaves" if _goes_out(found) else "comes"
         yield f"an address does not tell by which interface it {way}; ask about a network by its name"

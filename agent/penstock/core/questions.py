@@ -9,7 +9,7 @@ from typing import Any
 from penstock.core import cgroup_maps, chains, hits
 from penstock.core.compile import ECHO, NUMBERS
 from penstock.core.effects import AskKernel
-from penstock.core.policy import Direction
+from penstock.core.policy import Direction, NamePeer
 from penstock.core.ruleset import Element
 from penstock.core.slices import RESOLVER, slice_of
 from penstock.core.snapshot import Bindings
@@ -76,9 +76,14 @@ def hits_by_rule(
     sets: Mapping[str, Mapping[Element, tuple[int, int]]],
     counters: hits.Counters = NO_COUNTERS,
 ) -> dict[str, int]:
-    """Packets that each rule of `workload` let through; `sets`: packets and bytes by element."""
+    """Packets that each rule of `workload` let through; `sets`: packets and bytes by element.
+
+    Rules of names alone are left out: nothing counts what the addresses of names let through.
+    """
     by_chain = hits.of(workload, counters)
-    found = {rule.id: by_chain.get(rule.id, 0) for rule in in_force.policy.workloads[workload].rules}
+    rules = in_force.policy.workloads[workload].rules
+    counted = [rule for rule in rules if not all(isinstance(peer, NamePeer) for peer in rule.peers)]
+    found = {rule.id: by_chain.get(rule.id, 0) for rule in counted}
     owners = {address_set.name: address_set.elements for address_set in in_force.ruleset.sets}
     for name, elements in sets.items():
         for element, (packets, _) in elements.items():
