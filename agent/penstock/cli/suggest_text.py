@@ -67,8 +67,8 @@ def summary(found: Suggestion, workload: str) -> Iterator[str]:
         yield f"{rules} to add; add with: penstock suggest {workload} --write"
     else:
         yield "nothing to add"
-    rules = [one.rule for one in found.proposed if one.rule and one.direction is Direction.IN]
-    callers = [peer for rule in rules for peer in rule.peers]
+    incoming = [one.rule for one in found.proposed if one.rule and one.direction is Direction.IN]
+    callers = [peer for rule in incoming for peer in rule.peers]
     if any(isinstance(peer, AddressPeer | CidrPeer) for peer in callers):
         yield "callers by address: name their network in penstock.yaml, and rules say that name"
     if found.proposed or found.refused:
