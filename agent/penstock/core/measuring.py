@@ -8,6 +8,9 @@ policy is.  What was counted is added up here: it stays when a policy puts other
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from penstock.core import chains, hits, metrics
 from penstock.core.books import Counters, denials
@@ -36,7 +39,17 @@ RULES = 1_000
 CHAINS = ""
 """Where a set would stand for rules that are counted in chains."""
 
-_Seen = dict[str, dict[object, Tally]]
+Key = tuple[str, str, str]
+"""A rule: workload, direction, id."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """Of a policy: whose sets are whose, which rules are about names (nobody counts those), counters of chains."""
+
+    sets: Mapping[str, tuple[str, str]]
+    by_name: Mapping[Key, bool]
+    in_chains: Mapping[str, Key]
 
 
 class Measuring:
@@ -49,8 +62,9 @@ class Measuring:
         self._over = False
         self._about: tuple[Ruleset | None, tuple[AddressSet, ...]] = (None, ())
         self._next = 0  # the set that is read next
-        self._seen: _Seen = {}
-        self._totals: dict[tuple[str, str, str], Tally] = {}
+        self._known: tuple[Policy | None, _Rules] = (None, _Rules({}, {}, {}))
+        self._seen: dict[str, dict[object, Tally]] = {}
+        self._totals: dict[Key, Tally] = {}
 
     def ticked(self, elapsed: float) -> None:
         """So many seconds went by."""
@@ -105,21 +119,23 @@ class Measuring:
     # --- adding up ---
 
     def _add(self, event: Hits, in_force: InForce) -> None:
-        names, read = _names(in_force.policy), self._sets(in_force.ruleset)
+        rules, read = self._rules(in_force.policy), self._sets(in_force.ruleset)
         owners: Mapping[str, Mapping[Element, str]] = {found.name: found.elements for found in read}
         self._seen = {name: seen for name, seen in self._seen.items() if name in owners or name == CHAINS}
         for name, elements in event.sets.items():
-            if name in owners and name in names:
+            if name in owners and name in rules.sets:
                 tallies: dict[object, Tally] = {element: Tally(*tally) for element, tally in elements.items()}
-                self._grown(name, tallies, {e: (*names[name], rule) for e, rule in owners[name].items()})
-        counted, whose = _in_chains(in_force.policy, event.counters)
-        self._grown(CHAINS, counted, whose)
-        there = _rules(in_force.policy)
-        self._totals = {key: tally for key, tally in self._totals.items() if key in there}
+                self._grown(name, tallies, {e: (*rules.sets[name], rule) for e, rule in owners[name].items()})
+        counted = {name: Tally(*tally) for name, tally in event.counters.items() if name in rules.in_chains}
+        self._grown(CHAINS, counted, rules.in_chains)
+        self._totals = {key: tally for key, tally in self._totals.items() if key in rules.by_name}
 
-    def _grown(
-        self, place: str, found: Mapping[object, Tally], owners: Mapping[object, tuple[str, str, str]]
-    ) -> None:
+    def _rules(self, policy: Policy) -> _Rules:
+        if self._known[0] is not policy:
+            self._known = (policy, _understood(policy))
+        return self._known[1]
+
+    def _grown(self, place: str, found: Mapping[Any, Tally], owners: Mapping[Any, Key]) -> None:
         before = self._seen.get(place, {})
         for key, tally in found.items():
             if key in owners:
@@ -134,55 +150,37 @@ class Measuring:
             key = (workload, direction.value)
             denied[key] = denied.get(key, Tally()).plus(Tally(*counters.get(counter, (0, 0))))
         counted = self._counted(in_force)
-        every = sum(len(workload.rules) for workload in policy.workloads.values())
         return Facts(
             denied=denied,
             rules={key: self._totals.get(key, Tally()) for key in counted},
-            uncounted=every - len(counted),
+            uncounted=len(self._rules(policy).by_name) - len(counted),
             lost=self._view.lost,
             malformed=self._view.malformed,
             learned={name: self._learned.count(name) for name in policy.workloads},
         )
 
-    def _counted(self, in_force: InForce) -> list[tuple[str, str, str]]:
+    def _counted(self, in_force: InForce) -> list[Key]:
         """The rules of which all is counted, as many as are told of."""
-        names = _names(in_force.policy)
+        rules = self._rules(in_force.policy)
         read = {found.name for found in self._sets(in_force.ruleset)}
         unread = (found.name for found in in_force.ruleset.sets if found.elements and found.name not in read)
-        large = {names[name] for name in unread if name in names}
-        rules = _rules(in_force.policy).items()
-        return [key for key, by_name in rules if key[:2] not in large and not by_name][:RULES]
+        large = {rules.sets[name] for name in unread if name in rules.sets}
+        whole = (key for key, by_name in rules.by_name.items() if not by_name and key[:2] not in large)
+        return list(islice(whole, RULES))
 
 
-def _names(policy: Policy) -> dict[str, tuple[str, str]]:
-    """The sets of a policy's workloads: whose, and in which direction."""
-    return {
+def _understood(policy: Policy) -> _Rules:
+    """Looked at once: a policy may have tens of thousands."""
+    sets = {
         chains.set_name(direction, family, name): (name, direction.value)
         for name in policy.workloads
         for direction in Direction
         for family in (4, 6)
     }
-
-
-def _rules(policy: Policy) -> dict[tuple[str, str, str], bool]:
-    """All rules, and whether they are about names, in part at least: those nobody counts."""
-    return {
-        (name, rule.direction.value, rule.id): any(isinstance(peer, NamePeer) for peer in rule.peers)
-        for name, workload in policy.workloads.items()
-        for rule in workload.rules
-    }
-
-
-def _in_chains(
-    policy: Policy, counters: Counters
-) -> tuple[dict[object, Tally], dict[object, tuple[str, str, str]]]:
-    """Counters of rules that stand in chains, and whose they are."""
-    found: dict[object, Tally] = {}
-    owners: dict[object, tuple[str, str, str]] = {}
+    by_name, in_chains = {}, {}
     for name, workload in policy.workloads.items():
         for rule in workload.rules:
-            counter = hits.counter(name, rule.id)
-            if counter in counters:
-                found[counter] = Tally(*counters[counter])
-                owners[counter] = (name, rule.direction.value, rule.id)
-    return found, owners
+            key = (name, rule.direction.value, rule.id)
+            by_name[key] = any(isinstance(peer, NamePeer) for peer in rule.peers)
+            in_chains[hits.counter(name, rule.id)] = key
+    return _Rules(sets, by_name, in_chains)
