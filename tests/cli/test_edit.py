@@ -18,6 +18,7 @@ import pytest
 
 from cli.conftest import Call
 from cli.fake_daemon import FILES, FakeDaemon, policy, status
+from penstock.cli import edit as command
 from penstock.cli import editor as module
 from penstock.errors import PenstockError
 
@@ -37,6 +38,7 @@ def _daemon(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.replies["rollback"] = {"changed": True, "hash": "old", "workloads": 2, "seconds": 0.1}
     daemon.replies["status"] = status(policy=policy(hash="new", confirm_until="2036-11-27T09:00:00Z"))
     monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setattr(command, "leave_a_watcher", lambda trial: None)
 
 
 @pytest.fixture

@@ -161,6 +161,25 @@ def test_without_a_terminal_it_waits_in_the_daemon(site: Site) -> None:
     assert (site.mode, site.running.ask("status")["policy"]["confirm_until"]) == ("enforce", None)
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_without_a_terminal_the_file_goes_back_with_the_policy(site: Site, words: tuple[str, ...]) -> None:
+    began = time.monotonic()
+    done = site.penstock("enforce", "a", "--confirm", "12s", *words)
+    assert (done.returncode, time.monotonic() - began < 11) == (0, True)
+    assert site.file == site.text.replace("observe", "enforce")
+    eventually(lambda: site.mode == "observe", 20)
+    eventually(lambda: site.file == site.text, 5)
+    assert site.running.ask("status")["policy"]["pending_files"] == 0
+
+
+def test_confirmed_without_a_terminal_the_file_stays(site: Site) -> None:
+    site.penstock("enforce", "a", "--confirm", "10m")
+    assert site.penstock("confirm").returncode == 0
+    watching = ["pgrep", "-f", f"{site.running.run} enforce"]
+    eventually(lambda: site.running.lab.host.run(watching, check=False).stdout == "", 10)
+    assert site.file == site.text.replace("observe", "enforce")
+
+
 def test_what_is_refused_changes_nothing(site: Site) -> None:
     site.penstock("enforce", "a", "--confirm", "10m")
     site.running.write("rules.d/a.yaml", site.text)

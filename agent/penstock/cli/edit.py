@@ -18,7 +18,7 @@ from penstock.cli.format import clock, moment
 from penstock.cli.plan_text import Shown, screen
 from penstock.cli.problem_text import lines as problem_lines
 from penstock.cli.rule_files import RuleFile, RuleFiles, read_rule_files
-from penstock.cli.trial import Trial, wait_for_word
+from penstock.cli.trial import Trial, leave_a_watcher, wait_for_word
 from penstock.core import reach
 from penstock.core.language.parse_workload import WorkloadPart
 from penstock.core.language.reading import near, shown
@@ -190,5 +190,6 @@ def _end(trial: Trial) -> bool:
         return kept
     until = clock(moment(trial.result["confirm_until"]))
     click.echo(f"not confirmed: reverts by itself at {until}; keep it with: penstock confirm")
-    click.echo(f"if nobody does, the file stays as you wrote it: {trial.file.path}")
+    click.echo("the file goes back with it")
+    leave_a_watcher(trial)
     return True

@@ -21,7 +21,7 @@ from penstock.cli.format import clock, counted, local, moment, wrapped
 from penstock.cli.proving import prove
 from penstock.cli.rule_files import edited, read_rule_files
 from penstock.cli.suggest_text import counts, seen_json
-from penstock.cli.trial import Trial, undone_on_failure, wait_for_word
+from penstock.cli.trial import Trial, leave_a_watcher, undone_on_failure, wait_for_word
 from penstock.core.edits import with_mode
 from penstock.core.policy import Mode, Policy
 from penstock.core.probes import ALLOWED, Result
@@ -139,6 +139,8 @@ def _end(
     until = trial.result.get("confirm_until") if holds and asked.wait else None
     if asked.as_json:
         click.echo(json.dumps(_json(asked, trial, lost, results, until, holds, reverted), indent=2))
+        if until is not None:
+            leave_a_watcher(trial)
     elif not holds:
         back = (
             "put back as it was, the file too"
@@ -153,10 +155,8 @@ def _end(
         click.echo(f"enforced: {asked.workload}, kept" if holds else "put back as it was, the file too")
     else:
         click.echo(f"not confirmed: reverts by itself at {clock(moment(until))}; keep it with: penstock confirm")
-        for line in wrapped(
-            f"if nobody does, put the file back too: mode: {_mode(trial)} in {trial.file.path}", 0
-        ):
-            click.echo(line)
+        click.echo("the file goes back with it")
+        leave_a_watcher(trial)
     return holds
 
 
@@ -196,12 +196,6 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
 
 def _hash(trial: Trial) -> str:
     return printable(str(trial.result["hash"]), 64)
-
-
-def _mode(trial: Trial) -> str:
-    """As the file had it."""
-    policy = trial.files.policy(datetime.now(UTC))
-    return next(one.mode.value for one in policy.workloads.values() if one.place.file == trial.file.name)
 
 
 def _json(

@@ -155,8 +155,8 @@ def _wait(trial: Trial) -> bool:
 def leave_a_watcher(trial: Trial) -> None:
     """Where nobody waits: a process of its own puts the file back when the policy is reverted.
 
-    It says nothing, lets go of the terminal, and ends with the trial.  Killed, or over a boot, it puts nothing back;
-    `status` says that the file differs then.
+    It says nothing, lets go of the terminal, and ends with the trial.  Killed, or over a boot, it puts nothing
+    back: `status` says that the file differs then.
     """
     sys.stdout.flush()
     child = os.fork()
