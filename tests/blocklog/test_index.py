@@ -181,7 +181,7 @@ def test_a_damaged_index_is_not_used_and_is_made_anew(tmp_path: Path, damage: Ca
     grow(tmp_path)
     damage(path_in(tmp_path))
     with pytest.raises(Unusable):
-        Index(tmp_path).top("row", ALL, 5)
+        Index(tmp_path).newest(ALL, 5)
     for _ in range(2):  # damage in its middle shows when that is read
         grow(tmp_path)
     assert told(tmp_path) == expected(tmp_path)
@@ -199,7 +199,7 @@ def test_places_that_do_not_fit_the_log_are_noticed(tmp_path: Path, moved: str) 
         "INSERT INTO blocks SELECT * FROM moved",
     )(path_in(tmp_path))
     found = Index(tmp_path)
-    sums = found.top("row", ALL, 1)
+    sums = found.newest(ALL, 1)
     with pytest.raises(Unusable):
         found.newest_of(sums.first[0], "row")
     found.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blocklog.logs import T, block, write
-from penstock.blocklog import index
+from penstock.blocklog import index, query
 from penstock.blocklog.index import Unusable, grow
 from penstock.blocklog.log_files import Wanted
 from penstock.blocklog.query import Index, Sum
@@ -37,9 +37,11 @@ def shown(found: Index, sums: list[Sum], by: str) -> list[tuple[str, int, int]]:
     return [(endpoint(found.newest_of(one, by).block), one.packets, one.unlogged) for one in sums]
 
 
-def test_rows_are_the_newest(log: Path) -> None:
+@pytest.mark.parametrize("looked_at", [1, 3, 5000])
+def test_rows_are_the_newest(log: Path, monkeypatch: pytest.MonkeyPatch, looked_at: int) -> None:
+    monkeypatch.setattr(query, "_LOOKED_AT", looked_at)
     found = Index(log)
-    sums = found.top("row", Wanted(), 10, newest=True)
+    sums = found.newest(Wanted(), 10)
     assert (sums.number, sums.packets) == (4, 63)
     assert shown(found, sums.first, "row") == [
         ("192.0.2.9:5432/tcp", 1, 0),
@@ -48,8 +50,11 @@ def test_rows_are_the_newest(log: Path) -> None:
         ("10.30.1.9:5432/tcp", 8, 1),
     ]
     assert (sums.first[3].first, sums.first[3].last) == (T + 1, T + 3)
-    two = found.top("row", Wanted(), 2, newest=True)
+    two = found.newest(Wanted(), 2)
     assert (two.first, two.number, two.packets) == (sums.first[:2], 4, 63)
+    own = found.newest(Wanted(workload="litellm", until=T + 4), 1)
+    assert (shown(found, own.first, "row"), own.number, own.packets) == ([("10.30.1.9 on 8000/tcp", 1, 0)], 2, 9)
+    assert found.newest(Wanted(since=T + 100), 9) == found.newest(Wanted(workload="none"), 1)
     found.close()
 
 
@@ -61,6 +66,7 @@ def test_groups_are_the_largest(log: Path) -> None:
     assert [one.packets for one in found.top("workload", Wanted(), 9).first] == [53, 10]
     assert [one.packets for one in found.top("process", Wanted(direction="in"), 9).first] == [1]
     assert found.top("row", Wanted(since=T + 100), 9).first == []
+    assert found.top("row", Wanted(), 9).packets == 63
     found.close()
 
 

@@ -23,6 +23,8 @@ from penstock.errors import PenstockError
 QUESTIONS = (
     (),
     ("--all",),
+    ("--direction", "in"),
+    ("--until", "2025-11-25T02:03:00Z"),
     ("--limit", "7"),
     ("--json",),
     ("--json", "--limit", "9"),
@@ -79,9 +81,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=" ".join)
 def test_both_say_the_same(log: Path, monkeypatch: pytest.MonkeyPatch, question: tuple[str, ...]) -> None:
-    monkeypatch.setattr(
-        "penstock.cli.blocks.MOST_ROWS", 1000
-    )  # of those with as many packets either may be left out
+    # Of groups with as many packets either may be left out.
+    monkeypatch.setattr("penstock.cli.blocks.MOST_ROWS", 1000 if "--by" in question else 5)
     monkeypatch.setattr(block_source, "SMALL", 1 << 20)  # so that an end of the log is left beside the index
     run(log, "--limit", "1")
     write(log, list(noise(12, 40)), max_bytes=60_000)

@@ -32,6 +32,8 @@ MOST_UNINDEXED = 2 * SMALL
 """Bytes at the end of the log that are read anew by each question; with more the index is no help."""
 
 _PATIENCE = 1.0
+_LOOKED_AT = 5000
+"""Blocks among which the newest rows are looked for before all are summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,17 @@ class Sum:
     first: float
     last: float
     place: int
+
+    def plus(self, other: Sum) -> Sum:
+        """Both."""
+        return Sum(
+            self.key,
+            self.packets + other.packets,
+            self.unlogged + other.unlogged,
+            min(self.first, other.first),
+            max(self.last, other.last),
+            max(self.place, other.place),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,71 @@ class Index:
         """Bytes at the end of the log that were read anew."""
         return self._covered.left
 
+    def newest(self, wanted: Wanted, limit: int) -> Sums:
+        """The `limit` rows of which the log told last, newest first; all are counted, and only these summed."""
+        with _damage():
+            keys = self._newest_keys(wanted, limit)
+            if keys is None:
+                return self.top("row", wanted, limit, newest=True)
+            condition, values = self._condition(wanted)
+            merged: dict[int, Sum] = {}
+            chosen = f"k.row IN ({', '.join(map(str, keys))})"
+            for table in self._tables:
+                query = (
+                    f"SELECT k.row, SUM(count) + SUM(unlogged), SUM(unlogged), MIN(first), MAX(last), MAX(place)"
+                    f" FROM temp.every k CROSS JOIN {table} b ON b.kind = k.id WHERE {chosen} AND {condition}"
+                    f" GROUP BY k.row"
+                )
+                for one in self._sums(query, values):
+                    merged[one.key] = merged[one.key].plus(one) if one.key in merged else one
+            found = sorted(merged.values(), key=lambda one: -one.place)
+            if len(found) < limit:
+                return Sums(found, len(found), sum(one.packets for one in found))
+            return Sums(found, self._count_rows(wanted), self._count_packets(wanted))
+
+    def _newest_keys(self, wanted: Wanted, limit: int) -> list[int] | None:
+        """The rows of which the log told last; None when they are not found soon."""
+        condition, values = self._condition(wanted)
+        keys: dict[int, None] = {}
+        kinds: dict[int, int] = {}
+        for table in self._tables:
+            query = (
+                f"SELECT kind FROM {table} NOT INDEXED WHERE {condition} ORDER BY place DESC LIMIT {_LOOKED_AT}"
+            )
+            number = 0
+            for (kind,) in self._db.execute(query, values):
+                number += 1
+                if kind not in kinds:
+                    (kinds[kind],) = self._db.execute(
+                        "SELECT row FROM temp.every WHERE id = ?", (kind,)
+                    ).fetchone()
+                keys[kinds[kind]] = None
+                if len(keys) == limit:
+                    return list(keys)
+            if number == _LOOKED_AT:
+                return None
+        return list(keys)
+
+    def _count_rows(self, wanted: Wanted) -> int:
+        condition, values = self._condition(wanted)
+        there = " OR ".join(
+            f"EXISTS (SELECT 1 FROM {table} b WHERE b.kind = k.id AND {condition})" for table in self._tables
+        )
+        ((number,),) = self._db.execute(f"SELECT COUNT(DISTINCT row) FROM temp.every k WHERE {there}", values)
+        return int(number)
+
+    def _count_packets(self, wanted: Wanted) -> int:
+        condition, values = self._condition(wanted)
+        query = "SELECT SUM(count) + SUM(unlogged) FROM {} WHERE {}"
+        found = [self._db.execute(query.format(table, condition), values).fetchone()[0] for table in self._tables]
+        return sum(packets or 0 for packets in found)
+
+    def _sums(self, query: str, values: dict[str, float]) -> list[Sum]:
+        return [
+            Sum(key, packets, unlogged, first / 1000, last / 1000, where)
+            for key, packets, unlogged, first, last, where in self._db.execute(query, values)
+        ]
+
     def top(self, by: str, wanted: Wanted, limit: int, newest: bool = False) -> Sums:
         """The `limit` sums by "row", "destination", "process" or "workload", with most packets or newest first."""
         with _damage():
@@ -106,12 +184,8 @@ class Index:
                 values,
             )
             ((number, packets),) = self._db.execute("SELECT COUNT(*), SUM(packets) FROM temp.sums")
-            order = "last" if newest else "packets"
-            query = f"SELECT * FROM temp.sums ORDER BY {order} DESC, place LIMIT ?"
-            found = [
-                Sum(key, packets, unlogged, first / 1000, last / 1000, where)
-                for key, packets, unlogged, first, last, where in self._db.execute(query, (limit,))
-            ]
+            order = "place DESC" if newest else "packets DESC, place"
+            found = self._sums(f"SELECT * FROM temp.sums ORDER BY {order} LIMIT :limit", {"limit": limit})
             return Sums(found, number, packets or 0)
 
     def places(self, wanted: Wanted, limit: int | None) -> array[int]:

@@ -18,7 +18,7 @@ from penstock.blocklog import index as writing
 from penstock.blocklog.index import SMALL, Unusable, discard, grow, is_small, may_write
 from penstock.blocklog.query import Index, Sum, Sums
 from penstock.cli.block_log import BlockReader, Record, Wanted
-from penstock.cli.block_text import MAX_GROUPS, Group, Row, groups, rows
+from penstock.cli.block_text import MAX_GROUPS, Group, Row, groups, oldest_first, rows
 from penstock.cli.context import place_of
 from penstock.core.block_keys import group_key
 
@@ -74,7 +74,7 @@ class Scanned:
     def rows(self, wanted: Wanted, most: int) -> Rows:
         """The newest destinations."""
         found = rows(record.block for record in self._reader.newest_first(wanted))
-        return Rows(found[-most:], len(found), sum(row.packets for row in found))
+        return Rows(oldest_first(found[:most]), len(found), sum(row.packets for row in found))
 
     def groups(self, wanted: Wanted, by: str, most: int) -> Groups:
         """The largest groups."""
@@ -108,12 +108,12 @@ class Indexed:
 
     def rows(self, wanted: Wanted, most: int) -> Rows:
         """The newest destinations."""
-        found = self._index.top("row", wanted, most, newest=True)
+        found = self._index.newest(wanted, most)
         shown = [
             Row(self._index.newest_of(one, "row").block, one.packets, one.unlogged, one.last)
-            for one in reversed(found.first)
+            for one in found.first
         ]
-        return Rows(shown, found.number, found.packets)
+        return Rows(oldest_first(shown), found.number, found.packets)
 
     def groups(self, wanted: Wanted, by: str, most: int) -> Groups:
         """The largest groups."""

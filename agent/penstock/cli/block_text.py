@@ -69,14 +69,19 @@ class Group:
 
 
 def rows(newest_first: Iterable[Block]) -> list[Row]:
-    """Fold blocks of the same destination, whatever their window; oldest row first."""
+    """Fold blocks of the same destination, whatever their window; first comes the row that was told of last."""
     found: dict[tuple[object, ...], Row] = {}
     for block in newest_first:
         row = found.setdefault(destination(block), Row(block, 0, 0))
         row.last = max(row.last, block.last)
         row.packets += block.count + block.unlogged
         row.unlogged += block.unlogged
-    return sorted(found.values(), key=lambda row: row.last)
+    return list(found.values())
+
+
+def oldest_first(found: Iterable[Row]) -> list[Row]:
+    """As people read them."""
+    return sorted(found, key=lambda row: row.last)
 
 
 @dataclass(frozen=True, slots=True)

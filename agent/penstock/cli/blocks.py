@@ -20,7 +20,7 @@ import click
 
 from penstock.cli.block_log import BlockReader, Record, Wanted
 from penstock.cli.block_source import Rows, Source, answer, log_directory
-from penstock.cli.block_text import MAX_GROUPS, Look, Row, Widths, group_line, lines, rows
+from penstock.cli.block_text import MAX_GROUPS, Look, Row, Widths, group_line, lines, oldest_first, rows
 from penstock.cli.context import Context, drop_output
 from penstock.cli.duration import when
 from penstock.cli.format import colours, local
@@ -148,7 +148,8 @@ def _show_rows(source: Source, asked: _Asked, output: _Output) -> bool:
     if asked.limit is None:
         found = source.rows(asked.wanted, most)
     else:
-        shown = rows(record.block for record in reversed(list(source.records(asked.wanted, asked.limit))))
+        newest_first = reversed(list(source.records(asked.wanted, asked.limit)))
+        shown = oldest_first(rows(record.block for record in newest_first))
         found = Rows(shown, len(shown), 0)
     widths = Widths()
     for row in found.shown:

@@ -15,7 +15,7 @@ from typing import Any
 
 LOG_NAME = "blocks.jsonl"
 LOG_KEPT = 15
-"""Rotated files beside the log: `blocks.jsonl.1` (the newest) to `blocks.jsonl.15`: with lines of 1 KiB a million."""
+"""Rotated files beside the log: `blocks.jsonl.1` (the newest) to `blocks.jsonl.15`; a million lines of 1 KiB."""
 
 VERSION = 1
 DNS_PORT = 53
