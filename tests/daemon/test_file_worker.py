@@ -257,7 +257,7 @@ def test_metrics_are_for_everybody_and_never_half_written(options: Options) -> N
 def test_metrics_that_cannot_be_written_say_why(options: Options, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     options.metrics.parent.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PenstockError, match="belongs to somebody else"):
+    with pytest.raises(PenstockError, match="something else is where its directory should be"):
         FileWorker(options).write_metrics(effects.WriteMetrics(b"x 1\n"))
     assert not list((tmp_path / "elsewhere").iterdir())
     options.metrics.parent.unlink()

@@ -81,11 +81,13 @@ def _directory(path: Path, mode: int, ours: frozenset[str] | None) -> None:
 
 
 def open_to_all(path: Path) -> None:
-    """Make a directory that everybody may read.  OSError; also for one that is somebody else's, or a link."""
+    """Make a directory that everybody may read.  OSError; also when it is somebody else's, or a link."""
     with contextlib.suppress(FileExistsError):
         path.mkdir()
     found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, "something else is where its directory should be", str(path))
+    if found.st_uid != os.geteuid():
         raise OSError(errno.EPERM, "its directory belongs to somebody else", str(path))
     if stat.S_IMODE(found.st_mode) != 0o755:
         path.chmod(0o755)
