@@ -58,7 +58,9 @@ def test_rows_are_the_newest(log: Path, monkeypatch: pytest.MonkeyPatch, looked_
     found.close()
 
 
-def test_groups_are_the_largest(log: Path) -> None:
+@pytest.mark.parametrize("few", [0, 1000])
+def test_groups_are_the_largest(log: Path, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(query, "_FEW", few)
     found = Index(log)
     sums = found.top("destination", Wanted(), 2)
     assert shown(found, sums.first, "destination") == [("192.0.2.2:5432/tcp", 53, 0), ("10.30.1.9:5432/tcp", 8, 1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ MOST_UNINDEXED = 2 * SMALL
 """Bytes at the end of the log that are read anew by each question; with more the index is no help."""
 
 _PATIENCE = 1.0
+_FEW = 1000
 _LOOKED_AT = 5000
 """Blocks among which the newest rows are looked for before all are summed up."""
 
@@ -106,18 +107,7 @@ class Index:
             keys = self._newest_keys(wanted, limit)
             if keys is None:
                 return self.top("row", wanted, limit, newest=True)
-            condition, values = self._condition(wanted)
-            merged: dict[int, Sum] = {}
-            chosen = f"k.row IN ({', '.join(map(str, keys))})"
-            for table in self._tables:
-                query = (
-                    f"SELECT k.row, SUM(count) + SUM(unlogged), SUM(unlogged), MIN(first), MAX(last), MAX(place)"
-                    f" FROM temp.every k CROSS JOIN {table} b ON b.kind = k.id WHERE {chosen} AND {condition}"
-                    f" GROUP BY k.row"
-                )
-                for one in self._sums(query, values):
-                    merged[one.key] = merged[one.key].plus(one) if one.key in merged else one
-            found = sorted(merged.values(), key=lambda one: -one.place)
+            found = sorted(self._summed("row", keys, wanted), key=lambda one: -one.place)
             if len(found) < limit:
                 return Sums(found, len(found), sum(one.packets for one in found))
             return Sums(found, self._count_rows(wanted), self._count_packets(wanted))
@@ -145,6 +135,21 @@ class Index:
                 return None
         return list(keys)
 
+    def _summed(self, column: str, keys: Sequence[int], wanted: Wanted) -> Iterable[Sum]:
+        """The sums of a few keys."""
+        condition, values = self._condition(wanted)
+        merged: dict[int, Sum] = {}
+        chosen = f"k.{column} IN ({', '.join(map(str, keys))})"
+        for table in self._tables:
+            query = (
+                f"SELECT k.{column}, SUM(count) + SUM(unlogged), SUM(unlogged), MIN(first), MAX(last), MAX(place)"
+                f" FROM temp.every k CROSS JOIN {table} b ON b.kind = k.id WHERE {chosen} AND {condition}"
+                f" GROUP BY k.{column}"
+            )
+            for one in self._sums(query, values):
+                merged[one.key] = merged[one.key].plus(one) if one.key in merged else one
+        return merged.values()
+
     def _count_rows(self, wanted: Wanted) -> int:
         condition, values = self._condition(wanted)
         there = " OR ".join(
@@ -169,6 +174,8 @@ class Index:
         """The `limit` sums by "row", "destination", "process" or "workload", with most packets or newest first."""
         with _damage():
             self._prefetch()
+            if by == "destination" and limit <= _FEW:
+                return self._largest(COLUMN_OF[by], wanted, limit)
             condition, values = self._condition(wanted)
             by_kind = " UNION ALL ".join(
                 f"SELECT kind, SUM(count) + SUM(unlogged) AS packets, SUM(unlogged) AS unlogged,"
@@ -187,6 +194,25 @@ class Index:
             order = "place DESC" if newest else "packets DESC, place"
             found = self._sums(f"SELECT * FROM temp.sums ORDER BY {order} LIMIT :limit", {"limit": limit})
             return Sums(found, number, packets or 0)
+
+    def _largest(self, column: str, wanted: Wanted, limit: int) -> Sums:
+        """A few of many sums: of the others no more than the packets is needed."""
+        condition, values = self._condition(wanted)
+        by_kind = " UNION ALL ".join(
+            f"SELECT kind, SUM(count) + SUM(unlogged) AS packets FROM {table} WHERE {condition} GROUP BY kind"
+            for table in self._tables
+        )
+        self._db.execute("DROP TABLE IF EXISTS temp.sizes")
+        self._db.execute(
+            f"CREATE TEMP TABLE sizes AS SELECT k.{column} AS key, SUM(packets) AS packets"
+            f" FROM ({by_kind}) b JOIN temp.every k ON k.id = b.kind GROUP BY k.{column}",
+            values,
+        )
+        ((number, packets),) = self._db.execute("SELECT COUNT(*), SUM(packets) FROM temp.sizes")
+        query = "SELECT key FROM temp.sizes ORDER BY packets DESC LIMIT ?"
+        keys = [key for (key,) in self._db.execute(query, (limit,))]
+        found = sorted(self._summed(column, keys, wanted), key=lambda one: (-one.packets, one.place))
+        return Sums(found, number, packets or 0)
 
     def places(self, wanted: Wanted, limit: int | None) -> array[int]:
         """Where the lines of the blocks are that were asked for, oldest first; of the newest `limit` ones."""
