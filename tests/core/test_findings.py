@@ -62,6 +62,7 @@ CASES: list[tuple[Callable[[View], object], str, str, str | None]] = [
     (has("strays", (Stray(9, 1, EVIL, "a", EVIL),)), "outside", "error", "a"),
     (has("processes", {"a": (Seen(9, 1, EVIL, 0),)}), "root", "info", "a"),
     (has("processes", {"a": (Seen(9, 1, EVIL, 7, elsewhere=True),)}), "other-network", "warning", "a"),
+    (has("processes", {"a": (Seen(9, 1, "conmon", 7),)}), "container-outside", "warning", "a"),
     (has("bypasses", (Bypass("a", EVIL, 9, EVIL),)), "name-bypass", "warning", "a"),
     (has("look_alikes", (LookAlike(9, EVIL, "vllm", EVIL),)), "look-alike", "warning", None),
     (has("units", (Unit("ab.service", PLACE, 102),)), "ambiguous", "error", "a"),
@@ -96,6 +97,16 @@ def test_each_has_its_code_and_says_what_helps(
     for text in (one["text"], one["remedy"]):
         assert "\x1b" not in text
         assert "\n" not in text
+
+
+def test_a_container_in_the_slice_is_where_it_should_be() -> None:
+    """Beside the program that had it made; somewhere in the workload."""
+
+    def change(view: View) -> None:
+        view.processes = {"a": (Seen(9, 1, "podman", 7), Seen(10, 1, "conmon", 7), Seen(11, 1, "nginx", 7))}
+        view.groups = {"a": (group(how="slice"), replace(group(how="slice"), containers=1))}
+
+    assert found(change) == []
 
 
 @pytest.mark.parametrize(

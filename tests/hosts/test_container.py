@@ -292,6 +292,7 @@ def started(made: Set, name: str, port: int, governed: bool, how: str) -> None:
             else:
                 made.is_free(probe)
             assert made.listening(port) == governed
+            assert bool(made.at.findings("container-outside", "gw")) != governed
     finally:
         made.host.run(["systemctl", "stop", name])
         made.remove(name)

@@ -280,9 +280,13 @@ def test_who_was_refused_is_told(made: Set) -> None:
     made.at.wait_for(told)
 
 
-@pytest.mark.parametrize("verb", ["reload", "restart"])
+@pytest.mark.parametrize("verb", ["reload", "restart", "upgrade"])
 def test_the_gateway_keeps_its_right(made: Set, verb: str) -> None:
-    """Also its new processes; and who takes its port meanwhile has none."""
+    """Also its new processes, and those of a new version; and who takes its port meanwhile has none."""
+    if verb == "upgrade":  # as a package manager does it: another file under the same name
+        path, new = "/usr/sbin/nginx", "/usr/sbin/nginx.dpkg-new"
+        made.host.sh(f"cp {path} {new}; printf x >>{new}; mv {new} {path}")
+        verb = "restart"
     made.host.run(["systemctl", verb, "nginx.service"])
     made.host.wait_until(lambda: serves(made))
     made.host.run(["systemctl", "stop", "nginx.service"])

@@ -223,6 +223,16 @@ def test_ids_of_places_that_are_there(tmp_path: Path) -> None:
     }
 
 
+def test_containers_of_a_unit_and_as_a_unit(tmp_path: Path) -> None:
+    number = "0123456789abcdef" * 4
+    inside = f"x.service/libpod-payload-{number}/deeper"
+    for name in (inside, "x.service/runtime", f"docker-{number}.scope", "y.service"):
+        (tmp_path / "a.slice" / name).mkdir(parents=True)
+    counts = {name: cgroup.containers(tmp_path, f"a.slice/{name}") for name in ("x.service", "y.service", "gone")}
+    assert counts == {"x.service": 1, "y.service": 0, "gone": 0}
+    assert cgroup.containers(tmp_path, f"a.slice/docker-{number}.scope") == 1
+
+
 def test_groups_of_a_workload_and_who_owns_them(tmp_path: Path) -> None:
     assert cgroup.groups(tmp_path, "a") == []
     assert cgroup.owner(tmp_path, slice_of("a")) is None

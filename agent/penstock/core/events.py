@@ -193,7 +193,7 @@ class Group:
 
     `how`: slice (a unit in its slice), in-place (a unit that is bound where it is), run, adopted.  `dropin` says
     of a unit in place what keeps it from its slice: none, pending (until an apply), armed (for its next start),
-    ignored (it was started since, and is not in its slice).
+    ignored (it was started since, and is not in its slice).  `containers`: how many cgroups of containers it has.
     """
 
     unit: str
@@ -201,6 +201,7 @@ class Group:
     how: str
     processes: int
     dropin: str = "none"
+    containers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +228,9 @@ class Bypass:
 class Listener:
     """A port that a workload has open: TCP that listens, UDP that is connected to nobody.
 
-    `address` is what it is bound to, and so is `interface`, if that is not "".  `client`: UDP on a port as the kernel
-    gives to who only asks others.  `comm` is text of a process's own choice, None when it is not known whose it is.
+    `address` is what it is bound to, and so is `interface`, if that is not "".  `client`: UDP on a port as the
+    kernel gives to who only asks others.  `comm` is text of a process's own choice, None when it is not known whose
+    it is.
     """
 
     workload: str

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from itertools import chain
 
 from penstock.core import lint_literal
-from penstock.core.events import Group
+from penstock.core.containers import ENGINES
+from penstock.core.events import Group, Seen
 from penstock.core.exposure import Exposure
 from penstock.core.match import Claims
 from penstock.core.policy import Mode, Rule
-from penstock.core.slices import restart_command
+from penstock.core.slices import restart_command, slice_unit
 from penstock.core.text import printable, time_text
 from penstock.core.unenforced import unenforced
 from penstock.core.view import InForce, View
@@ -90,6 +91,17 @@ def _of_processes(view: View) -> Iterator[Json]:
             text = f"{who}{more}: in a network namespace of its own, where no rule of ours holds"
             remedy = "harmless if nothing leads out of it: ip link in there; else take it out of its unit"
             yield finding("other-network", "warning", text, remedy, name)
+        yield from _of_clients(name, processes, view.groups.get(name, ()))
+
+
+def _of_clients(name: str, processes: Sequence[Seen], groups: Sequence[Group]) -> Iterator[Json]:
+    """Whoever only has a container made: that is somebody else's child, in a cgroup of its own."""
+    clients = [process for process in processes if process.comm in ENGINES]
+    if clients and not any(group.containers for group in groups):
+        who = f"process {clients[0].pid} ({printable(clients[0].comm, 32)})"
+        text = f"{who} has to do with a container, and none is in the workload: what it started is not governed"
+        remedy = f"--cgroups=split for podman in a unit, or --cgroup-parent='{slice_unit(name)}'"
+        yield finding("container-outside", "warning", text, remedy, name)
 
 
 def _of_look_alikes(view: View, in_force: InForce | None) -> Iterator[Json]:

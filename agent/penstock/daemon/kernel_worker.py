@@ -155,14 +155,14 @@ class KernelWorker:
 
     def _group(self, path: str) -> events.Group:
         name = path.rpartition("/")[2]
-        number = len(cgroup.processes(self._tree / path))
+        number, boxes = len(cgroup.processes(self._tree / path)), cgroup.containers(self._tree, path)
         if not path.startswith(f"{SLICE}/"):
             name = name.removeprefix("_")  # as `cgroup.units` has it
-            return events.Group(name, path, "in-place", number, systemd.dropin(name))
+            return events.Group(name, path, "in-place", number, systemd.dropin(name), boxes)
         ways = {"run": "run", "adopt": "adopted"}
         prefix, _, rest = name.partition("-")
         ours = rest.removesuffix(".scope").isdigit()
-        return events.Group(name, path, ways.get(prefix, "slice") if ours else "slice", number)
+        return events.Group(name, path, ways.get(prefix, "slice") if ours else "slice", number, containers=boxes)
 
     def _look_alikes(self, effect: effects.Examine) -> tuple[events.LookAlike, ...]:
         homes = [self._path + path + "/" for path in (SLICE, *effect.places)]

@@ -171,7 +171,7 @@ def _refuse_place(pid: int, who: str, tree: Path) -> None:
         raise PenstockError(f"{who} is in {printable(place)} already")
     if _CONTAINER.search(place):
         text = f"{who} is in a container ({printable(place)}), where moving it would break its limits"
-        raise PenstockError(text, hint="containers are not governed yet")
+        raise PenstockError(text, hint="see `Containers` in: penstock manual operating")
     service = _SERVICE.match(place)
     if service and not service[1].startswith("user@"):
         name = printable(service[1])

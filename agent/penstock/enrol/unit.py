@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from penstock.core.containers import CLIENTS
 from penstock.core.match import OURS
 from penstock.core.servers import Server, recognise
 from penstock.core.text import printable
@@ -21,12 +22,6 @@ from penstock.errors import PenstockError
 KINDS = (
     "service", "socket", "target", "timer", "slice", "scope", "path", "mount", "automount", "swap", "device"
 )  # fmt: skip
-CONTAINER_CLIENTS = frozenset(
-    """
-    docker docker-compose docker-run podman podman-compose podman-remote nerdctl ctr crictl kubectl lxc lxc-start
-    lxc-attach incus machinectl systemd-nspawn apptainer singularity
-    """.split()  # noqa: SIM905 (a table is easier to read and to sort)
-)
 PROPERTIES = (
     "Id", "LoadState", "LoadError", "FragmentPath", "DropInPaths", "ExecStart", "User", "Slice", "ControlGroup",
     "MainPID", "Delegate", "Transient", "DefaultDependencies", "PrivateNetwork", "NetworkNamespacePath",
@@ -189,12 +184,12 @@ def _refuse(name: str, said: dict[str, str], commands: Sequence[Sequence[str]]) 
 
 
 def _is_client(argv: Sequence[str]) -> bool:
-    return bool(argv) and argv[0].rpartition("/")[2] in CONTAINER_CLIENTS
+    return bool(argv) and argv[0].rpartition("/")[2] in CLIENTS
 
 
 def _no_client(name: str, program: str) -> PenstockError:
     text = f"{name} only runs {printable(program, 80)}: what it starts lives in the cgroup of a container"
-    return PenstockError(text, hint="containers are not governed yet; start the server itself by a unit")
+    return PenstockError(text, hint="see `Containers` in: penstock manual operating")
 
 
 def unwrapped(argv: Sequence[str]) -> tuple[str, ...]:

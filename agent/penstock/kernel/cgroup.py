@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.core.containers import is_container
 from penstock.core.match import Unit
 from penstock.core.slices import RESOLVER, SLICE, slice_of
 from penstock.errors import PenstockError
@@ -167,6 +168,11 @@ def _children(directory: Path) -> list[str]:
 def groups(tree: Path, workload: str) -> list[str]:
     """Paths below `tree` of the cgroups directly in the workload's slice: its units, and scopes of ours."""
     return [f"{slice_of(workload)}/{name}" for name in _children(tree / slice_of(workload))]
+
+
+def containers(tree: Path, path: str) -> int:
+    """How many cgroups of containers there are: this one, or those directly below it."""
+    return sum(map(is_container, (path.rpartition("/")[2], *_children(tree / path))))
 
 
 def owner(tree: Path, path: str) -> int | None:
