@@ -68,10 +68,11 @@ def test_until_is_a_moment(daemon: FakeDaemon, call: Call) -> None:
 def test_what_is_printed(daemon: FakeDaemon, call: Call) -> None:
     answer(daemon, "unwise\x1b")
     done = call("grant", "litellm", "10.30.1.9:5432", "--for", "30m", *WHY)
-    first, second = done.stdout.splitlines()
+    first, what, last = done.stdout.splitlines()
     assert first.startswith("grant-1a2b3c4d until 20")
-    assert first.endswith(" (30 min): litellm, 10.30.1.9:5432")
-    assert second == "end it sooner with: penstock revoke 1a2b3c4d"
+    assert first.endswith(" (30 min):")
+    assert what == "  litellm, 10.30.1.9:5432"
+    assert last == "end it sooner with: penstock revoke 1a2b3c4d"
     assert done.stderr == "penstock: unwise\\x1b\n"
     found = json.loads(call("grant", "litellm", "10.30.1.9:5432", "--for", "30m", *WHY, "--json").stdout)
     assert (found["v"], found["grant"]["id"], found["notes"]) == (1, "grant-1a2b3c4d", ["unwise\x1b"])

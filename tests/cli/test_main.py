@@ -252,6 +252,17 @@ def on_a_terminal(arguments: list[str], **env: str) -> str:
     return said.decode()
 
 
+def test_what_went_wrong_keeps_words_whole_on_a_terminal(daemon: FakeDaemon) -> None:
+    long = "a" * 60
+    arguments = ["--run", str(daemon.run), "why", long, "10.30.1.9:5432"]
+    lines = on_a_terminal(arguments, COLUMNS="80").splitlines()
+    assert len(lines) > 1
+    assert any(f"`{long}`" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+    done = subprocess.run([*PROGRAM, *arguments], env=ENV, capture_output=True, text=True)
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("line", ["status", "why litellm 10.30.1.9:5432", "blocks", "plan"])
 def test_colours_are_for_terminals_whose_owner_does_not_mind(daemon: FakeDaemon, line: str) -> None:
     write(daemon.home / "log", [block(1)])

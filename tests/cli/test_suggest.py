@@ -206,6 +206,7 @@ def test_a_test_of_the_file_forbids_it(daemon: FakeDaemon, call: Call) -> None:
     done = call("suggest", "litellm", "--write")
     assert (done.exit_code, rules(daemon).read_text()) == (0, text)
     assert "the test expects deny" in " ".join(done.stdout.split())
+    assert "take the test out (penstock edit litellm)" in call("suggest", "litellm").stderr
 
 
 def test_what_would_not_pass_check_is_never_written(daemon: FakeDaemon) -> None:

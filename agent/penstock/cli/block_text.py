@@ -136,7 +136,10 @@ def _hint(label: str, command: str, look: Look) -> list[str]:
     """A command is never broken, as it is to be copied: it gets a line of its own where that helps."""
     if not look.columns or len(_INDENT) + len(label) + 2 + len(command) <= look.columns:
         return [f"{_INDENT}{label}  {command}"]
-    return [_INDENT + label, *([_INDENT + command] if command.startswith("penstock ") else _below(command, look))]
+    if not command.startswith("penstock "):
+        return [_INDENT + label, *_below(command, look)]
+    room = look.columns - len(command)
+    return [_INDENT + label, " " * max(0, min(len(_INDENT), room)) + command]
 
 
 def _far(block: Block) -> str:

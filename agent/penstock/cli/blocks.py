@@ -154,8 +154,9 @@ def _show_rows(source: Source, asked: _Asked, output: _Output) -> bool:
     widths = Widths()
     for row in found.shown:
         widths = widths.with_room_for(row.latest)
-    for row in found.shown:
-        output.write(lines(row, widths, output.look, hint=True))
+    for row in found.shown:  # rules for what is observed are suggest's, and a screen is small
+        hint = row.latest.verdict != "would-deny" or not output.look.columns
+        output.write(lines(row, widths, output.look, hint=hint))
     if len(found.shown) < found.destinations:
         shown_packets = sum(row.packets for row in found.shown)
         output.write(
@@ -164,7 +165,8 @@ def _show_rows(source: Source, asked: _Asked, output: _Output) -> bool:
                 f" {shown_packets:,} of {found.packets:,} packets; sums: --by destination, every one: --all"
             ]
         )
-    observed = [row.latest.workload for row in found.shown if row.latest.verdict == "would-deny"]
+    newest = {row.latest.workload: row.latest.verdict for row in found.shown}
+    observed = [name for name, verdict in newest.items() if verdict == "would-deny"]
     if observed and output.look.columns:
         name = printable(observed[-1])
         output.write([f"WOULD-DENY: only observed; the rules it needs: penstock suggest {name}"])

@@ -122,8 +122,13 @@ def penstock(ctx: click.Context, run: Path) -> None:
 
 
 def _tell(error: PenstockError) -> None:
+    from penstock.cli.format import wrapped
+
+    text = f"penstock: {error}"
     try:
-        click.echo(f"penstock: {error}", err=True)
+        # For a person whole words, to copy what helps; for programs one line.
+        for line in wrapped(text, 0) if sys.stderr.isatty() else [text]:
+            click.echo(line, err=True)
     except OSError:  # nobody reads it; the status must be ours all the same
         drop_output(sys.stderr)
 

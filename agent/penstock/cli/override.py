@@ -54,9 +54,8 @@ def lend(
         click.echo(f"penstock: {printable(str(note), 2000)}", err=True)
 
 
-def _summary(one: Json, mode: Mode) -> tuple[str, str]:
+def _summary(one: Json, mode: Mode) -> tuple[str, ...]:
     until, id = moment(one["until"]), printable(str(one["id"]))
     left = span(until - datetime.now(UTC)) if until else "?"
     what = paint(f"{printable(str(one['workload']))} is {WORDS[mode]}", "red")
-    first = f"{id} until {stamp(until)} ({left}): {what}"
-    return first, f"end it sooner with: penstock revoke {id.removeprefix('grant-')}"
+    return f"{id} until {stamp(until)} ({left}):", f"  {what}", f"end it sooner with: penstock revoke {id.removeprefix('grant-')}"

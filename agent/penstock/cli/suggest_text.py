@@ -12,6 +12,7 @@ from penstock.core.policy import AddressPeer, CidrPeer, Direction
 from penstock.core.seen import Seen
 from penstock.core.suggest import Proposal, Refused, Suggestion
 from penstock.core.text import printable
+from penstock.core.trial_rules import TEST
 from penstock.core.wire import Json
 from penstock.core.wishes import endpoint
 
@@ -73,6 +74,8 @@ def summary(found: Suggestion, workload: str) -> Iterator[str]:
         yield "callers by address: name their network in penstock.yaml, and rules say that name"
     if found.proposed or found.refused:
         yield f"never show one again: penstock suggest {workload} --reject ID"
+    if any(one.why.code == TEST for one in found.refused):
+        yield f"what a test forbids: if it shall be, take the test out (penstock edit {workload}), ask again"
     if found.rejected:
         yield f"rejected before and left out: {found.rejected}"
     if found.summed:
