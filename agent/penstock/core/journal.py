@@ -60,7 +60,7 @@ class BlockNews:
         self._open: dict[str, tuple[int, Block]] = {}  # by id: packets that were told of, and the block as it is
 
     def of(self, todo: Iterable[Effect], now: float, *, last: bool = False) -> list[Effect]:
-        """What to tell of the blocks in `todo`, and of those whose minute is over; of all when it is the `last`."""
+        """What to tell of the blocks in `todo`, and of those whose minute is over; of all at the `last`."""
         lines = [line for effect in todo if isinstance(effect, Record) for line in self._begun(effect.blocks)]
         for id, (told, block) in list(self._open.items()):
             if last or not block.first <= now < block.first + WINDOW:
