@@ -138,4 +138,5 @@ def _summary(one: Json) -> str:
     until, id = moment(one["until"]), printable(str(one["id"]))
     left = span(until - datetime.now(UTC)) if until else "?"
     what = f"{printable(str(one['workload']))}, {printable(str(one['what']), 500)}"
-    return f"{id} until {stamp(until)} ({left}):\n  {what}\nend it sooner with: penstock revoke {id.removeprefix('grant-')}"
+    sooner = f"end it sooner with: penstock revoke {id.removeprefix('grant-')}"
+    return f"{id} until {stamp(until)} ({left}):\n  {what}\n{sooner}"

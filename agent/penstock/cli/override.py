@@ -58,4 +58,5 @@ def _summary(one: Json, mode: Mode) -> tuple[str, ...]:
     until, id = moment(one["until"]), printable(str(one["id"]))
     left = span(until - datetime.now(UTC)) if until else "?"
     what = paint(f"{printable(str(one['workload']))} is {WORDS[mode]}", "red")
-    return f"{id} until {stamp(until)} ({left}):", f"  {what}", f"end it sooner with: penstock revoke {id.removeprefix('grant-')}"
+    sooner = f"end it sooner with: penstock revoke {id.removeprefix('grant-')}"
+    return f"{id} until {stamp(until)} ({left}):", f"  {what}", sooner
