@@ -229,8 +229,8 @@ class Listener:
     """A port that a workload has open: TCP that listens, UDP that is connected to nobody.
 
     `address` is what it is bound to, and so is `interface`, if that is not "".  `client`: UDP on a port as the
-    kernel gives to who only asks others.  `comm` is text of a process's own choice, None when it is not known whose
-    it is.
+    kernel gives to who only asks others.  `comm` is text of a process's own choice, None when it is not known
+    whose it is.
     """
 
     workload: str
