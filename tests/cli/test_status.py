@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cli.conftest import Call
 from cli.fake_daemon import FakeDaemon, finding, status, workload
 from cli.test_lent import saved as saved_grant
 from cli.test_lent import write as write_lent
+from penstock.cli import watching
 from penstock.cli.context import CannotTell
 from penstock.cli.status import in_force
 from penstock.core.wire import Json, Message
@@ -175,3 +177,72 @@ def test_a_workload_that_is_not_there(daemon: FakeDaemon, call: Call) -> None:
     assert done.exit_code == 2
     assert done.stderr == "penstock: the applied policy has no workload `litelm`; did you mean `litellm`?\n"
     assert json.loads(done.stdout)["daemon"]["running"] is True
+
+
+# --- again and again ---
+
+
+@pytest.fixture
+def three_looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Somebody presses ctrl-c after the third."""
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching, "time", SimpleNamespace(sleep=sleep))
+    return waited
+
+
+def test_watch(daemon: FakeDaemon, call: Call, three_looks: list[float]) -> None:
+    answers = [status(), status(workload(egress="degraded")), status()]
+    daemon.replies["status"] = lambda _: answers.pop(0)
+    done = call("status", "--watch")
+    assert done.exit_code == 0, "as the last look"
+    assert three_looks == [2.0] * 3
+    assert done.stdout.count("kernel    nft agrees") == 3
+    assert done.stdout.count("degraded") == 1
+    assert "Always allowed" not in done.stdout
+
+
+def test_watch_goes_on_without_a_daemon(daemon: FakeDaemon, call: Call, three_looks: list[float]) -> None:
+    daemon.close()
+    done = call("status", "--watch", "--every", "5s")
+    assert (done.exit_code, three_looks) == (2, [5.0] * 3)
+    assert done.stdout.count("penstock: no daemon answers at ") == 3
+
+
+def test_watch_as_json_is_an_object_a_line(daemon: FakeDaemon, call: Call, three_looks: list[float]) -> None:
+    about_one(daemon)
+    lines = call("status", "ollama", "--watch", "--json").stdout.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        said = json.loads(line)
+        assert [one["name"] for one in said["workloads"]] == ["ollama"]
+        assert "rules" in said
+
+
+def test_watch_goes_on_when_a_workload_goes_in_between(
+    daemon: FakeDaemon, call: Call, three_looks: list[float]
+) -> None:
+    about_one(daemon)
+    daemon.replies["hits"] = ("the policy has changed meanwhile", "")
+    done = call("status", "ollama", "--watch")
+    assert done.stdout.count("the policy has changed meanwhile") == 3
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--watch", "--wait"), "give one of them"),
+        (("--every", "2s"), "give both"),
+        (("--watch", "--every", "0s"), "a second at least"),
+    ],
+)
+def test_watch_refuses_nonsense(call: Call, options: tuple[str, ...], said: str) -> None:
+    done = call("status", *options)
+    assert done.exit_code == 2
+    assert said in done.stderr

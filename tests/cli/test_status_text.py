@@ -34,9 +34,9 @@ policy    abcdef012345, applied 2026-11-25 03:12:01 (3 min ago)
           1 file differs from what is applied: penstock plan
 kernel    nft agrees, checked 2 s ago
 
-WORKLOAD  MODE     EGRESS     INGRESS    ENROLMENT  PROCS  DENIED  BLOCKS/1H
-litellm   enforce  enforcing  enforcing  run            3  12,345          2
-ollama    observe  observing  observing  none           0  12,345          2
+WORKLOAD  MODE     STATE      ENROLMENT  PROCS  DENIED  BLOCKS/1H
+litellm   enforce  enforcing  run            3  12,345          2
+ollama    observe  observing  none           0  12,345          2
 only observed: ollama; the rules it needs: penstock suggest ollama
 
 Always allowed
@@ -58,7 +58,8 @@ def test_it_fits_into_80_columns() -> None:
     lines = screen(said, None)
     assert max(map(len, lines)) <= 80
     assert long in lines  # whole, on a line of its own
-    assert lines[-1] == "  and 9 more [code-0], 8 more [code-1], 8 more [code-2]: penstock status --json"
+    more = ["  and 11 more [code-0], 10 more [code-1], 10 more [code-2]:", "    penstock status --all"]
+    assert lines[-2:] == more
 
 
 def test_what_is_unknown_and_what_is_hostile() -> None:
@@ -181,3 +182,90 @@ def test_a_rule_that_is_lent_is_in_no_file() -> None:
     rule = {"id": "grant-1a2b3c4d", "direction": "out", "text": "10.30.1.9:5432", "hits": 3}
     rule |= {"file": None, "line": None}
     assert "                grant-1a2b3c4d  lent, see below" in screen(status(), [rule])
+
+
+# --- many ---
+
+
+def table_of(lines: list[str]) -> list[str]:
+    """The names in the table of workloads."""
+    first = next(n for n, line in enumerate(lines) if line.startswith("WORKLOAD")) + 1
+    return [line.split()[0] for line in lines[first : lines.index("", first)] if line.startswith("w")]
+
+
+def quiet(number: int, **more: Any) -> dict[str, Any]:
+    return workload(f"w{number:03}", **({"blocks_1h": 0} | more))
+
+
+def test_directions_that_differ_have_a_column_each() -> None:
+    lines = screen(status(workload(), workload("b", ingress="degraded")), None)
+    assert "EGRESS     INGRESS" in lines[4]
+    assert "enforcing  degraded" in lines[6]
+
+
+def test_of_many_workloads_those_that_want_attention_are_shown() -> None:
+    special: dict[int, dict[str, Any]] = {
+        7: {"egress": "degraded"},
+        50: {"ingress": "unenforced"},
+        90: {"outside": 1},
+        99: {"mode": "observe", "egress": "observing", "ingress": "observing"},
+        110: {"blocks_1h": 3},
+        120: {"blocks_1h": 1_000},
+    }
+    lines = screen(status(*(quiet(n, **special.get(n, {})) for n in range(125))), None)
+    shown = table_of(lines)
+    assert len(shown) == 20
+    assert {f"w{n:03}" for n in special} <= set(shown)
+    assert shown == sorted(shown)
+    text = " ".join(lines)
+    assert "and 105 more, all of them enforce, and denied nothing in the last hour:" in text
+    assert any(line.endswith("penstock status --all") for line in lines)
+    assert max(map(len, lines)) <= 80
+    everything = screen(status(*(quiet(n) for n in range(125))), None, everything=True)
+    assert len(table_of(everything)) == 125
+
+
+def test_what_is_worst_is_shown_first() -> None:
+    said = [quiet(n, blocks_1h=n) for n in range(30)] + [quiet(n, egress="degraded") for n in range(30, 35)]
+    lines = screen(status(*said), None)
+    assert set(table_of(lines)) == {f"w{n:03}" for n in [*range(15, 30), *range(30, 35)]}
+    assert "and 15 more, 1 of them quiet: penstock status --all" in lines
+
+
+def test_many_grants_and_findings() -> None:
+    findings = [finding("root", workload=f"w{n}", text="runs as root") for n in range(9)]
+    said = status(workload(), grants=[lent(id=f"grant-{n:08x}") for n in range(30)], findings=findings)
+    lines = screen(said, None)
+    assert sum("grant-" in line for line in lines) == 10
+    assert "  and 20 more: penstock grants" in lines
+    assert sum("[root]" in line for line in lines) == 4
+    everything = screen(said, None, everything=True)
+    assert sum("grant-" in line for line in everything) == 30
+    assert sum("[root]" in line for line in everything) == 9
+
+
+def test_a_command_to_be_copied_is_not_broken() -> None:
+    for length in range(1, 49):
+        name = "m" * length
+        lines = screen(status(workload(name, mode="observe", egress="observing", ingress="observing")), None)
+        assert any(line.endswith(f"penstock suggest {name}") for line in lines), length
+        assert max(map(len, lines)) <= 80
+
+
+def test_live_shows_what_changes() -> None:
+    one = workload(listening=[listener(8000, "clients")])
+    assert {"Listening", "Always allowed"} <= set(screen(status(one), None))
+    assert not {"Listening", "Always allowed"} & set(screen(status(one), None, live=True))
+    assert "Listening" in screen(status(one), [], live=True), "of one workload it may be what is looked for"
+
+
+def test_a_workload_that_was_let_out_of_its_rules_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.cli.format.colours", lambda: True)
+    let_out = workload("a", mode="observe", egress="observing", ingress="observing", until="2026-11-25T02:45:09Z")
+    grants = [lent(workload="a", what="mode observe", mode="observe"), lent(workload="a", mode=None)]
+    lines = screen(status(let_out, grants=grants), None)
+    [row] = [line for line in lines if line.startswith("a ")]
+    assert "\x1b[31mobserve to " in row
+    red = [line for line in lines if line.startswith("\x1b[31m  - grant-")]
+    assert len(red) == 1
+    assert "mode observe: 30 min left" in red[0]

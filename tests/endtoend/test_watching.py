@@ -169,7 +169,7 @@ def _play_journald() -> None:
 
 def _records() -> list[dict[str, str]]:
     """All that came since; every field by its name."""
-    found = []
+    found: list[dict[str, str]] = []
     while True:
         try:
             data = _journald[-1].recv(1 << 16)

@@ -80,9 +80,14 @@ def rfc3339(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def on_terminal() -> bool:
+    """Whether stdout is a terminal that knows more than lines."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def colours() -> bool:
     """Whether stdout is a terminal whose owner does not mind."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return on_terminal() and not os.environ.get("NO_COLOR")
 
 
 def paint(text: str, colour: str | None, *, bold: bool = False) -> str:

@@ -15,16 +15,19 @@ from penstock.cli.applied import applied_policy, complete_workload, path_of
 from penstock.cli.client import ask
 from penstock.cli.context import CannotTell, Context, place_of
 from penstock.cli.duration import duration
-from penstock.cli.format import rfc3339
+from penstock.cli.format import on_terminal, rfc3339
 from penstock.cli.lent import with_lent
 from penstock.cli.status_text import screen
+from penstock.cli.watching import repeat
 from penstock.core.language.reading import near, shown
 from penstock.core.nearest import describe, is_lent
+from penstock.core.status_words import NOT_IN_FORCE
 from penstock.core.wire import Json, Message
-from penstock.errors import NoDaemon
+from penstock.errors import NoDaemon, PenstockError
 
-NOT_IN_FORCE = ("degraded", "unenforced")
 POLL = 0.1  # seconds
+FASTEST = 1.0
+"""Seconds between two looks of --watch: each makes the daemon look at every process and open port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +51,41 @@ class Answer:
 @click.option(
     "--timeout", type=duration, default="30s", show_default=True, metavar="TIME", help="How long --wait waits."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until ctrl-c.")
+@click.option("--every", type=duration, metavar="TIME", help="How often --watch looks.  [default: 2s]")
+@click.option("--all", "everything", is_flag=True, help="Show all workloads, grants and findings, however many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch one a line.")
 @click.pass_context
-def status(ctx: click.Context, workload: str | None, wait: bool, timeout: timedelta, as_json: bool) -> None:
+def status(
+    ctx: click.Context,
+    workload: str | None,
+    wait: bool,
+    timeout: timedelta,
+    watch: bool,
+    every: timedelta | None,
+    everything: bool,
+    as_json: bool,
+) -> None:
     """Say what is in force, and what weakens it; with a WORKLOAD also its rules and how often each was hit.
 
     \b
     penstock status
     penstock status ollama
     penstock status --wait --timeout 60s
+    penstock status --watch
 
     Exit status: 0 when everything in the policy is in force, 1 when not, 2 when no daemon answers.
     """
     run = (ctx.obj or Context()).run
+    if watch or every is not None:
+        seconds = _period(wait=wait, watch=watch, every=every)
+        ctx.exit(_watch(run, workload, seconds, everything=everything, as_json=as_json))
     answer = _wait(run, workload, timeout.total_seconds()) if wait else _look(run, workload)
     rules = _rules(run, workload) if workload and answer.trouble is None else None
     if as_json:
-        said = dict(answer.status)
-        if rules is not None:
-            said["rules"] = rules
-        click.echo(json.dumps(said, indent=2))
+        click.echo(json.dumps(_with_rules(answer, rules), indent=2))
     elif answer.trouble is None:
-        click.echo("\n".join(screen(answer.status, rules)))
+        click.echo("\n".join(screen(answer.status, rules, everything=everything)))
     if answer.trouble is not None:
         click.echo(f"penstock: {answer.trouble}", err=True)
         if isinstance(answer.trouble, NoDaemon) and (run / TRIAL).exists():
@@ -77,6 +93,47 @@ def status(ctx: click.Context, workload: str | None, wait: bool, timeout: timede
     elif wait and answer.code:
         click.echo(f"penstock: not in force after {timeout.total_seconds():g} s", err=True)
     ctx.exit(answer.code)
+
+
+def _with_rules(answer: Answer, rules: list[dict[str, Any]] | None) -> Json:
+    return answer.status if rules is None else {**answer.status, "rules": rules}
+
+
+def _period(*, wait: bool, watch: bool, every: timedelta | None) -> float:
+    """Seconds between two looks."""
+    if not watch:
+        raise click.UsageError("--every says how often --watch looks: give both")
+    if wait:
+        raise click.UsageError("--wait ends when all is in force, and --watch does not: give one of them")
+    seconds = every.total_seconds() if every is not None else 2.0
+    if seconds < FASTEST:
+        raise click.UsageError("--every takes a second at least")
+    return seconds
+
+
+def _watch(run: Path, workload: str | None, seconds: float, *, everything: bool, as_json: bool) -> int:
+    """Show it until somebody presses ctrl-c; the exit status is that of the last look."""
+    code = 2
+
+    def show() -> list[str]:
+        nonlocal code
+        answer = _look(run, workload)
+        code, rules = answer.code, None
+        if workload and answer.trouble is None:
+            try:
+                rules = _rules(run, workload)
+            except PenstockError as e:  # it ended, or the policy changed, a moment ago
+                return [] if as_json else [f"penstock: {e}"]
+        if as_json:
+            return [json.dumps(_with_rules(answer, rules))]
+        if answer.trouble is not None:
+            lines = [f"penstock: {answer.trouble}"]
+        else:
+            lines = screen(answer.status, rules, everything=everything, live=True)
+        return lines if on_terminal() else [*lines, ""]
+
+    repeat(show, seconds, " ".join(["penstock status", *([workload] if workload else [])]))
+    return code
 
 
 TRIAL = "unconfirmed"

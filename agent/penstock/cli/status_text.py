@@ -29,9 +29,12 @@ STATES = {"enforcing": GOOD, "observing": WARN, "locked": WARN, "unenforced": BA
 MODES = {"observe": BAD}  # nothing is refused: that must strike the eye
 SEVERITIES = {"error": BAD, "warning": WARN, "info": None}
 ORDER = tuple(SEVERITIES)
-HEADER = ("WORKLOAD", "MODE", "EGRESS", "INGRESS", "ENROLMENT", "PROCS", "DENIED", "BLOCKS/1H")
-RIGHT = (5, 6, 7)
-OF_ONE_CODE = 5
+NUMBERS = ("PROCS", "DENIED", "BLOCKS/1H")
+WORKLOADS = 20
+"""Workloads that are shown when there are more: those that want somebody's attention go first."""
+QUIET = 3
+GRANTS = 10
+OF_ONE_CODE = 3
 """Findings of one code that are shown; there may be one for each rule."""
 INDENT = 10
 LISTENING = 20
@@ -43,20 +46,27 @@ HOW = {"slice": GOOD, "in-place": WARN}
 IN_PLACE = "in-place: governed where it is; it comes into its slice at a restart after `penstock protect`"
 
 
-def screen(status: Json, rules: Sequence[Json] | None) -> list[str]:
-    """The lines; `rules` are those of the one workload that was asked for."""
+def screen(
+    status: Json, rules: Sequence[Json] | None, *, everything: bool = False, live: bool = False
+) -> list[str]:
+    """The lines; `rules` are those of the one workload that was asked for.
+
+    `everything`: all workloads, grants and findings, however many.  `live`: without what does not change.
+    """
     now = moment(status["time"]) or datetime.now(UTC)
-    lines = [*_head(status, now), "", *_workloads(status["workloads"]), *_observed(status["workloads"])]
+    lines = [*_head(status, now), "", *_some_workloads(status["workloads"], everything=everything)]
+    lines += _observed(status["workloads"])
     if rules is not None:
         lines += ["", *_units(status["workloads"])]
         lines += ["", *_rules(rules)]
-    lines += _listening(status["workloads"], LISTENING if rules is None else None)
+    if not live or rules is not None:
+        lines += _listening(status["workloads"], LISTENING if rules is None and not everything else None)
     if status["grants"]:
-        lines += ["", "Grants", *_grants(status["grants"], now)]
-    if status["implicit"]:
+        lines += ["", "Grants", *_grants(status["grants"], now, None if everything else GRANTS)]
+    if status["implicit"] and not live:
         lines += ["", "Always allowed"]
         lines += [line for text in status["implicit"] for line in wrapped(text, 4, "  - ")]
-    lines += ["", *_findings(status["findings"])]
+    lines += ["", *_findings(status["findings"], None if everything else OF_ONE_CODE)]
     return [line.rstrip() for line in lines]
 
 
@@ -86,15 +96,53 @@ def _policy(policy: Json, now: datetime) -> str:
     return f"{printable(policy['hash'])}, applied {local(when)} ({ago(when, now)})"
 
 
+def _some_workloads(workloads: Sequence[Json], *, everything: bool) -> Iterator[str]:
+    """Of many those that want attention, and how many others there are."""
+    if everything or len(workloads) <= WORKLOADS:
+        yield from _workloads(workloads)
+        return
+    first = sorted(workloads, key=_urgency)
+    yield from _workloads(sorted(first[:WORKLOADS], key=lambda one: str(one["name"])))
+    rest = len(workloads) - WORKLOADS
+    quiet = sum(_urgency(one)[0] == QUIET for one in first[WORKLOADS:])
+    calm = "all of them enforce, and denied nothing in the last hour"
+    what = calm if quiet == rest else f"{quiet} of them quiet"
+    yield from _with_command(f"and {rest} more, {what}:", "penstock status --all", 0)
+
+
+def _with_command(text: str, command: str, indent: int) -> Iterator[str]:
+    """A command that is to be copied is never broken: it goes to a line of its own where it does not fit."""
+    *lines, last = wrapped(text, indent)
+    yield from lines
+    if len(last) + 1 + len(command) <= width():
+        yield f"{last} {command}"
+    else:
+        yield last
+        yield " " * (indent + 2) + command
+
+
+def _urgency(one: Json) -> tuple[int, int]:
+    """What is not as the policy says comes first, then what is not enforced, then what was denied most."""
+    states, blocks = {one["egress"], one["ingress"]}, one["blocks_1h"] or 0
+    if one["outside"] or not states <= {"enforcing", "observing", "locked"}:
+        return 0, 0
+    if states != {"enforcing"}:
+        return 1, 0
+    return (2, -blocks) if blocks else (QUIET, 0)
+
+
 def _workloads(workloads: Sequence[Json]) -> Iterator[str]:
     if not workloads:
         yield "no workloads; begin with: penstock protect UNIT"
         return
-    rows = [_row(one) for one in workloads]
-    cells = table(HEADER, rows, RIGHT)
+    both = any(one["egress"] != one["ingress"] for one in workloads)
+    states = ("EGRESS", "INGRESS") if both else ("STATE",)
+    header = ("WORKLOAD", "MODE", *states, "ENROLMENT", *NUMBERS)
+    rows = [_row(one, both=both) for one in workloads]
+    cells = table(header, rows, range(len(header) - len(NUMBERS), len(header)))
     spare = width() - len("  ".join(cells[0][1:])) - 2
     for row, one in zip(cells, ({}, *workloads), strict=True):
-        name, rest = row[0].rstrip(), "  ".join(_coloured(row, one))
+        name, rest = row[0].rstrip(), "  ".join(_coloured(row, one, both=both))
         if len(cells[0][0]) <= spare:
             yield f"{row[0]}  {rest}"
         elif len(name) <= spare:
@@ -109,28 +157,27 @@ def _observed(workloads: Sequence[Json]) -> Iterator[str]:
     names = [printable(one["name"]) for one in workloads if one["mode"] == "observe" and not one["until"]]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield from wrapped(f"only observed: {names[0]}{more}; the rules it needs: penstock suggest {names[0]}", 0)
+        yield from _with_command(
+            f"only observed: {names[0]}{more}; the rules it needs:", f"penstock suggest {names[0]}", 0
+        )
 
 
-def _row(one: Json) -> list[str]:
+def _row(one: Json, *, both: bool) -> list[str]:
     until = moment(one["until"])
     mode = one["mode"] + (f" to {local(until)[11:16]}" if until else "")
-    words = (one["name"], mode, one["egress"], one["ingress"], one["enrolment"])
+    words = (one["name"], mode, one["egress"], *([one["ingress"]] if both else []), one["enrolment"])
     outside = f"+{one['outside']} out" if one["outside"] else ""
     numbers = (number(one["processes"]) + outside, number(one["denied"]), number(one["blocks_1h"]))
     return [*(printable(word) for word in words), *numbers]
 
 
-def _coloured(row: Sequence[str], one: Json) -> list[str]:
+def _coloured(row: Sequence[str], one: Json, *, both: bool) -> list[str]:
     if not one:
         return list(row[1:])
-    mode, egress, ingress, *rest = row[1:]
-    return [
-        paint(mode, MODES.get(one["mode"])),
-        paint(egress, STATES.get(one["egress"], BAD)),
-        paint(ingress, STATES.get(one["ingress"], BAD)),
-        *rest,
-    ]
+    states = [one["egress"], one["ingress"]] if both else [one["egress"]]
+    colours = [MODES.get(one["mode"]), *(STATES.get(state, BAD) for state in states)]
+    painted = [paint(cell, colour) for cell, colour in zip(row[1:], colours, strict=False)]
+    return [*painted, *row[1 + len(painted) :]]
 
 
 def _units(workloads: Sequence[Json]) -> Iterator[str]:
@@ -211,15 +258,19 @@ def _rules(rules: Sequence[Json]) -> Iterator[str]:
         yield f"{'':>10}      {rule['id']}  {where}"
 
 
-def _grants(grants: Sequence[Json], now: datetime) -> Iterator[str]:
-    for one in grants:
+def _grants(grants: Sequence[Json], now: datetime, most: int | None) -> Iterator[str]:
+    """Those that end first; what takes a workload out of its rules is red."""
+    for one in grants[:most]:
         until = moment(one["until"])
         left = span(until - now) if until else UNKNOWN
         text = f"{one['id']}  {one['workload']}, {one['what']}: {left} left, {one['owner']}: {one['reason']}"
-        yield from wrapped(text, 4, "  - ")
+        colour = MODES.get(one["mode"]) if one.get("mode") else None
+        yield from (paint(line, colour) for line in wrapped(text, 4, "  - "))
+    if most is not None and len(grants) > most:
+        yield f"  and {len(grants) - most} more: penstock grants"
 
 
-def _findings(findings: Sequence[Json]) -> Iterator[str]:
+def _findings(findings: Sequence[Json], most: int | None) -> Iterator[str]:
     if not findings:
         yield "no findings"
         return
@@ -227,7 +278,7 @@ def _findings(findings: Sequence[Json]) -> Iterator[str]:
     seen: Counter[str] = Counter()
     for one in sorted(findings, key=_rank):
         seen[one["code"]] += 1
-        if seen[one["code"]] > OF_ONE_CODE:
+        if most is not None and seen[one["code"]] > most:
             continue
         about = f"{one['workload']}: " if one["workload"] else ""
         first, *rest = wrapped(f"{about}{one['text']} [{one['code']}]", INDENT)
@@ -235,9 +286,11 @@ def _findings(findings: Sequence[Json]) -> Iterator[str]:
         yield from rest
         if one["remedy"]:
             yield from wrapped(one["remedy"], INDENT + 3, " " * INDENT + "-> ")
-    more = [f"{count - OF_ONE_CODE} more [{code}]" for code, count in seen.items() if count > OF_ONE_CODE]
+    if most is None:
+        return
+    more = [f"{count - most} more [{code}]" for code, count in seen.items() if count > most]
     if more:
-        yield f"  and {', '.join(more)}: penstock status --json"
+        yield from _with_command(f"and {', '.join(more)}:", "penstock status --all", 2)
 
 
 def _rank(finding: Json) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from penstock.core.status import NOT_IN_FORCE
+from penstock.core.status_words import NOT_IN_FORCE
 from penstock.core.text import printable
 from penstock.core.wire import Json
 

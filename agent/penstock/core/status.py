@@ -23,7 +23,6 @@ from penstock.core.view import InForce, Trial, View
 from penstock.core.wire import Json
 
 WORDS = {Mode.OBSERVE: "observing", Mode.ENFORCE: "enforcing", Mode.LOCK: "locked"}
-NOT_IN_FORCE = ("degraded", "unenforced")
 HOW = ("slice", "run", "adopted", "in-place")
 """How a process became part of a workload, the strongest way first."""
 
