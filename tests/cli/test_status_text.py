@@ -214,15 +214,14 @@ def test_of_many_workloads_those_that_want_attention_are_shown() -> None:
     }
     lines = screen(status(*(quiet(n, **special.get(n, {})) for n in range(125))), None)
     shown = table_of(lines)
-    assert len(shown) == 20
-    assert {f"w{n:03}" for n in special} <= set(shown)
-    assert shown == sorted(shown)
+    assert shown == ["w007", "w050", "w090", "w099", "w120", "w110"], "the worst first"
     text = " ".join(lines)
-    assert "and 105 more, all of them enforce, and denied nothing in the last hour:" in text
+    assert "and 119 more, all of them enforce, and denied nothing in the last hour:" in text
     assert any(line.endswith("penstock status --all") for line in lines)
     assert max(map(len, lines)) <= 80
     everything = screen(status(*(quiet(n) for n in range(125))), None, everything=True)
     assert len(table_of(everything)) == 125
+    assert table_of(screen(status(*(quiet(n) for n in range(125))), None)) == [f"w{n:03}" for n in range(5)]
 
 
 def test_what_is_worst_is_shown_first() -> None:

@@ -31,7 +31,9 @@ SEVERITIES = {"error": BAD, "warning": WARN, "info": None}
 ORDER = tuple(SEVERITIES)
 NUMBERS = ("PROCS", "DENIED", "BLOCKS/1H")
 WORKLOADS = 20
-"""Workloads that are shown when there are more: those that want somebody's attention go first."""
+"""Workloads that are shown when there are more: those that want somebody's attention."""
+FEWEST = 5
+"""So many are shown, whether they do or not."""
 QUIET = 3
 GRANTS = 10
 OF_ONE_CODE = 3
@@ -101,10 +103,12 @@ def _some_workloads(workloads: Sequence[Json], *, everything: bool) -> Iterator[
     if everything or len(workloads) <= WORKLOADS:
         yield from _workloads(workloads)
         return
-    first = sorted(workloads, key=_urgency)
-    yield from _workloads(sorted(first[:WORKLOADS], key=lambda one: str(one["name"])))
-    rest = len(workloads) - WORKLOADS
-    quiet = sum(_urgency(one)[0] == QUIET for one in first[WORKLOADS:])
+    first = sorted(workloads, key=_urgency)  # and by name, as they came
+    wanting = sum(_urgency(one)[0] != QUIET for one in workloads)
+    shown = min(max(wanting, FEWEST), WORKLOADS)
+    yield from _workloads(first[:shown])
+    rest = len(workloads) - shown
+    quiet = sum(_urgency(one)[0] == QUIET for one in first[shown:])
     calm = "all of them enforce, and denied nothing in the last hour"
     what = calm if quiet == rest else f"{quiet} of them quiet"
     yield from _with_command(f"and {rest} more, {what}:", "penstock status --all", 0)
