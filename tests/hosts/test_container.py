@@ -18,9 +18,12 @@ from hosts.installed import Installed
 from hosts.outside import REGISTRY, STRANGER
 from hosts.probe import PROGRAM, Probe, install_probe
 from hosts.world import World
+from penstock.core.slices import slice_unit
 
 SERVER, FAR = 8080, 443
-SLICE = "penstock-gw.slice"
+NAME = "gate-way"
+SLICE = slice_unit(NAME)
+"""With a dash that is escaped."""
 IN_SLICE = f"--cgroup-parent={SLICE}"
 MODEL = f"""\
 version: 1
@@ -28,11 +31,11 @@ workload: model
 mode: enforce
 match: {{unit: model.service}}
 egress: []
-ingress: [{{ports: [{SERVER}, {SERVER}/udp], from: "workload:gw"}}]
+ingress: [{{ports: [{SERVER}, {SERVER}/udp], from: "workload:{NAME}"}}]
 """
 GATEWAY = f"""\
 version: 1
-workload: gw
+workload: {NAME}
 mode: enforce
 match: {{unit: matched.service}}
 egress:
@@ -123,11 +126,11 @@ class Set:
 
     def units(self) -> dict[str, str]:
         """The units of the gateway that run something, and how each came to belong to it."""
-        return {unit["unit"]: unit["how"] for unit in self.at.workload("gw")["units"] if unit["processes"]}
+        return {unit["unit"]: unit["how"] for unit in self.at.workload(NAME)["units"] if unit["processes"]}
 
     def listening(self, port: int) -> bool:
         """Whether status tells that the gateway listens there."""
-        shown = self.host.run(["penstock", "status", "gw"], check=False).stdout
+        shown = self.host.run(["penstock", "status", NAME], check=False).stdout
         return f":{port} (python3)" in shown
 
     def arrives(self, probe: Probe) -> bool:
@@ -175,7 +178,7 @@ def made(world: World, release: str, request: pytest.FixtureRequest) -> Set:
     at.install()
     model = install_probe(at.host, "model.service", port=SERVER)
     at.host.write("/etc/penstock/rules.d/model.yaml", MODEL)
-    at.host.write("/etc/penstock/rules.d/gw.yaml", GATEWAY)
+    at.host.write(f"/etc/penstock/rules.d/{NAME}.yaml", GATEWAY)
     at.sh(ROOT)
     found = Set(at, model)
     bystander = found.container("early", 7100)
@@ -183,7 +186,7 @@ def made(world: World, release: str, request: pytest.FixtureRequest) -> Set:
     found.remove("early")
     at.sh("penstock protect model.service; penstock apply; systemctl restart model.service")
     model.wait_ready()
-    at.wait_for(lambda: at.enforcing("model", "gw"))
+    at.wait_for(lambda: at.enforcing("model", NAME))
     return found
 
 
@@ -197,7 +200,7 @@ def gateway(made: Set) -> Iterator[Probe]:
 def test_the_container_in_the_slice_and_nobody_else(made: Set, gateway: Probe) -> None:
     assert made.gets_through(gateway)
     made.is_held(gateway)
-    assert made.at.workload("gw")["enrolment"] == "slice"
+    assert made.at.workload(NAME)["enrolment"] == "slice"
     assert any(unit.startswith("libpod-") for unit in made.units())
     assert made.listening(gateway.port)
     other = made.container("other", 7300)
@@ -223,8 +226,10 @@ def test_what_is_started_in_it_later(made: Set, gateway: Probe) -> None:
 
 
 @pytest.mark.parametrize("daemon", [True, False], ids=["with-daemon", "without-daemon"])
-def test_again_and_again(made: Set, daemon: bool) -> None:
+def test_again_and_again(made: Set, daemon: bool, request: pytest.FixtureRequest) -> None:
     """Restarted, and removed and run again; its right does not stay with its name or its port."""
+    if not daemon and not request.config.getoption("--full"):
+        pytest.skip("with --full only")
     made.container("gw", 7200, IN_SLICE)
     if not daemon:
         made.host.run(["systemctl", "stop", "penstock.service"])
@@ -241,7 +246,7 @@ def test_again_and_again(made: Set, daemon: bool) -> None:
     finally:
         made.remove("gw")
         made.host.run(["systemctl", "start", "penstock.service"])
-    made.at.wait_for(lambda: made.at.enforcing("model", "gw"))
+    made.at.wait_for(lambda: made.at.enforcing("model", NAME))
 
 
 def test_a_container_with_a_network_of_its_own(made: Set) -> None:
@@ -251,7 +256,7 @@ def test_a_container_with_a_network_of_its_own(made: Set) -> None:
         assert away.tcp(STRANGER[0], FAR).outcome == "ok", "not governed"
         outcomes = [call(made.host.v4, SERVER).outcome for call in (away.tcp, away.udp)]
         assert "ok" not in outcomes
-        made.at.wait_for(lambda: made.at.findings("other-network", "gw"))
+        made.at.wait_for(lambda: made.at.findings("other-network", NAME))
     finally:
         made.remove("away")
 
@@ -263,7 +268,7 @@ def test_by_a_unit(made: Set, name: str, request: pytest.FixtureRequest) -> None
         pytest.skip("with --full only")
     way, port = WAYS[name], 7500 + list(WAYS).index(name)
     options = " ".join([way.options, *arguments(name, port)])
-    text = UNIT.format(name=name, options=options, lines=way.lines)
+    text = UNIT.format(name=name, options=options.replace("\\", r"\\"), lines=way.lines)
     made.host.write(f"/etc/systemd/system/{name}.service", text)
     started(made, name, port, way.governed, way.how)
 
@@ -292,7 +297,7 @@ def started(made: Set, name: str, port: int, governed: bool, how: str) -> None:
             else:
                 made.is_free(probe)
             assert made.listening(port) == governed
-            assert bool(made.at.findings("container-outside", "gw")) != governed
+            assert bool(made.at.findings("container-outside", NAME)) != governed
     finally:
         made.host.run(["systemctl", "stop", name])
         made.remove(name)
