@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
-from penstock.core import base_chains, cgroup_maps, name_chains, name_rules, questions, render_nft
+from penstock.core import cgroup_maps, label_bits, name_chains, name_rules, questions, render_nft
 from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.name_elements import Opened, Retract
 from penstock.core.parse import parse
@@ -249,7 +249,7 @@ class Governed:
         """
         self.policy = policy = policy_of(*workloads, host=host)
         for name in policy.workloads:
-            self._labels.setdefault(name, base_chains.FIRST_LABEL + len(self._labels))
+            self._labels.setdefault(name, label_bits.FIRST_LABEL + len(self._labels))
         for path in (*map(slice_of, policy.workloads), *places, RESOLVER):
             self.agent(os.makedirs, self.lab.cgroup / path, exist_ok=True)
         self.agent(_load, policy, self._labels, self.lab.cgroup, places, resolver)

@@ -21,11 +21,11 @@ from cli import fake_daemon
 from penstock.cli.check import check_path
 from penstock.cli.main import COMMANDS, penstock
 from penstock.cli.manual import pages, title
-from penstock.core import explain_names, lookups, metrics
+from penstock.core import explain_names, label_bits, lookups, metrics
 from penstock.core.blocks import Block
 from penstock.core.findings import TROUBLES
 from penstock.core.journal import MESSAGE_IDS
-from penstock.core.language import assemble, parse_host, parse_ports, parse_preset, parse_rule, yaml_nodes
+from penstock.core.language import parse_host, parse_ports, parse_preset, parse_rule, yaml_nodes
 from penstock.core.parse import parse
 from penstock.core.planes import ADMIN_PORTS, SHARED
 from penstock.core.policy import METADATA
@@ -186,7 +186,7 @@ def test_what_is_enforced_now_is_said(side: str) -> None:
 @pytest.mark.parametrize(
     ("what", "limit"),
     [
-        ("workloads on a host", assemble.MAX_WORKLOADS),
+        ("workloads on a host", label_bits.MAX_WORKLOADS),
         ("networks", parse_host.MAX_NETWORKS),
         ("rules in one list", parse_rule.MAX_RULES),
         ("ranges in `ports`", parse_ports.MAX_RANGES),

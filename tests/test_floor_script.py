@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from governed import Actor
-from penstock.core import base_chains, floor
+from penstock.core import floor, label_bits
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -40,7 +40,7 @@ def good(lab: Lab) -> bytes:
     """The floor of a policy with one workload."""
     policy = parse({"rules.d/w.yaml": RULES.encode()}).policy
     assert policy
-    ruleset = compile_policy(policy, live(lab, {WORKLOAD: base_chains.FIRST_LABEL}))
+    ruleset = compile_policy(policy, live(lab, {WORKLOAD: label_bits.FIRST_LABEL}))
     return floor.text(ruleset, (WORKLOAD,), "0123abc", lab.name)
 
 

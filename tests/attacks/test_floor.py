@@ -13,7 +13,7 @@ import pytest
 from attacks import ops
 from attacks.conftest import Witness
 from governed import DEPTH, SLICE, Actor, Governed, eventually, policy_of, rules
-from penstock.core import base_chains, cgroup_maps, floor
+from penstock.core import cgroup_maps, floor, label_bits
 from penstock.core.compile import Live, compile_policy
 from penstock.core.questions import bindings
 from penstock.core.ruleset import Ruleset
@@ -36,7 +36,7 @@ REMOVE = "add table inet penstock\ndelete table inet penstock\n"
 
 
 def compiled(lab: Lab, *workloads: str, levels: tuple[int, ...] = ()) -> Ruleset:
-    labels = {W: base_chains.FIRST_LABEL}
+    labels = {W: label_bits.FIRST_LABEL}
     place = cgroup.slice_for_nft(lab.cgroup)
     return compile_policy(policy_of(*workloads), Live(datetime.now(UTC), labels, DEPTH, levels, slice=place))
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from governed import DEPTH, Actor
-from penstock.core import base_chains, render_nft
+from penstock.core import label_bits, render_nft
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.render_nft import Present
@@ -57,7 +57,7 @@ def apply(files: list[str], tree: Path) -> dict[str, float]:
         with watch.phase(f"{change}parse"):
             parsed = parse({f"rules.d/{number}.yaml": text.encode() for number, text in enumerate(files)})
         assert parsed.policy, parsed.problems
-        labels = {name: base_chains.FIRST_LABEL + i for i, name in enumerate(parsed.policy.workloads)}
+        labels = {name: label_bits.FIRST_LABEL + i for i, name in enumerate(parsed.policy.workloads)}
         with watch.phase(f"{change}compile"):
             ruleset = compile_policy(parsed.policy, Live(now, labels, DEPTH, slice=place))
         with watch.phase(f"{change}render"):

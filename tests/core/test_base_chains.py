@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from penstock.core import base_chains, cgroup_maps
-from penstock.core.base_chains import FIRST_LABEL, STALE, UNPROVEN, WORKLOAD
+from penstock.core.base_chains import STALE, UNPROVEN, WORKLOAD
+from penstock.core.label_bits import FIRST_LABEL
 from penstock.core.rule_parts import (
     Count,
     Dispatch,

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from penstock.core import base_chains, cgroup_maps, chains
-from penstock.core.base_chains import FIRST_LABEL
 from penstock.core.chains import Plan
+from penstock.core.label_bits import FIRST_LABEL, LABELS
 from penstock.core.policy import Direction, Mode
 from penstock.core.rule_parts import (
     Condition,
@@ -87,7 +87,7 @@ def test_what_is_named_exists() -> None:
         assert all(c.set in sets for c in rule.when if isinstance(c, InSet))
         assert all(a.counter in counters for a in rule.do if isinstance(a, Count))
         assert all(a.map in cgroup_maps.maps(LEVELS) for a in rule.do if isinstance(a, Dispatch))
-        assert all(a.bit < base_chains.LABELS for a in rule.do if isinstance(a, SetLabel))
+        assert all(a.label < LABELS for a in rule.do if isinstance(a, SetLabel))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
@@ -186,7 +186,9 @@ def test_nothing_is_accepted_for_being_established() -> None:
 
 def test_each_workload_has_its_own_label() -> None:
     set_bits = {
-        plan.name: {a.bit for a in actions(f"new_{plan.name}", f"loopback_{plan.name}") if isinstance(a, SetLabel)}
+        plan.name: {
+            a.label for a in actions(f"new_{plan.name}", f"loopback_{plan.name}") if isinstance(a, SetLabel)
+        }
         - {base_chains.UNPROVEN, base_chains.WORKLOAD}
         for plan in PLANS
         if plan.mode is not Mode.LOCK

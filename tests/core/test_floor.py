@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import base_chains, cgroup_maps, floor
+from penstock.core import cgroup_maps, floor, label_bits
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
@@ -30,7 +30,7 @@ ingress: []
 def made(now: datetime = NOW, below: str = "") -> bytes:
     policy = parse({"rules.d/a.yaml": RULES.encode()}).policy
     assert policy
-    labels = {"open-webui": base_chains.FIRST_LABEL}
+    labels = {"open-webui": label_bits.FIRST_LABEL}
     return floor.text(compile_policy(policy, Live(now, labels, 1)), ("open-webui",), "0123abc", below)
 
 

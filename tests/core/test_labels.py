@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.core.base_chains import FIRST_LABEL, LABELS
+from penstock.core.label_bits import FIRST_LABEL, LABELS
 from penstock.core.labels import assign
 
 ROOM = LABELS - FIRST_LABEL

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from penstock.core import cgroup_maps, chains, name_chains
-from penstock.core.base_chains import FIRST_LABEL, LABELS, STALE, UNPROVEN, WORKLOAD
+from penstock.core.base_chains import STALE, UNPROVEN, WORKLOAD
 from penstock.core.chains import Plan
+from penstock.core.label_bits import FIRST_LABEL, LABELS
 from penstock.core.name_chains import FIRST_ZONE, NamePlan
 from penstock.core.name_rules import Group
 from penstock.core.policy import Mode, PortRange, Ports

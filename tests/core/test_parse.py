@@ -173,7 +173,7 @@ def test_an_unreadable_file_hides_no_other_mistake_and_makes_none() -> None:
 
 
 def test_too_many_workloads() -> None:
-    files = {f"rules.d/{n:03}.yaml": HEAD.replace("w\n", f"w{n}\n", 1).encode() + b"  []\n" for n in range(126)}
+    files = {f"rules.d/{n:03}.yaml": HEAD.replace("w\n", f"w{n}\n", 1).encode() + b"  []\n" for n in range(501)}
     assert [p.code for p in parse(files).problems] == ["too-many-workloads"]
     files.popitem()
     assert parse(files).problems == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -10,6 +11,7 @@ from penstock.core.render_rule import rule_text
 from penstock.core.rule_parts import (
     Action,
     AddressIn,
+    Among,
     Answering,
     AnySocket,
     AskedAt,
@@ -58,6 +60,8 @@ from penstock.core.rule_parts import (
 )
 from penstock.core.ruleset import Rule
 
+OF_WORKLOADS = "3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18"
+AMONG = "ip saddr { 10.0.0.0/8, 192.0.2.0/24 }"
 CONDITIONS = [
     (Reply(), "ct direction reply"),
     (Original(), "ct direction original"),
@@ -80,7 +84,9 @@ CONDITIONS = [
     (LocalDestination(), "fib daddr type local"),
     (LinkLocalDestination(), "ip6 daddr fe80::/10"),
     (Away(), "oif != lo"),
-    (HasLabel(7), "ct label 7"),
+    (HasLabel(2), "ct label 2"),
+    (HasLabel(9), f"ct label and ({OF_WORKLOADS}) == (3 | 4 | 11)"),
+    (Among(4, End.SOURCE, (IPv4Network("10.0.0.0/8"), IPv4Network("192.0.2.0/24"))), AMONG),
     (ForeignSource(), "fib saddr type != local"),
     (OtherSource(4), "ip saddr != 127.0.0.1"),
     (OtherSource(6), "ip6 saddr != ::1"),
@@ -122,7 +128,8 @@ ACTIONS = [
     (Jump("c"), "jump c"),
     (Count("n"), "counter name n"),
     (Log("p "), 'limit rate 50/second burst 100 packets log prefix "p " group 28787 snaplen 128'),
-    (SetLabel(9), "ct label set 9"),
+    (SetLabel(2), "ct label set 2"),
+    (SetLabel(9), "ct label set 3 | 4 | 11"),
     (Remember("s", 4, 9), "update @s { ip saddr . th sport . ip daddr . th dport . meta l4proto timeout 9s }"),
     (
         Remember("s", 6, 9, anew=False),
@@ -147,7 +154,7 @@ def test_an_action_as_text(action: Action, text: str) -> None:
 
 def test_labels_that_follow_each_other_are_one_statement() -> None:
     rule = Rule((), (Count("n"), SetLabel(1), SetLabel(9), Count("m"), SetLabel(2), Final.ACCEPT))
-    said = "counter name n ct label set 1 | 9 counter name m ct label set 2 accept"
+    said = "counter name n ct label set 1 | 3 | 4 | 11 counter name m ct label set 2 accept"
     assert rule_text(rule) == said
 
 

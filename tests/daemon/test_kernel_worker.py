@@ -13,8 +13,8 @@ import pytest
 
 from governed import Actor, policy_of, rules, slice_of
 from penstock.core import effects
-from penstock.core.base_chains import FIRST_LABEL
 from penstock.core.compile import Live, Resolver, compile_policy
+from penstock.core.label_bits import FIRST_LABEL
 from penstock.core.name_elements import Opened
 from penstock.daemon import kernel_worker
 from penstock.daemon.kernel_worker import KernelWorker

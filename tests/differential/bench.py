@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from penstock.core import base_chains, cgroup_maps, chains, compile, name_elements, render_nft
+from penstock.core import cgroup_maps, chains, compile, label_bits, name_elements, render_nft
 from penstock.core.connection import Connection
 from penstock.core.learned import Learned
 from penstock.core.policy import Address, Direction, Mode, Policy
@@ -155,7 +155,7 @@ class Bench:
     def load(self, policy: Policy, now: datetime, found: Found = NOTHING) -> None:
         """Put `policy` into force, from whatever was before; `found` is what look-ups said since."""
         self.policy, self.now, self.found = policy, now, found
-        labels = {name: base_chains.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
+        labels = {name: label_bits.FIRST_LABEL + n for n, name in enumerate(sorted(policy.workloads))}
         place = slice_for_nft(self.lab.cgroup)
         live = compile.Live(now, labels, SLICE_DEPTH, LEVELS, compile.Resolver(), place)
         ruleset = compile.compile_policy(policy, live)

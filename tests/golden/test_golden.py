@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from governed import placed
-from penstock.core import base_chains, floor
+from penstock.core import floor, label_bits
 from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.parse import parse
 from penstock.core.policy import Policy, Upstream
@@ -66,7 +66,7 @@ def ruleset(name: str, levels: tuple[int, ...] = ()) -> Ruleset:
     whole = policy(name)
     own = [name] if name in whole.workloads else sorted(whole.workloads)
     others = sorted(whole.workloads.keys() - set(own))
-    labels = {each: base_chains.FIRST_LABEL + n for n, each in enumerate((*own, *others))}
+    labels = {each: label_bits.FIRST_LABEL + n for n, each in enumerate((*own, *others))}
     upstreams = Upstream(ip_address("192.0.2.53")), Upstream(ip_address("2001:db8::53"))
     resolver = Resolver({each: PORT + n for n, each in enumerate(own)}, upstreams)
     return compile_policy(whole, Live(NOW, labels, DEPTH, levels, resolver))

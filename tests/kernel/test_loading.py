@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from governed import placed
-from penstock.core import base_chains, floor
+from penstock.core import floor, label_bits
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.questions import bindings, levels
@@ -39,7 +39,7 @@ def ruleset(in_place: tuple[int, ...] = (), **egress: str) -> Ruleset:
     }
     policy = parse(files).policy
     assert policy
-    labels = {name: base_chains.FIRST_LABEL + n for n, name in enumerate(sorted(egress))}
+    labels = {name: label_bits.FIRST_LABEL + n for n, name in enumerate(sorted(egress))}
     return compile_policy(policy, Live(NOW, labels, 2, in_place))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from governed import placed
-from penstock.core import base_chains, cgroup_maps, chains
+from penstock.core import cgroup_maps, chains, label_bits
 from penstock.core.compile import Live, compile_policy
 from penstock.core.policy import (
     EVERY_PORT,
@@ -80,7 +80,7 @@ def egress(*peers: Any, ports: Ports = PORT, **more: Any) -> Rule:
 
 def ruleset(*rules: Rule, workload: str = "w", now: datetime = NOW) -> Ruleset:
     policy = Policy(workloads={workload: Workload(workload, Mode.ENFORCE, rules, ())})
-    return compile_policy(policy, Live(now, {workload: base_chains.FIRST_LABEL}, 2))
+    return compile_policy(policy, Live(now, {workload: label_bits.FIRST_LABEL}, 2))
 
 
 USUAL = ruleset(egress(AddressPeer(V4), AddressPeer(V6), CidrPeer(ip_network("10.0.0.0/8"))))

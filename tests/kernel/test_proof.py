@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.core import base_chains, cgroup_maps
+from penstock.core import base_chains, cgroup_maps, label_bits
 from penstock.core.compile import Live, compile_policy
 from penstock.core.parse import parse
 from penstock.core.questions import bindings
@@ -33,7 +33,7 @@ def bound(body: Body, tree: Path, level: int) -> list[str]:
     try:
         policy = parse({"rules.d/w.yaml": RULES}).policy
         assert policy
-        labels, place = {"w": base_chains.FIRST_LABEL}, cgroup.slice_for_nft(tree)
+        labels, place = {"w": label_bits.FIRST_LABEL}, cgroup.slice_for_nft(tree)
         ruleset = compile_policy(policy, Live(datetime.now(UTC), labels, level, slice=place))
         cgroup.make(tree, ("w",))
         load(nft, ruleset, None, datetime.now(UTC))

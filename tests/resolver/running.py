@@ -264,11 +264,19 @@ class Resolver:
             self._upstreams = tuple(upstream.server for upstream in upstreams)
         if search is not None:
             self._search = search
+        self._say()
+        if workload not in self.ports:
+            self.listen(workload)
+
+    def leave_out(self, workload: str) -> None:
+        """Say what the others may ask, and nothing of this one; its listeners stay."""
+        del self._names[workload]
+        self._say()
+
+    def _say(self) -> None:
         self.generation += 1
         everybody = tuple(self._names.values())
         self.daemon.say(wire.Configure(self.generation, self._upstreams, self._search, everybody))
-        if workload not in self.ports:
-            self.listen(workload)
 
     def ask(
         self,

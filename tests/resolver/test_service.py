@@ -342,6 +342,18 @@ def test_one_workload_opens_nothing_for_another() -> None:
         assert [learn.workload for learn in resolver.daemon.of(wire.Learn)] == ["w", "v"]
 
 
+def test_one_who_was_left_out_and_is_back_with_the_same_rules_is_answered() -> None:
+    """As when a lock ends: the daemon says again what it said before."""
+    with asking() as (resolver, _):
+        resolver.configure("private.example", workload="v")
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        resolver.leave_out("w")
+        reply = resolver.ask("inside.example")
+        assert (rcode(reply), ede(reply)) == ("SERVFAIL", [14])
+        resolver.configure(*RULES)
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+
+
 def test_an_answer_that_comes_after_a_change_is_judged_by_what_is_in_force() -> None:
     with asking(lambda *_: None) as (resolver, made):
         client = Client(resolver, ("hub.example", "A"), ("private.example", "A"))

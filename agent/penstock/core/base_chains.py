@@ -39,8 +39,7 @@ from penstock.core.rule_parts import (
 from penstock.core.ruleset import Chain, Rule
 
 UNPROVEN, WORKLOAD, STALE = 0, 1, 2
-FIRST_LABEL, LABELS = 3, 128
-"""Label bits: three of our own meaning, then one a workload (the kernel has 128)."""
+"""Labels with a meaning of their own; then there is one a workload (`label_bits`)."""
 
 UNBOUND_OUT, UNBOUND_IN = "unbound_out", "unbound_in"
 
@@ -64,7 +63,7 @@ def refusals() -> list[Chain]:
 def shared(
     labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int], unmet: Sequence[Rule] = ()
 ) -> list[Chain]:
-    """What the base chains call.  `labels`: each workload, and its bit in connection labels.
+    """What the base chains call.  `labels`: each workload, and its label in connections.
 
     `unmet` are for what no full socket takes: look-ups, and what comes to sockets in TIME_WAIT.
     """

@@ -11,8 +11,8 @@ Read this with three facts about Linux in mind.
   A rule of somebody else may send away what is addressed to this host, as Docker does for published ports.
 
 On loopback the sender cannot know who listens, and the receiver cannot see who sends, so they meet in the
-connection's label: the sending workload sets its bit, and UNPROVEN when no rule of its own allows the
-destination.  UNPROVEN packets are delivered only to a socket of the workload whose bit they carry: a workload
+connection's label: the sending workload sets its own, and UNPROVEN when no rule of its own allows the
+destination.  UNPROVEN packets are delivered only to a socket of the workload whose label they carry: a workload
 may always talk to itself.  Whoever else sends in an inherited UDP connection marks it STALE: from then on its
 bits prove nothing.
 

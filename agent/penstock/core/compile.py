@@ -84,7 +84,7 @@ class Live:
     """What the kernel's content depends on besides the policy."""
 
     now: datetime
-    labels: Mapping[str, int]  # workload -> its bit in connection labels
+    labels: Mapping[str, int]  # workload -> its label in connections
     depth: int  # level of penstock.slice, as the kernel counts for the process that loads
     levels: tuple[int, ...] = ()  # of cgroups that are bound in place, counted in the same way
     resolver: Resolver | None = None  # without, rules by name open nothing

@@ -1,28 +1,30 @@
-"""Which connection label bit stands for which workload."""
+"""Which connection label stands for which workload."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 
-from penstock.core.base_chains import FIRST_LABEL, LABELS
+from penstock.core.label_bits import FIRST_LABEL, LABELS
 
 
 def assign(workloads: Iterable[str], before: Mapping[str, int]) -> dict[str, int]:
-    """Return workload -> bit.  A workload keeps its bit; a bit whose workload is gone is used again last.
+    """Return workload -> label.  A workload keeps its own; one whose workload is gone is used again last.
 
-    Live connections carry the bits, so a bit that changed hands would make one workload's connection look like
+    Live connections carry them, so a label that changed hands would make one workload's connection look like
     another's.  `before` holds all assignments that were ever made, gone workloads too; so does the result.
-    ValueError when there are more workloads than bits.
+    ValueError when there are more workloads than labels.
     """
     wanted = sorted(workloads)
-    labels = {name: bit for name, bit in before.items() if FIRST_LABEL <= bit < LABELS}
-    free = [bit for bit in range(FIRST_LABEL, LABELS) if bit not in labels.values()]
+    labels = {name: label for name, label in before.items() if FIRST_LABEL <= label < LABELS}
+    taken = set(labels.values())
+    free = deque(label for label in range(FIRST_LABEL, LABELS) if label not in taken)
     gone = [name for name in labels if name not in wanted]  # in the order in which they came
     for name in wanted:
         if name in labels:
             continue
         if free:
-            labels[name] = free.pop(0)
+            labels[name] = free.popleft()
         elif gone:
             labels[name] = labels.pop(gone.pop(0))
         else:

@@ -81,7 +81,7 @@ class NamePlan:
     """What the chains of a workload with rules by name depend on; `port` 0: nobody listens for its look-ups."""
 
     workload: str
-    label: int  # its bit in connection labels
+    label: int  # its own in connections
     port: int
     groups: tuple[Group, ...]
     observed: bool = False  # nothing is denied: look-ups of a resolver that does not answer go where they went

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
+from penstock.core.label_bits import FIRST_LABEL, SHARED, bits
 from penstock.core.log_prefix import LOG_GROUP
 from penstock.core.rule_parts import (
     LOG_BURST,
@@ -71,9 +72,13 @@ def _actions(actions: Iterable[Action]) -> Iterator[str]:
     """Labels that follow each other are one statement: each costs the kernel a lock."""
     for labels, group in groupby(actions, key=lambda action: isinstance(action, SetLabel)):
         if labels:
-            yield "ct label set " + " | ".join(str(a.bit) for a in group if isinstance(a, SetLabel))
+            yield "ct label set " + _bits(b for a in group if isinstance(a, SetLabel) for b in bits(a.label))
         else:
             yield from map(_action, group)
+
+
+def _bits(found: Iterable[int]) -> str:
+    return " | ".join(map(str, found))
 
 
 ENDS = {End.SOURCE: "s", End.DESTINATION: "d"}
@@ -122,8 +127,10 @@ def _condition(condition: Condition) -> str:
             return f"meta nfproto ipv{family}"
         case Echo(family):
             return ECHO[family]
-        case HasLabel(bit):
-            return f"ct label {bit}"
+        case HasLabel(label) if label < FIRST_LABEL:
+            return f"ct label {label}"
+        case HasLabel(label):
+            return f"ct label and ({_bits(SHARED)}) == ({_bits(bits(label))})"
         case InSet(name, family, peer, port):
             return f"{HEADERS[family]} {ENDS[peer]}addr . {NUMBER[family]} . th {ENDS[port]}port @{name}"
         case InCgroup(path, level):

@@ -117,9 +117,9 @@ class TcpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HasLabel:
-    """The connection carries that label bit (0 to 127)."""
+    """The connection carries that label (`label_bits`)."""
 
-    bit: int
+    label: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,9 +345,9 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class SetLabel:
-    """Set that bit on the connection; others stay as they are."""
+    """Set the bits of that label on the connection; others stay as they are."""
 
-    bit: int
+    label: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from penstock.core.label_bits import MAX_WORKLOADS
 from penstock.core.language.parse_host import HostPart
 from penstock.core.language.parse_rule import Use
 from penstock.core.language.parse_workload import WorkloadPart
@@ -30,7 +31,6 @@ from penstock.core.policy import (
 from penstock.core.presets import Preset, known_to
 from penstock.core.problems import Problem
 
-MAX_WORKLOADS = 125  # each needs one of the 128 bits of a conntrack label; three have a meaning of their own
 MAX_GUESSES = 50  # looking for names that were meant is slow
 
 
