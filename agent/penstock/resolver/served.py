@@ -38,7 +38,7 @@ class Served:
 
     def configure(self, names: Names, search: Sequence[str]) -> None:
         """From now on it may ask these."""
-        if self._names != (names, search):
+        if self.questions is None or self._names != (names, search):  # it may be the same again, after a lock
             self._names = names, search
             self.questions = Questions(names, search, self.habits)
         self._begin()
