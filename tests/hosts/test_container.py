@@ -281,6 +281,44 @@ def test_by_a_quadlet(made: Set, release: str) -> None:
     started(made, "quad", 7600, True, "slice")
 
 
+def test_by_a_quadlet_from_boot_on(made: Set, release: str) -> None:
+    """From its first instruction nothing leaves that its rules do not allow."""
+    if release == "bookworm":
+        pytest.skip("its podman knows no quadlets")
+    tries = [word for address in STRANGER for word in ("--hammer", address, str(FAR))]
+    text = QUADLET.format(name="boot", slice=SLICE, command=" ".join([*command("boot", 7700), *tries]))
+    text += "RuntimeDirectory=boot\n[Install]\nWantedBy=multi-user.target\n"
+    made.host.write("/etc/containers/systemd/boot.container", text)
+    mark = made.world.outside.mark()
+    made.host.reboot()
+    probe = made.ready("boot", 7700)
+    assert made.gets_through(probe)
+    counts = probe.counts()
+    assert counts["refused"] > 10
+    assert not [p for p in made.world.outside.seen(made.host.name, since=mark) if p.destination in STRANGER]
+    made.host.run(
+        [
+            "podman",
+            "run",
+            "--rm",
+            "--network=host",
+            "-v",
+            "/usr:/usr:ro",
+            "--rootfs",
+            "/opt/root",
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            CONNECT,
+            STRANGER[0],
+            str(FAR),
+        ]
+    )
+    assert [p for p in made.world.outside.seen(made.host.name, since=mark) if p.destination in STRANGER], (
+        "the control"
+    )
+
+
 def started(made: Set, name: str, port: int, governed: bool, how: str) -> None:
     """Start that unit, twice, and see whether the container is of the workload."""
     made.host.sh(f"mkdir -p /run/{name}; systemctl daemon-reload")
