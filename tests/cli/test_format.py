@@ -80,3 +80,14 @@ def test_a_stamp_has_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         time.tzset()
     assert form.stamp(None) == "unknown"
+
+
+def test_times_in_a_text_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    try:
+        said = form.localised("x, until 2026-11-25T02:15:00Z, anna: 2026-99-99T02:15:00Z")
+        assert said == "x, until 2026-11-25 03:15:00 CET, anna: 2026-99-99T02:15:00Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()

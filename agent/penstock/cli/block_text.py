@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import click
 
-from penstock.cli.format import local
+from penstock.cli.format import local, localised
 from penstock.core.block_keys import destination, endpoint, group_key
 from penstock.core.blocks import Block, rfc3339
 from penstock.core.text import printable
@@ -110,7 +110,7 @@ def lines(row: Row, widths: Widths, look: Look, hint: bool) -> list[str]:
     name = printable(block.workload).ljust(widths.workload)
     far = _far(block).ljust(widths.far)
     head = f"{_clock(block.last, look.today)}  {verdict}  {name} {far}  {f'x{row.packets}':<5}"
-    text = printable(block.text, 512)
+    text = localised(printable(block.text, 512))
     if block.process.comm is not None:
         text += f"; by {printable(block.process.comm, 32)}[{block.process.pid}]"
     if row.unlogged:

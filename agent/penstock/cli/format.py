@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from penstock.core.text import printable
 
 COLUMNS = 80
 UNKNOWN = "unknown"
+_UTC = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -73,6 +75,11 @@ def span(left: timedelta) -> str:
 def stamp(when: datetime | None) -> str:
     """`2026-11-25 02:15:00 CET`, as `local`."""
     return local(when)
+
+
+def localised(text: str) -> str:
+    """`text` with each time in it, which the daemon says in UTC, in local time with its zone."""
+    return _UTC.sub(lambda found: local(when) if (when := moment(found[0])) else found[0], text)
 
 
 def rfc3339(when: datetime) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli.applied import path_of
-from penstock.cli.format import moment, paint, stamp, wrapped
+from penstock.cli.format import localised, paint, wrapped
 from penstock.cli.why_names import KEYS, Known
 from penstock.core.asking import Answer
 from penstock.core.lookups import known_as
@@ -73,9 +73,9 @@ def lines(found: Shown) -> list[str]:
     word, kernel_colour = KERNEL[found.kernel]
     result = [f"{paint(heading, colour, bold=True)}  {_subject(found)}"]
     texts = [found.answer.verdict.text] if found.answer.allow is not None else _both(found.answer)
-    result += [line for text in texts for line in wrapped(text, 2)]
+    result += [line for text in texts for line in wrapped(localised(text), 2)]
     rule = _place(found, "rule") or _place(found, "nearest")
-    if rule is not None:
+    if rule is not None and rule["file"] is not None:  # of what is lent all was said
         result.append(f"  {_where(rule)}")
     by_name = found.names.lines(allowed=found.answer.allow is True) if found.names else ()
     result += [line for text in by_name for line in wrapped(text, 2)]
@@ -164,7 +164,5 @@ def _place(found: Shown, which: str) -> dict[str, Any] | None:
 
 
 def _where(rule: dict[str, Any]) -> str:
-    """Where it stands; of what is lent, until when."""
-    if rule["file"] is None:
-        return f"{rule['id']}: lent until {stamp(moment(rule['until']))}"
+    """Where it stands."""
     return f"rule {rule['id']}: {rule['file']}:{rule['line']}"
