@@ -296,24 +296,7 @@ def test_by_a_quadlet_from_boot_on(made: Set, release: str) -> None:
     counts = probe.counts()
     assert counts["refused"] > 10
     assert not [p for p in made.world.outside.seen(made.host.name, since=mark) if p.destination in STRANGER]
-    made.host.run(
-        [
-            "podman",
-            "run",
-            "--rm",
-            "--network=host",
-            "-v",
-            "/usr:/usr:ro",
-            "--rootfs",
-            "/opt/root",
-            "/usr/bin/python3",
-            "-I",
-            "-c",
-            CONNECT,
-            STRANGER[0],
-            str(FAR),
-        ]
-    )
+    made.host.tcp(STRANGER[0], FAR)
     assert [p for p in made.world.outside.seen(made.host.name, since=mark) if p.destination in STRANGER], (
         "the control"
     )
