@@ -241,6 +241,14 @@ def test_at_3_am_the_line_that_is_printed_helps_and_ends(day: Day) -> None:
     assert day.arrived(mark) == {}
 
 
+def test_after_a_lock_it_works_as_before(day: Day) -> None:
+    locked = json.loads(day.run("lock", "vllm", "--reason", "a look at it", "--for", "1h", "--json"))
+    assert see(day.client, day.host.v4, MODEL, 4) != "200"
+    day.run("revoke", locked["grant"]["id"])
+    day.at.wait_for(lambda: day.at.enforcing(*WORKLOADS))
+    assert day.traffic() == day.worked
+
+
 def test_over_a_boot_the_rules_hold_and_what_was_lent_is_over(day: Day) -> None:
     """`test_grants` has what is left of a grant over a boot."""
     lent = ["grant", "ollama", f"{STRANGER[0]}:443", "--for", "3s", "--reason", "until the boot"]
