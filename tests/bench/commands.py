@@ -44,7 +44,7 @@ def took(run: Path, *arguments: str) -> float:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workloads", type=int, default=125)
+    parser.add_argument("--workloads", type=int, default=200)
     parser.add_argument("--rules", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
