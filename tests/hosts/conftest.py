@@ -56,6 +56,21 @@ def release(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def full(request: pytest.FixtureRequest) -> None:
+    """For tests that say more of what others show already: with --full only."""
+    if not request.config.getoption("--full"):
+        pytest.skip("with --full only")
+
+
+@pytest.fixture(scope="module")
+def older_release(release: str, request: pytest.FixtureRequest) -> str:
+    """For tests of what hardly depends on the release: the older one; with --full each in turn."""
+    if release != rootfs.RELEASES[0]:
+        request.getfixturevalue("full")
+    return release
+
+
 @pytest.fixture
 def some_host(world: World, release: str) -> Host:
     """A host of that release; it may be used up by whoever takes it."""

@@ -12,7 +12,6 @@ from functools import partial
 
 import pytest
 
-from hosts import rootfs
 from hosts.host import SCOPE, Host
 from hosts.installed import Installed
 from hosts.outside import REGISTRY, STRANGER
@@ -170,11 +169,9 @@ def arguments(name: str, port: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(world: World, release: str, request: pytest.FixtureRequest) -> Set:
-    """Both releases with --full, else the older one."""
-    if release != rootfs.RELEASES[0] and not request.config.getoption("--full"):
-        pytest.skip("the newer release, with --full only")
-    at = Installed(world, world.boot(f"box-{release}", release))
+def made(world: World, older_release: str) -> Set:
+    """A container that is the gateway, in front of a model server."""
+    at = Installed(world, world.boot(f"box-{older_release}", older_release))
     at.install()
     model = install_probe(at.host, "model.service", port=SERVER)
     at.host.write("/etc/penstock/rules.d/model.yaml", MODEL)

@@ -114,7 +114,7 @@ def _bracketed(address: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def day(world: World) -> Day:
+def day(full: None, world: World) -> Day:
     """Both are protected, and only observed."""
     hub = Hub(world, names=[TELEMETRY])
     world.outside.names({TELEMETRY: STRANGER})

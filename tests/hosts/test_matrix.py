@@ -94,11 +94,11 @@ class Set:
 
 
 @pytest.fixture(scope="module")
-def made(world: World, release: str) -> Set:
+def made(world: World, older_release: str) -> Set:
     """Everything in force, after all was tried without rules."""
     if not world.hosts:
         give_addresses(world, [*CLIENT, *ADMIN])
-    host = world.boot(f"m-{release}", release)
+    host = world.boot(f"m-{older_release}", older_release)
     at = Installed(world, host)
     at.install()
     probes = {name: install_probe(host, f"{name}.service", port=port) for name, port in WORKLOADS.items()}
