@@ -87,7 +87,7 @@ def test_as_typed(world: World, fresh: Host) -> None:
     assert "Connection refused" in done.stderr
     assert plain(shown("          allow until").text) in plain(done.stdout), done.stdout
     assert plain(shown("ALLOWED").text) in plain(done.stdout), done.stdout
-    in_force = r"^llama-server +enforce +enforcing +enforcing +slice"
+    in_force = r"^llama-server +enforce +enforcing +slice"
     assert re.search(in_force, done.stdout, re.MULTILINE), done.stdout
     said_by_protect = fresh.read("/etc/penstock/rules.d/llama-server.yaml")
     assert "match: {unit: llama-server.service}" in said_by_protect
