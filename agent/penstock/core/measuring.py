@@ -1,8 +1,8 @@
 """What is measured, and when: the counters of rules, within bounds, and what they add up to.
 
 A rule by address is counted by the elements of its sets, which the kernel can only be asked for set by set.  So
-large sets are never read for this, and of the others a few at a time: a look takes milliseconds whatever the
-policy is.  What was counted is added up here: it stays when a policy puts other elements into the sets.
+large sets are never read for this, and of the others a few at a time: a look takes as long whatever the policy
+is.  What was counted is added up here: it stays when a policy puts other elements into the sets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PERIOD = 15.0
 """Seconds between two measurements."""
 
 AT_ONCE = 2_000
-"""Elements that one measurement reads; of a set that has more none is ever read."""
+"""Elements that one measurement reads, in some 25 ms; of a set that has more none is ever read."""
 
 SETS_AT_ONCE = 128
 IN_ALL = 20_000
