@@ -157,7 +157,7 @@ def in_force() -> dict[str, Reply]:
         "holds": by_the_rules,
         "opens": {"rules": []},
         "names": lambda message: _names(message.arguments["name"]),
-        "hits": {"rules": {"db": 0, "egress-11111111": 0, "ingress-22222222": 0}},
+        "hits": {"rules": {"db": 0, "ingress-22222222": 0}},
     }
 
 

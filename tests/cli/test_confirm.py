@@ -50,7 +50,7 @@ def test_drop_ins(daemon: FakeDaemon, call: Call, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("penstock.cli.confirm.settle", settle)
     daemon.replies["confirm"] = YES
     text = "a.service: comes into the slice of a at its next restart: systemctl restart a.service"
-    assert " ".join(call("confirm").stdout.splitlines()[1:]) == text
+    assert " ".join(" ".join(call("confirm").stdout.splitlines()[1:]).split()) == text
     assert json.loads(call("confirm", "--json").stdout)["armed"] == [{"unit": "a.service", "workload": "a"}]
     daemon.replies["confirm"] = {"confirmed": False, "hash": "abc"}
     assert "a.service" not in call("confirm").stdout

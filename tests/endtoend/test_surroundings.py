@@ -249,7 +249,7 @@ def test_a_damaged_state_file_and_mistakes(running: Running) -> None:
 _AS_NOBODY = """
 import os, sys
 from penstock.cli.main import main
-import penstock.cli.daemon, penstock.daemon.app  # nobody may not read the checkout
+import penstock.cli.daemon, penstock.cli.format, penstock.daemon.app  # nobody may not read the checkout
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 del sys.argv[1]
 main()
@@ -278,7 +278,7 @@ def _small_disk(running: Running, which: str) -> Iterator[Callable[[bool], None]
     disk = running.home / "disk"
     disk.mkdir(parents=True)
     setattr(running, which, disk / which)
-    with _mounted(running, "tmpfs", disk, "size=64k,mode=700"):
+    with _mounted(running, "tmpfs", disk, "size=128k,mode=700"):
         yield lambda full: running.asker(_fill if full else os.unlink, disk / "filler")
         if running.alive:
             running.stop(signal.SIGKILL)

@@ -103,18 +103,20 @@ class FileWorker:
             files.stage(self._options.state / state.STAGED, effect.data)
         with writing(self._options.state / places.STAGED_FLOOR):
             files.stage(self._options.state / places.STAGED_FLOOR, effect.floor)
-        self._archive.keep(effect.data)
 
     def commit_state(self) -> None:
         """The floor first: a boot in between loads what the kernel holds already."""
         home = self._options.state
         self._keep()
-        self._archive.keep(places.read(home / state.FILE))
-        self._archive.forget()
+        replaced = places.read(home / state.FILE)
         with writing(home / places.FLOOR):
             files.put(home / places.STAGED_FLOOR, home / places.FLOOR)
         with writing(home / state.FILE):
             files.put(home / state.STAGED, home / state.FILE)
+        # Last: on a disk that is nearly full what explains must not take the room of what is loaded.
+        for data in (replaced, places.read(home / state.FILE)):
+            self._archive.keep(data)
+        self._archive.forget()
 
     def _keep(self) -> None:
         """The policy that goes is kept beside the one before it; a damaged one is as if it were not there."""
