@@ -24,14 +24,12 @@ from penstock.core.rule_parts import (
     CalledAt,
     Count,
     End,
-    Final,
     Goto,
     Hook,
     InSet,
     Interface,
     Jump,
     Log,
-    Loopback,
     PortIn,
     Protocol,
     Redirected,
@@ -148,13 +146,13 @@ def shared(closed: Barred) -> list[Chain]:
                 *(_rule(Interface(name, End.SOURCE), refuse) for name in closed.interfaces),
             ),
         ),
-        # Whoever is on this host is no client, whichever of its addresses he uses.
-        Chain("admin", (_rule(Loopback(Hook.INPUT), Final.RETURN), *called(closed, judge))),
+        Chain("admin", tuple(called(closed, judge))),
     ]
 
 
 def arriving(closed: Barred) -> list[Rule]:
-    """At sockets of those who are no workload."""
+    """At sockets of those who are no workload, over another interface than loopback: whoever is on this host is no
+    client, whichever of its addresses he uses."""
     if not closed.clients:
         return []
     jump = Jump("admin")

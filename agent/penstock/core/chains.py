@@ -124,6 +124,13 @@ def serving(plans: Sequence[Plan]) -> list[str]:
     return [plan.name for plan in plans if plan.calls.taken and plan.judged is Mode.ENFORCE]
 
 
+def _strangers(served: bool, barred: Barred) -> list[Rule]:
+    """For what arrives at those who are no workload: who is on this host is no client, and may meet TIME_WAIT."""
+    clients = admin_chains.arriving(barred)
+    syns = [_rule(ON_LOOPBACK_IN, TcpSyn(), Jump("syn"))] if served else []
+    return [*syns, *([_rule(ON_LOOPBACK_IN, Final.ACCEPT)] if clients else []), *clients]
+
+
 def _by_name(plans: Sequence[Plan]) -> bool:
     return any(plan.names is not None for plan in plans)
 
@@ -138,7 +145,6 @@ def build(
     depth = governed.level
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
     names, served = _by_name(plans), serving(plans)
-    syns = [_rule(ON_LOOPBACK_IN, TcpSyn(), Jump("syn"))] if served else []
     unmet = (
         *(name_chains.unanswered() if names else ()),
         *([_rule(TcpSyn(), Jump("unproven_syn"))] if served else []),
@@ -150,7 +156,7 @@ def build(
         *peer_chains.waiting(served),
         *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels, unmet),
         *admin_chains.shared(barred),
-        *base_chains.base(governed, levels, names=names, strangers=(*syns, *admin_chains.arriving(barred))),
+        *base_chains.base(governed, levels, names=names, strangers=_strangers(bool(served), barred)),
         *admin_chains.passing(barred),
         *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
     )
