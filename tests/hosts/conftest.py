@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("hosts")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`older_release` is for tests of what hardly depends on the release: with --full it is each in turn."""
+    if "older_release" in metafunc.fixturenames:
+        some = rootfs.RELEASES if metafunc.config.getoption("--full") else rootfs.RELEASES[:1]
+        metafunc.parametrize("older_release", some, scope="module")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def orderly_end() -> Iterator[None]:
     """SIGTERM ends the run with the fixtures' clean-up."""
@@ -61,14 +68,6 @@ def full(request: pytest.FixtureRequest) -> None:
     """For tests that say more of what others show already: with --full only."""
     if not request.config.getoption("--full"):
         pytest.skip("with --full only")
-
-
-@pytest.fixture(scope="module")
-def older_release(release: str, request: pytest.FixtureRequest) -> str:
-    """For tests of what hardly depends on the release: the older one; with --full each in turn."""
-    if release != rootfs.RELEASES[0]:
-        request.getfixturevalue("full")
-    return release
 
 
 @pytest.fixture

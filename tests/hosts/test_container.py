@@ -270,17 +270,17 @@ def test_by_a_unit(made: Set, name: str, request: pytest.FixtureRequest) -> None
     started(made, name, port, way.governed, way.how)
 
 
-def test_by_a_quadlet(made: Set, release: str) -> None:
-    if release == "bookworm":
+def test_by_a_quadlet(made: Set, older_release: str) -> None:
+    if older_release == "bookworm":
         pytest.skip("its podman knows no quadlets")
     text = QUADLET.format(name="quad", slice=SLICE, command=" ".join(command("quad", 7600)))
     made.host.write("/etc/containers/systemd/quad.container", text)
     started(made, "quad", 7600, True, "slice")
 
 
-def test_by_a_quadlet_from_boot_on(made: Set, release: str) -> None:
+def test_by_a_quadlet_from_boot_on(made: Set, older_release: str) -> None:
     """From its first instruction nothing leaves that its rules do not allow."""
-    if release == "bookworm":
+    if older_release == "bookworm":
         pytest.skip("its podman knows no quadlets")
     tries = [word for address in STRANGER for word in ("--hammer", address, str(FAR))]
     text = QUADLET.format(name="boot", slice=SLICE, command=" ".join([*command("boot", 7700), *tries]))

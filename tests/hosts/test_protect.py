@@ -47,9 +47,9 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def installed(world: World, release: str) -> Installed:
+def installed(world: World, older_release: str) -> Installed:
     """Model servers run, and none is protected."""
-    made = boot(world, f"p-{release}", release)
+    made = boot(world, f"p-{older_release}", older_release)
     host = made.host
     host.sh("useradd --system model")
     for name in PROGRAMS:

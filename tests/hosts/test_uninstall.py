@@ -63,9 +63,9 @@ def cgroup_of(host: Host, service: str) -> str:
     return host.read(f"/proc/{pid_of(host, service)}/cgroup").splitlines()[-1]
 
 
-def test_everything_is_as_before(world: World, release: str) -> None:
+def test_everything_is_as_before(world: World, older_release: str) -> None:
     """After the governed services' own restart; what they can reach until then is said."""
-    host = with_services(world, f"out-{release}", release)
+    host = with_services(world, f"out-{older_release}", older_release)
     host.run(["systemctl", "restart", *SERVICES])
     before = snapshot.taken(host)
     install(host)
