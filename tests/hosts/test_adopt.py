@@ -61,9 +61,9 @@ ingress: []
 
 
 @pytest.fixture(scope="module")
-def installed(world: World, release: str) -> Installed:
+def installed(world: World, older_release: str) -> Installed:
     """A host with a workload for loose processes."""
-    made = boot(world, f"a-{release}", release)
+    made = boot(world, f"a-{older_release}", older_release)
     host = made.host
     host.sh("useradd --system model; install -d -o model /srv")
     host.write("/usr/local/bin/caller", CALLER, 0o755)

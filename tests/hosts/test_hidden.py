@@ -57,9 +57,9 @@ ingress: []
 
 
 @pytest.fixture(scope="module")
-def installed(world: World, release: str) -> Iterator[Installed]:
+def installed(world: World, older_release: str) -> Iterator[Installed]:
     """A host on which systemd-resolved answers whoever asks, with units that are governed where they run."""
-    made = Installed(world, world.boot("inference" if release == "bookworm" else "client", release))
+    made = Installed(world, world.boot("inference" if older_release == "bookworm" else "client", older_release))
     install_resolved(made.host)
     made.install()
     made.host.write("/opt/ready.py", READY)

@@ -45,9 +45,9 @@ def outside(world: World, request: pytest.FixtureRequest) -> tuple[Hub, list[str
 
 
 @pytest.fixture(scope="module")
-def site(world: World, outside: tuple[Hub, list[str]], release: str) -> Iterator[Named]:
-    """A host of each release with rules by name."""
-    made = named.on(world, release, *outside)
+def site(world: World, outside: tuple[Hub, list[str]], older_release: str) -> Iterator[Named]:
+    """A host with rules by name."""
+    made = named.on(world, older_release, *outside)
     yield made
     made.host.power_off()
 

@@ -19,9 +19,9 @@ RULES = f"version: 1\nworkload: {NAME}\nmode: enforce\negress: []\ningress: []\n
 METRICS = "/run/penstock-metrics/penstock.prom"
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
-def watched(world: World, request: pytest.FixtureRequest) -> Installed:
-    made = boot(world, f"w-{request.param}", request.param)
+@pytest.fixture(scope="module")
+def watched(world: World, older_release: str) -> Installed:
+    made = boot(world, f"w-{older_release}", older_release)
     made.host.write(f"/etc/penstock/rules.d/{NAME}.yaml", RULES)
     made.host.run(["penstock", "apply"])
     made.wait_for(lambda: made.enforcing(NAME), 30)
