@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +72,3 @@ def test_panels_do_not_overlap() -> None:
         assert place["x"] + place["w"] <= 24
         taken |= cells
     assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
-
-
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not here")
-def test_promtool_takes_both(tmp_path: Path) -> None:
-    subprocess.run(["promtool", "check", "rules", str(MONITORING / "alerts.yaml")], check=True)
-    subprocess.run(["promtool", "check", "metrics"], input=metrics.text(STATUS, FACTS), check=True)

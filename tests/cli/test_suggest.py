@@ -232,7 +232,7 @@ def test_what_cannot_be_told(daemon: FakeDaemon, call: Call) -> None:
     assert call("suggest", "litellm").exit_code == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.root
 def test_owner_and_link_stay(daemon: FakeDaemon, call: Call) -> None:
     saw(daemon, USUAL[0])
     real = daemon.home / "elsewhere.yaml"
