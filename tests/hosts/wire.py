@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock.demo.recorder import on_each_processor
+
 BARRIER = 0x88B5
 """An Ethernet type for local experiments: no packet filter that knows IP sees it."""
 PREFIX = "v-"
@@ -82,7 +84,7 @@ class Wire:
         self._in_network = in_network
         self._rest = b""
         self._packets: list[Packet] = []
-        self._barriers: set[str] = set()
+        self._barriers: list[str] = []
         self._wait_ready()
 
     def mark(self) -> int:
@@ -129,10 +131,9 @@ class Wire:
     def barrier(self, host: str) -> None:
         """Return when all that `host` sent until now is read.  Its rules cannot hold the barrier back."""
         token = secrets.token_bytes(8)
-        if not self._in_network(host, lambda: _send_barrier(token)):
-            return  # no link yet: it has sent nothing
+        sent = self._in_network(host, lambda: _send_barrier(token))  # 0 without a link yet: it has sent nothing
         deadline = time.monotonic() + 20
-        while token.hex() not in self._barriers:
+        while self._barriers.count(token.hex()) < sent:
             self._read()
             assert time.monotonic() < deadline, f"the recorder did not see the end of what {host} sent"
             time.sleep(0.001)
@@ -148,7 +149,7 @@ class Wire:
         for line in whole.splitlines():
             fields = json.loads(line)
             if fields[0] == "barrier":
-                self._barriers.add(fields[1])
+                self._barriers.append(fields[1])
                 continue
             assert fields[0] != "lost", f"the recorder lost {fields[1]} packets"
             self._packets.append(Packet(*fields))
@@ -161,15 +162,15 @@ class Wire:
         self._process.stdout.close()
 
 
-def _send_barrier(token: bytes) -> bool:
-    """Put a frame on the cable from inside the host; False when there is no cable yet."""
+def _send_barrier(token: bytes) -> int:
+    """Put frames on the cable from inside the host; how many, 0 when there is no cable yet."""
+    frame = bytes(12) + struct.pack("!H", BARRIER) + token.ljust(46, b"\0")
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         try:
             sender.bind(("eth0", BARRIER))
-            sender.send(bytes(12) + struct.pack("!H", BARRIER) + token.ljust(46, b"\0"))
+            return on_each_processor(lambda: sender.send(frame))
         except OSError:
-            return False
-    return True
+            return 0
 
 
 def parse(data: bytes) -> tuple[str, str, int, str, int, int, int] | None:

@@ -6,7 +6,6 @@ are unpacked, never installed; the server runs in a chroot.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -148,8 +147,7 @@ class LlamaServer:
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                self._lab.host.call(_request, "127.0.0.1", "/health", None)
+            if self._lab.host.call(healthy, "127.0.0.1"):
                 return
             time.sleep(0.02)
         raise PenstockError("llama-server did not start", where=str(self.log), hint=self.last_words())
@@ -183,6 +181,15 @@ def _bind(lab: Lab, root: Path) -> None:
         target = root / folder
         if os.path.exists(f"/{folder}") and lab.host.run(["mountpoint", "-q", target], check=False).returncode:
             lab.host.run(["mount", "--rbind", f"/{folder}", target])
+
+
+def healthy(address: str) -> bool:
+    """Whether the server there answers and says it is ready; from its first moments on it may say 503."""
+    try:
+        _request(address, "/health", None)
+    except OSError:  # also what it refuses: HTTPError is one
+        return False
+    return True
 
 
 def _request(address: str, path: str, body: Mapping[str, object] | None) -> bytes:

@@ -10,7 +10,9 @@ it comes from the wire, whatever its protocol, before any socket sees it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import secrets
 import select
 import selectors
@@ -19,6 +21,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,6 +34,8 @@ from penstock.errors import PenstockError
 BARRIER_PORT = 9
 """UDP; what comes here is no arrival, see `Recorder.arrivals`."""
 
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h: not limited by net.core.rmem_max
+_SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 263, 6, 23  # packet(7), linux/if_packet.h
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 _NEIGHBOUR_DISCOVERY = range(130, 144)  # ICMPv6 types that a link needs to work, MLD included
 
@@ -40,7 +45,7 @@ class Arrival:
     """Something that reached a remote host."""
 
     event: str  # "connect" (TCP accepted), "data" (TCP or UDP), "packet" (from the wire)
-    protocol: str  # tcp, udp, icmp, icmpv6, or a number
+    protocol: str  # tcp, udp, icmp, icmpv6, a number, or "lost": `data` packets came too fast to write them down
     family: int
     peer: str
     peer_port: int
@@ -69,6 +74,8 @@ class Recorder:
         self.host = host
         self.file = lab.dir / f"recorder-{host.name}-{secrets.token_hex(4)}.jsonl"
         self.file.touch()
+        self._read_up_to = 0
+        self._found: list[Arrival] = []
         argv = [sys.executable, "-m", "penstock.demo.recorder", str(self.file), host.name, *host.addresses]
         for port in ports:
             argv += ["--tcp", str(port)]
@@ -91,8 +98,8 @@ class Recorder:
     def arrivals(self, event: str | None = None) -> list[Arrival]:
         """All that arrived so far, oldest first.
 
-        Whatever left the governed host before this call is included: a datagram from a bystander of that
-        host, sent now over the same wire and waited for, is behind everything else.
+        Whatever left the governed host before this call is included: datagrams from a bystander of that
+        host, sent now over the same wire and waited for, are behind everything else.
         """
         self._barrier()
         return [a for a in self._read() if a.port != BARRIER_PORT and event in (None, a.event)]
@@ -114,22 +121,46 @@ class Recorder:
         self._process.wait()
 
     def _barrier(self) -> None:
-        token = secrets.token_hex(8)
-        self._lab.host.call(_send, self.host.addresses[0], BARRIER_PORT, token)
+        token, before = secrets.token_hex(8), len(self._found)
+        sent = self._send(token.encode(), self.host.addresses[0], BARRIER_PORT)
         deadline = time.monotonic() + 10
-        while not any(a.port == BARRIER_PORT and a.event == "data" and a.data == token for a in self._read()):
+        while sum(a.event == "data" and a.data == token for a in self._read()[before:]) < sent:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"a bystander's datagram did not reach {self.host.name}")
-            time.sleep(0.002)
+            time.sleep(0.001)
+
+    def _send(self, data: bytes, address: str, port: int) -> int:
+        return self._lab.host.call(send_from_each_processor, data, address, port)
 
     def _read(self) -> list[Arrival]:
-        whole = self.file.read_text().rpartition("\n")[0]
-        return [Arrival(**json.loads(line)) for line in whole.splitlines()]
+        with self.file.open("rb") as file:
+            file.seek(self._read_up_to)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read_up_to += len(whole + newline)
+        self._found += [Arrival(**json.loads(line)) for line in whole.splitlines()]
+        return self._found
 
 
-def _send(address: str, port: int, text: str) -> None:
-    with socket.socket(_family(address), socket.SOCK_DGRAM) as sender:
-        sender.sendto(text.encode(), (address, port))
+def on_each_processor(action: Callable[[], object]) -> int:
+    """Call it once on each; return how often.
+
+    A packet to another network namespace waits in a queue of the processor that sent it (netif_rx in
+    net/core/dev.c): what is to come after everything else is sent from all of them.
+    """
+    ours = os.sched_getaffinity(0)
+    try:
+        for one in ours:
+            os.sched_setaffinity(0, {one})
+            action()
+    finally:
+        os.sched_setaffinity(0, ours)
+    return len(ours)
+
+
+def send_from_each_processor(data: bytes, address: str, port: int) -> int:
+    """Send that many datagrams."""
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as sock:
+        return on_each_processor(lambda: sock.sendto(data, (address, port)))
 
 
 def _family(address: str) -> socket.AddressFamily:
@@ -158,14 +189,15 @@ class _Server:
     def sniff(self) -> None:
         """Write down every incoming packet."""
         sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003))
-        sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        self._selector.register(sniffer, selectors.EVENT_READ, self._packet)
+        sniffer.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 22)
+        sniffer.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        self._selector.register(sniffer, selectors.EVENT_READ, self._packets)
 
     def serve(self) -> None:
         """Until killed."""
         while True:
-            # A packet is written down before what it causes: sniffers first.
-            ready = sorted(self._selector.select(), key=lambda pair: pair[0].data != self._packet)
+            # A packet is written down before what it causes: the sniffer first, and all that it has.
+            ready = sorted(self._selector.select(), key=lambda pair: pair[0].data != self._packets)
             for key, _ in ready:
                 key.data(key.fileobj)
 
@@ -214,10 +246,16 @@ class _Server:
         if own[1] != BARRIER_PORT:
             receiver.sendto(data, peer)
 
-    def _packet(self, sniffer: socket.socket) -> None:
-        data, where = sniffer.recvfrom(65536)
-        incoming = where[2] != 4  # PACKET_OUTGOING
-        if incoming and where[0] == "eth0" and (parsed := parse_packet(data)):
+    def _packets(self, sniffer: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._packet(*sniffer.recvfrom(65536, socket.MSG_DONTWAIT))
+        _, lost = struct.unpack("II", sniffer.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+        if lost:
+            self._write("packet", "lost", ("", 0), ("", 0), str(lost).encode())
+
+    def _packet(self, data: bytes, where: tuple[str, int]) -> None:
+        if where[0] == "eth0" and (parsed := parse_packet(data)):
             protocol, source, source_port, port, payload = parsed
             self._write("packet", protocol, (source, source_port), ("", port), payload)
 
