@@ -11,6 +11,7 @@ import contextlib
 import encodings.idna  # noqa: F401 - a function that is called in a host finds no module there; sockets want this one
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import time
@@ -238,6 +239,19 @@ class Host:
         """The text of a file."""
         return self._at_disk(["cat", "--", path], None)
 
+    def peek(self, path: str) -> str:
+        """The same, or "" where it is not there, without a program in the host: for what is looked at often.
+
+        No part of `path` may be a symbolic link.
+        """
+        running = self.running
+        if running is None or not running.leader:
+            return self.read(path) if self.exists(path) else ""
+        try:
+            return Path(f"/proc/{running.leader}/root{path}").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Make or replace a file, and the directories above it.  While the host is off only its disk is there."""
         script = 'umask 022; mkdir -p -- "${1%/*}/"; cat >"$1"; chmod "$2" -- "$1"'
@@ -254,6 +268,15 @@ class Host:
         lab = self.world.lab.host
         lab.run(["mkdir", "-p", target.parent])
         lab.run(["cp", "-a", "--reflink=auto", "--no-target-directory", source, target], timeout=120)
+
+    def save(self, place: Path) -> None:
+        """While it is off: copy to `place`, which must not exist, what is on its disk and not in the release.
+
+        What its journal tells stays out, so that another host may begin with it.
+        """
+        assert self.running is None, f"{self.name} is on"
+        self.world.lab.host.run(["cp", "-a", self.world.directory / self.name / "upper", place], timeout=120)
+        shutil.rmtree(place / "var/log/journal", ignore_errors=True)
 
     def _at_disk(self, argv: list[str], text: str | None) -> str:
         if self.running is not None:

@@ -12,11 +12,12 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hosts import bundle, echo, hammer
+from hosts import bundle, echo, hammer, rootfs
 from hosts.first import Shot, program
 from hosts.host import Host
 from hosts.outside import REGISTRY, STRANGER
 from hosts.world import World
+from penstock.enrol.installed import LIBRARY, MANIFEST
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ OPEN, CLOSED = 8080, 9090
 """Ports that governed services of these tests listen on: one that their rules open, one that they do not."""
 TCP, UDP = 7443, 7000
 """Where they connect to, and where they send datagrams: who answers there stands a load, see `hosts.echo`."""
+BUILT = "/mnt/built"
+"""Where a host keeps the program for the next time."""
 LAN = '[198.18.1.0/24, "fd00:1::/64"]'
 
 RULES = f"""\
@@ -68,8 +71,12 @@ class Installed:
         self.host = host
         self.sh = host.sh
 
-    def install(self, version: str = bundle.CURRENT) -> float:
-        """Install that version, or bring the host to it; how long it took, in seconds."""
+    def install(self) -> None:
+        """Install."""
+        complete(self.host)
+
+    def change(self, version: str) -> float:
+        """Bring the host to that version; how long it took, in seconds."""
         return bundle.install(self.host, version)
 
     # --- units and rules ---
@@ -96,7 +103,7 @@ class Installed:
         Also while the host is off.
         """
         path = name if name.startswith("/") else f"/srv/hammer/{name.partition('.')[0]}"
-        found: dict[str, float] = json.loads(self.host.read(path)) if self.host.exists(path) else {}
+        found: dict[str, float] = json.loads(self.host.peek(path) or "{}")
         return found
 
     @contextlib.contextmanager
@@ -191,12 +198,39 @@ class Installed:
 
 
 def boot(world: World, name: str, release: str) -> Installed:
-    """Boot a host and install penstock on it; the first time in a world, start who answers."""
+    """Boot a host on which penstock is installed; the first time in a world, start who answers."""
     if not world.hosts:
         argv = [sys.executable, echo.__file__, str(TCP), str(UDP), *REGISTRY, *STRANGER]
         answers = world.lab.host.popen(argv, stdout=subprocess.PIPE)
         assert answers.stdout is not None
         assert answers.stdout.readline() == "ready\n"
-    made = Installed(world, world.boot(name, release))
-    print(f"\n{name} ({release}): installed in {made.install():.1f} s")
-    return made
+    return Installed(world, world.boot(name, release, image=image(release)))
+
+
+def complete(host: Host) -> None:
+    """Complete an installation that had built the program: building it takes longer than all the rest."""
+    made = image(host.release) / LIBRARY
+    if not host.exists(BUILT):
+        host.copy_in(made / "releases", BUILT)
+    title = (made / MANIFEST).read_text().splitlines()[0]
+    host.write(f"/{LIBRARY}/{MANIFEST}", f"{title}\n/{LIBRARY}/\n")
+    host.run(["cp", "-al", BUILT, f"/{LIBRARY}/releases"])
+    bundle.install(host)
+
+
+def image(release: str) -> Path:
+    """What an installation adds to a host's disk, for `World.boot`: most tests are not about installing."""
+    folder = rootfs.cache() / "images"
+    folder.mkdir(exist_ok=True)
+    return rootfs.kept(release, folder / f"{bundle.made(release).name}-{rootfs.base(release).name}", _install)
+
+
+def _install(release: str, path: Path) -> None:
+    """Install on a host of its own and switch it off."""
+    with World() as world:
+        host = world.boot("image", release)
+        bundle.install(host)
+        host.power_off()
+        whole = world.directory / "saved"  # beside the hosts: nobody takes it for an old image meanwhile
+        host.save(whole)
+        whole.rename(path)

@@ -89,7 +89,7 @@ def ask(host: Host, address: str, path: str, body: Mapping[str, Any] | None = No
 def complete(host: Host, address: str) -> Answer:
     """From `host`, have the model at `address` say eight tokens; the first request loads it."""
     deadline = time.monotonic() + 30
-    body = {"model": MODEL, "prompt": "water", "n_predict": 8}
+    body = {"model": MODEL, "prompt": "water", "n_predict": 8, "ignore_eos": True}
     while True:
         answer = ask(host, address, "/completion", body)
         if answer.status not in (400, 503) or time.monotonic() > deadline:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from penstock.demo import namespaces
@@ -68,10 +68,17 @@ def base(release: str) -> Path:
 
     RuntimeError with the last words of the build when it fails.
     """
-    path = cache() / f"{release}-{_recipe(release)}"
+    return kept(release, cache() / f"{release}-{_recipe(release)}", _build)
+
+
+def kept(release: str, path: Path, build: Callable[[str, Path], None]) -> Path:
+    """`path`, made by `build(release, path)` if it is not there, and kept while this process lives.
+
+    Others beside it that are named by the release go, unless somebody uses them.
+    """
     with only_one(path.name):
         if not path.exists():
-            _build(release, path)
+            build(release, path)
         _held.append(_lock(path, fcntl.LOCK_SH))
     _remove_older(release, path)
     return path
@@ -116,8 +123,8 @@ def _lock(path: Path, how: int) -> int:
 
 
 def _remove_older(release: str, path: Path) -> None:
-    """Remove what another recipe or a killed build left, unless somebody uses it."""
-    for other in cache().glob(f"{release}-*"):
+    """Remove what is made in another way, or by a killed build, unless somebody uses it."""
+    for other in path.parent.glob(f"{release}-*"):
         if other == path:
             continue
         with contextlib.suppress(OSError):

@@ -397,8 +397,8 @@ def status() -> Any:
 
 
 def expect(**wanted: str) -> str:
-    """Whether `status` says so of the workload, within some seconds."""
-    deadline = time.monotonic() + 5
+    """Whether `status` says so of the workload, within some seconds: 5, or PENSTOCK_SCENARIO_WAIT."""
+    deadline = time.monotonic() + float(os.environ.get("PENSTOCK_SCENARIO_WAIT", "5"))
     while True:
         found: Any = next((one for one in status()["workloads"] if one["name"] == WORKLOAD), {})
         wrong = [f"{key} is {found.get(key)}" for key, value in wanted.items() if found.get(key) != value]

@@ -192,8 +192,8 @@ class Steady:
 
     def in_force(self, timeout: float = 30) -> Any:
         """Wait until all of the policy is; the status."""
-        self.host.run(["penstock", "status", "--wait", "--timeout", f"{timeout:g}s"])
-        status = self.status()
+        said = self.host.run(["penstock", "status", "--json", "--wait", "--timeout", f"{timeout:g}s"])
+        status = json.loads(said.stdout)
         model = next(one for one in status["workloads"] if one["name"] == NAME)
         assert (model["egress"], model["enrolment"]) == ("enforcing", "slice"), status
         return status
@@ -249,11 +249,11 @@ class Steady:
     def wait_beats(self, count: int = 60) -> None:
         """Until the server has tried everything so often again."""
         until = self.server()[0] + count
-        self.host.wait_until(lambda: self.server()[0] >= until)
+        self.host.wait_until(lambda: self.server()[0] >= until, every=0.01)
 
     def server(self) -> tuple[int, dict[str, int]]:
         """What the server says: how often it has tried everything, and how many datagrams it heard from whom."""
-        beats, heard = json.loads(self.host.sh("cat /run/model/beats 2>/dev/null || echo '[0, {}]'"))
+        beats, heard = json.loads(self.host.peek("/run/model/beats") or "[0, {}]")
         return beats, heard
 
     def now(self) -> Seen:

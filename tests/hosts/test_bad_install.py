@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from hosts import bundle, snapshot
@@ -19,6 +21,15 @@ UNITS = (
     "/usr/lib/systemd/system/penstock.service",
     "/usr/local/lib/systemd/system/penstock-floor.service.d/a.conf",
 )
+PLACES = sorted({path.partition("/penstock")[0] for path in UNITS})
+LOOK = f"""
+for place in /usr/bin/penstock /usr/lib/penstock /usr/lib/tmpfiles.d /run/penstock {" ".join(PLACES)}; do
+  if [ -e $place ] || [ -L $place ]; then find $place -printf '%y %m %u:%g %s %T@ %p -> %l\\n'; fi
+done | sort
+find /sys/fs/cgroup -type d -path '*penstock*'; nft -s list ruleset
+"""
+"""At what a test may have put there."""
+Refused = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +38,44 @@ def host(world: World) -> Host:
     made = world.boot("bad")
     bundle.put(made, place="/root/bundle")
     snapshot.settle(made)
+    made.run(["mkdir", "-p", *PLACES])
     made.sh("cp -a /root/bundle /opt/bundle")  # where a user may read it
     return made
 
 
-def refused(host: Host, command: str, said: str, user: str = "root") -> None:
-    """It says this one sentence, and leaves the host as it was."""
-    before = snapshot.taken(host)
-    done = host.run(["sh", "-c", command], check=False, user=user, cwd="/")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ")
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stderr[:-1].isprintable()
-    assert snapshot.difference(before, snapshot.taken(host)) == []
-    assert not host.exists("/usr/lib/penstock/manifest")
+@pytest.fixture(scope="module")
+def untouched(host: Host) -> dict[str, list[str]]:
+    """What the host was before the first of these tests, and is again after each."""
+    return snapshot.taken(host)
 
 
-def test_not_root(host: Host) -> None:
-    refused(host, "/opt/bundle/systemd/install.sh", "installing needs root", user="www-data")
+@pytest.fixture
+def refused(host: Host, untouched: dict[str, list[str]]) -> Refused:
+    """A command says this one sentence and leaves the host as it was; `undo` takes away what a test put there.
+
+    Looked at before that is where such things lie, and after it everything.
+    """
+
+    def check(command: str, said: str, *, user: str = "root", undo: Callable[[], object] = lambda: None) -> None:
+        try:
+            before = host.sh(LOOK)
+            done = host.run(["sh", "-c", command], check=False, user=user, cwd="/")
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith("error: ")
+            assert said in done.stderr
+            assert done.stderr.count("\n") == 1
+            assert done.stderr[:-1].isprintable()
+            assert host.sh(LOOK) == before
+            assert not host.exists("/usr/lib/penstock/manifest")
+        finally:
+            undo()
+        assert snapshot.difference(untouched, snapshot.taken(host)) == []
+
+    return check
+
+
+def test_not_root(refused: Refused) -> None:
+    refused("/opt/bundle/systemd/install.sh", "installing needs root", user="www-data")
 
 
 @pytest.mark.parametrize(
@@ -63,8 +93,8 @@ def test_not_root(host: Host) -> None:
     ],
     ids=["systemd", "cgroup", "etc", "usr", "var", "python"],
 )
-def test_a_host_that_lacks_something(host: Host, hide: str, said: str) -> None:
-    refused(host, HIDDEN.format(hide.replace("'", ""), INSTALL), said)
+def test_a_host_that_lacks_something(refused: Refused, hide: str, said: str) -> None:
+    refused(HIDDEN.format(hide.replace("'", ""), INSTALL), said)
 
 
 THERE = "is there already"
@@ -86,44 +116,40 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("make", "remove", "said"), FOREIGN, ids=[make for make, _, _ in FOREIGN])
-def test_something_of_somebody_else(host: Host, make: str, remove: str, said: str) -> None:
+def test_something_of_somebody_else(host: Host, refused: Refused, make: str, remove: str, said: str) -> None:
     host.sh(make)
-    try:
-        refused(host, INSTALL, said)
-    finally:
-        host.sh(remove)
+    refused(INSTALL, said, undo=lambda: host.sh(remove))
 
 
 @pytest.mark.parametrize("path", UNITS)
-def test_a_unit_of_somebody_else(host: Host, path: str) -> None:
+def test_a_unit_of_somebody_else(host: Host, refused: Refused, path: str) -> None:
     host.sh(f"mkdir -p $(dirname {path}); touch {path}")
     top = path.removesuffix("/a.conf")
-    try:
-        refused(host, INSTALL, f"{top} {THERE} and ")
-    finally:
-        host.sh(f"rm -r {top}")
+    refused(INSTALL, f"{top} {THERE} and ", undo=lambda: host.sh(f"rm -r {top}"))
 
 
-def test_a_daemon_that_is_no_service(host: Host) -> None:
+def test_a_daemon_that_is_no_service(host: Host, refused: Refused) -> None:
     host.sh("mkdir -p /run/penstock; touch /run/penstock/lock")
     holder = host.popen(["flock", "-F", "/run/penstock/lock", "sleep", "100"])
     host.wait_until(lambda: host.run(["flock", "-n", "/run/penstock/lock", "true"], check=False).returncode == 1)
-    try:
-        refused(host, INSTALL, "a penstock daemon runs here that is no service")
-    finally:
+
+    def undo() -> None:
         holder.kill()
         holder.wait()
         host.sh("rm -r /run/penstock")
 
+    refused(INSTALL, "a penstock daemon runs here that is no service", undo=undo)
 
-def test_another_installation_at_the_same_time(host: Host) -> None:
+
+def test_another_installation_at_the_same_time(host: Host, refused: Refused) -> None:
     holder = host.popen(["flock", "-F", "/usr/lib", "sleep", "100"])
     host.wait_until(lambda: host.run(["flock", "-n", "/usr/lib", "true"], check=False).returncode == 1)
-    try:
-        refused(host, INSTALL, "another installation is running")
-    finally:
+
+    def undo() -> None:
         holder.kill()
         holder.wait()
+
+    refused(INSTALL, "another installation is running", undo=undo)
 
 
 def test_without_any_of_that_it_installs(host: Host) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from hosts.host import SCOPE, Host
-from hosts.installed import Installed
+from hosts.installed import Installed, image
 from hosts.outside import REGISTRY, STRANGER
 from hosts.probe import PROGRAM, Probe, install_probe
 from hosts.world import World
@@ -171,8 +171,7 @@ def arguments(name: str, port: int) -> list[str]:
 @pytest.fixture(scope="module")
 def made(world: World, older_release: str) -> Set:
     """A container that is the gateway, in front of a model server."""
-    at = Installed(world, world.boot(f"box-{older_release}", older_release))
-    at.install()
+    at = Installed(world, world.boot(f"box-{older_release}", older_release, image=image(older_release)))
     model = install_probe(at.host, "model.service", port=SERVER)
     at.host.write("/etc/penstock/rules.d/model.yaml", MODEL)
     at.host.write(f"/etc/penstock/rules.d/{NAME}.yaml", GATEWAY)

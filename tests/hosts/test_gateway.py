@@ -22,7 +22,7 @@ from hosts import bundle, llama
 from hosts.callers import reach
 from hosts.host import SCOPE, Host
 from hosts.hub import give_addresses
-from hosts.installed import Installed
+from hosts.installed import Installed, image
 from hosts.llama import HUB, MODEL, Answer, install_llama
 from hosts.matrix import NOBODY, Listener, Matrix, Source, wrong
 from hosts.outside import DNS, REGISTRY, STRANGER
@@ -153,9 +153,8 @@ def made(world: World, release: str) -> Set:
     """A host of that release on which the section was done."""
     if not world.hosts:
         give_addresses(world, [*CLIENT, *ADMIN])
-    host = world.boot(f"gw-{release}", release)
+    host = world.boot(f"gw-{release}", release, image=image(release))
     place = bundle.put(host, place="/home/penstock")
-    host.run([f"{place}/systemd/install.sh"], timeout=180)
     install_llama(host)
     host.run(["systemctl", "enable", "--now", "nginx.service"])
     install_probe(host, "ssh.service", port=SSH)
@@ -176,7 +175,7 @@ def made(world: World, release: str) -> Set:
 
 def complete(made: Set, family: int) -> Answer:
     """Eight tokens for a client; the first request has the model loaded."""
-    body, deadline = {"model": MODEL, "prompt": "water", "n_predict": 8}, time.monotonic() + 30
+    body, deadline = {"model": MODEL, "prompt": "water", "n_predict": 8, "ignore_eos": True}, time.monotonic() + 30
     while (answer := made.client(family, "/v1/completions", made.key, body)).status in (400, 503):
         assert time.monotonic() < deadline, answer
         time.sleep(0.1)

@@ -71,7 +71,7 @@ def installed(world: World, older_release: str) -> Iterator[Installed]:
         made.sh(f"systemctl start {name}.service")
     made.host.run(["penstock", "apply"])
     yield made
-    made.host.power_off()
+    made.host.crash()
 
 
 def reached(host: Host, unit: str) -> set[str]:

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from hosts import bundle
+from hosts.installed import image
 from hosts.outside import REGISTRY, STRANGER
 from hosts.rootfs import RELEASES
 from hosts.steady import OPEN, PORT, RULES, UNIT, Steady, rules
@@ -39,8 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def steady(world: World, request: pytest.FixtureRequest) -> Steady:
     """The host, of one release."""
-    host = world.boot(request.param, request.param)
-    print(f"installed in {bundle.install(host):.1f} s")
+    host = world.boot(request.param, request.param, image=image(request.param))
     host.sh("firewall-offline-cmd --set-default-zone=trusted")  # what it denies must not be taken for our work
     made = Steady(world, host)
     made.enrol()

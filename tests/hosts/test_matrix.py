@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from hosts.hub import give_addresses
-from hosts.installed import Installed
+from hosts.installed import Installed, image
 from hosts.matrix import NOBODY, Listener, Matrix, Outcome, Source, table, wrong
 from hosts.outside import STRANGER
 from hosts.probe import Probe, install_probe
@@ -98,9 +98,8 @@ def made(world: World, older_release: str) -> Set:
     """Everything in force, after all was tried without rules."""
     if not world.hosts:
         give_addresses(world, [*CLIENT, *ADMIN])
-    host = world.boot(f"m-{older_release}", older_release)
+    host = world.boot(f"m-{older_release}", older_release, image=image(older_release))
     at = Installed(world, host)
-    at.install()
     probes = {name: install_probe(host, f"{name}.service", port=port) for name, port in WORKLOADS.items()}
     install_probe(host, "ssh.service", port=SSH)
     install_probe(host, "bystander.service", port=BYSTANDER)

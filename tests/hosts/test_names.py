@@ -49,7 +49,7 @@ def site(world: World, outside: tuple[Hub, list[str]], older_release: str) -> It
     """A host with rules by name."""
     made = named.on(world, older_release, *outside)
     yield made
-    made.host.power_off()
+    made.host.crash()
 
 
 # --- downloads ---
@@ -168,17 +168,17 @@ def test_what_one_looked_up_opens_nothing_for_another(site: Named) -> None:
 
 @pytest.mark.parametrize("server", DNS)
 def test_a_port_that_another_had_before_asks_whom_it_says(site: Named, server: str) -> None:
-    """The kernel remembers a redirected flow by its ports and addresses, and not by who sent it."""
-    for own in range(41000, 41006):
-        order = ("raw", "udp", server, 53, REFUSED, "A", 1, own)
-        assert site.resolve("asker", order)[0]["rcode"] == "NXDOMAIN"
-        assert site.beside(order)[0]["addresses"] == [STRANGER[0]]
-        assert site.resolve("asker", order)[0]["rcode"] == "NXDOMAIN"
-        assert site.resolve("other", order)[0]["rcode"] == "NXDOMAIN"
+    """The kernel remembers a flow by its ports and addresses, and not by who sent it."""
+    orders = [("raw", "udp", server, 53, REFUSED, "A", 1, own) for own in range(41000, 41006)]
+    refused = ["NXDOMAIN"] * len(orders)
+    assert [answer["rcode"] for answer in site.resolve("asker", *orders)] == refused
+    assert [answer["addresses"] for answer in site.beside(*orders)] == [[STRANGER[0]]] * len(orders)
+    assert [answer["rcode"] for answer in site.resolve("asker", *orders)] == refused
+    assert [answer["rcode"] for answer in site.resolve("other", *orders)] == refused
 
 
 def test_nobody_asks_a_listener_that_is_not_his(site: Named) -> None:
-    """Not by its own address either: only what was redirected gets there."""
+    """Not by its own address either: only what was diverted gets there."""
     text = site.host.sh("ss -Hlnu 'src 127.0.0.1 or src [::1]'; ss -Hlnt 'src 127.0.0.1 or src [::1]'")
     ports = {int(line.split()[3].rpartition(":")[2]) for line in text.splitlines()}
     listeners = [port for port in ports if port not in (8080, *range(7100, 7103))]
@@ -372,7 +372,7 @@ def test_a_daemon_that_is_dead_opens_nothing_and_closes_nothing(site: Named, how
 
 
 def test_a_socket_that_is_kept_asks_the_next_daemon_as_well(site: Named) -> None:
-    """Its flow is in the kernel, with the port of the listener that it had."""
+    """The next one listens at another port."""
     go_on = f"/run/{secrets.token_hex(8)}"
     askers = [site.start("asker", ("again", DNS[0], go_on, name)) for name in (ALLOWED, REFUSED)]
     site.host.wait_until(lambda: all(site.host.exists(f"{go_on}.{name}") for name in (ALLOWED, REFUSED)))

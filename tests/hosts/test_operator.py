@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -71,10 +73,15 @@ class Day:
     def attack(self) -> dict[str, str]:
         """What anybody may ask of either server, and nobody should: to call a stranger, and for credentials."""
         v4, v6 = self.host.addresses
-        done = {f"pull {a}": pull(self.client, v4, f"{far(a)}:443/evil/tiny") for a in STRANGER}
-        done |= {f"image {a}": see(self.client, v6, f"http://{far(a)}/", 6 if ":" in a else 4) for a in STRANGER}
-        done["metadata"] = see(self.client, v4, "http://169.254.169.254/latest/meta-data/", 4)
-        return done
+        metadata = "http://169.254.169.254/latest/meta-data/"
+        asked = {f"pull {a}": partial(pull, self.client, v4, f"{far(a)}:443/evil/tiny") for a in STRANGER}
+        for a in STRANGER:
+            asked[f"image {a}"] = partial(see, self.client, v6, f"http://{far(a)}/", 6 if ":" in a else 4)
+        asked["metadata"] = partial(see, self.client, v4, metadata, 4)
+        # All at once: while nothing is refused, each of those at the vLLM waits for an answer that never comes.
+        with ThreadPoolExecutor(len(asked)) as pool:
+            coming = {what: pool.submit(ask) for what, ask in asked.items()}
+        return {what: came.result() for what, came in coming.items()}
 
     def arrived(self, since: int) -> dict[str, int]:
         """New connections of the host that went out on its cable, by destination."""
@@ -231,10 +238,10 @@ def test_at_3_am_the_line_that_is_printed_helps_and_ends(day: Day) -> None:
     day.run("why", "ollama", f"{STRANGER[0]}:443", status=1)
 
     before = time.time()
-    day.host.run(shlex.split(short.replace("--for 8h", "--for 6s")))
+    day.host.run(shlex.split(short.replace("--for 8h", "--for 4s")))
     assert pull(day.client, day.host.v4, f"{far(STRANGER[1])}:443/any/tiny") == "success"
     day.at.wait_for(lambda: json.loads(day.run("grants", "--json"))["grants"] == [])
-    assert time.time() >= before + 5
+    assert time.time() >= before + 3
     mark = day.world.outside.mark()
     for address in STRANGER:
         assert "refused" in pull(day.client, day.host.v4, f"{far(address)}:443/any/tiny")

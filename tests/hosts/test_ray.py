@@ -14,7 +14,7 @@ from conftest import cannot_run
 from hosts import ray
 from hosts.host import SCOPE, Host
 from hosts.hub import give_addresses
-from hosts.installed import Installed
+from hosts.installed import Installed, image
 from hosts.matrix import Listener, Matrix, Outcome, Source, table
 from hosts.outside import STRANGER
 from hosts.probe import install_probe
@@ -80,9 +80,8 @@ def head(world: World, request: pytest.FixtureRequest) -> Head:
     except RuntimeError as error:
         cannot_run(str(error))
     give_addresses(world, [*CLIENT, *ADMIN])
-    host = world.boot("ray", "bookworm", share={ray.ROOT: packages})
+    host = world.boot("ray", "bookworm", image=image("bookworm"), share={ray.ROOT: packages})
     at = Installed(world, host)
-    at.install()
     ray.install_ray(host)
     install_probe(host, "other.service", port=7100)
     return Head(world, at)

@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from hosts import bundle, snapshot
 from hosts.host import Host
+from hosts.installed import complete
 from hosts.world import World
 
 UNITS = {"ml@.service": ("ml@a", "ml@b"), "plain.service": ("plain",)}
@@ -24,6 +26,14 @@ dropin.arm({{{WORKLOAD!r}}})
 """
 SERVICES = tuple(service for services in UNITS.values() for service in services)
 PYTHON = "/usr/lib/penstock/current/bin/python"
+STEPS = range(6)
+Taken = dict[str, list[str]]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every other step, with --full each."""
+    if "lines" in metafunc.fixturenames:
+        metafunc.parametrize("lines", STEPS[:: 1 if metafunc.config.getoption("--full") else 2])
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +54,15 @@ def with_services(world: World, name: str, release: str) -> Host:
     return made
 
 
-def install(host: Host) -> None:
+@pytest.fixture(scope="module")
+def clean(host: Host) -> Taken:
+    """The host when nothing is installed: before each of the tests that ask for it, and after it."""
+    return snapshot.taken(host)
+
+
+def install(host: Host, install: Callable[[Host], object] = complete) -> None:
     """Install, and govern the services, in their slice and all."""
-    bundle.install(host)
+    install(host)
     host.write(f"/etc/penstock/rules.d/{WORKLOAD}.yaml", RULES)
     host.run(["penstock", "apply"])
     host.run([PYTHON, "-c", GOVERN])
@@ -68,7 +84,7 @@ def test_everything_is_as_before(world: World, older_release: str) -> None:
     host = with_services(world, f"out-{older_release}", older_release)
     host.run(["systemctl", "restart", *SERVICES])
     before = snapshot.taken(host)
-    install(host)
+    install(host, bundle.install)
     pids = [pid_of(host, service) for service in SERVICES]
     looked = snapshot.taken(host)
     planned = host.run(["penstock", "uninstall", "--plan", "--purge"]).stdout
@@ -102,7 +118,7 @@ def test_without_purge_rules_and_log_stay_and_serve_again(host: Host) -> None:
     assert "kept: /etc/penstock and /var/log/penstock" in done
     assert host.read(f"/etc/penstock/rules.d/{WORKLOAD}.yaml") == RULES
     assert not host.exists("/var/lib/penstock")
-    bundle.install(host)
+    complete(host)
     assert WORKLOAD in host.sh("penstock status")
     host.run(["penstock", "uninstall", "--yes", "--purge"])
 
@@ -115,7 +131,7 @@ def test_the_leftovers_go_with_the_last_of_them(host: Host, again: bool) -> None
     host.run(["systemctl", "restart", SERVICES[0]])
     assert host.exists("/sys/fs/cgroup/penstock.slice")
     if again:
-        bundle.install(host)
+        complete(host)
     host.run(["systemctl", "restart", *SERVICES[1:]])
     if again:
         assert "leftovers" not in host.sh("systemctl list-units --all")
@@ -137,20 +153,19 @@ def test_the_leftovers_go_with_the_last_of_them(host: Host, again: bool) -> None
         "rm /etc/systemd/system/*/penstock*.service",
     ],
 )
-def test_half_removed_it_removes_the_rest(host: Host, harm: str) -> None:
-    before = snapshot.taken(host)
-    bundle.install(host)
+def test_half_removed_it_removes_the_rest(host: Host, clean: Taken, harm: str) -> None:
+    complete(host)
     host.sh(harm)
     host.run(["penstock", "uninstall", "--yes", "--purge"])
-    found = snapshot.difference(before, snapshot.taken(host))
+    found = snapshot.difference(clean, snapshot.taken(host))
     if "manifest" in harm:  # only that would know that these were not there before
-        found = [line for line in found if not re.match(r"files: \+d .* /usr/share/(fish|man)", line)]
+        kept = [line for line in found if re.match(r"files: \+d .* /usr/share/(fish|man)", line)]
+        found = [line for line in found if line not in kept]
+        host.run(["rm", "-rf", *(line.split()[-1] for line in kept)])
     assert found == []
 
 
-@pytest.mark.parametrize("lines", range(6))
-def test_killed_at_any_step_it_is_completed(host: Host, lines: int) -> None:
-    before = snapshot.taken(host)
+def test_killed_at_any_step_it_is_completed(host: Host, clean: Taken, lines: int) -> None:
     install(host)
     child = host.popen(["penstock", "uninstall", "--yes", "--purge"], stdout=subprocess.PIPE)
     assert child.stdout
@@ -163,12 +178,12 @@ def test_killed_at_any_step_it_is_completed(host: Host, lines: int) -> None:
     host.run(["systemctl", "restart", *SERVICES])
     host.wait_until(lambda: not host.exists("/sys/fs/cgroup/penstock.slice"))
     host.wait_until(lambda: "leftovers" not in host.sh("systemctl list-units --all"))
-    assert snapshot.difference(before, snapshot.taken(host)) == []
+    assert snapshot.difference(clean, snapshot.taken(host)) == []
 
 
 def test_a_second_time(host: Host) -> None:
     """The program is gone; a copy of it finds nothing to do."""
-    bundle.install(host)
+    complete(host)
     host.sh("cp -a /usr/lib/penstock/current/lib/python3*/site-packages /opt/again")
     host.run(["penstock", "uninstall", "--yes", "--purge"])
     argv = ["/usr/bin/python3", "-m", "penstock.cli.main", "uninstall", "--yes", "--purge"]
@@ -178,7 +193,7 @@ def test_a_second_time(host: Host) -> None:
 
 
 def test_who_needs_the_floor_by_himself_is_named(host: Host) -> None:
-    bundle.install(host)
+    complete(host)
     unit = "[Unit]\nRequires=penstock-floor.service\n[Service]\nExecStart=/bin/sleep 1000\n"
     host.write("/etc/systemd/system/mine.service", unit)
     host.sh("systemctl daemon-reload; systemctl start mine")

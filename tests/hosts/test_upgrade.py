@@ -115,7 +115,7 @@ def test_workloads_notice_nothing_of_another_version(loaded: Installed, version:
     daemon, floor = loaded.status()["daemon"], loaded.show("penstock-floor.service", "InvocationID", "NRestarts")
     assert daemon["version"] != version
     took: list[float] = []
-    noticed = during(loaded, lambda: took.append(loaded.install(version)))
+    noticed = during(loaded, lambda: took.append(loaded.change(version)))
     print(f"\n{daemon['version']} -> {version} in {took[0]:.1f} s: {noticed}")
     after = loaded.status()["daemon"]
     assert (after["version"], after["pid"] != daemon["pid"]) == (version, True)

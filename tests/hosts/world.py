@@ -104,10 +104,12 @@ class World:
         *,
         addresses: tuple[str, str] | None = None,
         share: Mapping[str, Path] | None = None,
+        image: Path | None = None,
         wait: bool = True,
     ) -> Host:
         """Make a host and boot it.  `share` maps paths in the host to what is seen there, read-only.
 
+        `image` is what its disk holds besides the release: what `Host.save` took of another one.
         Without `wait` the call returns at once: boot some, then `wait_booted` each.
         """
         assert name not in self.hosts, f"there is a host {name}"
@@ -118,7 +120,8 @@ class World:
         place = self.directory / name
         for folder in ("upper", "work", "root", "containers"):
             (place / folder).mkdir(parents=True)
-        layers = f"lowerdir={base},upperdir={place / 'upper'},workdir={place / 'work'}"
+        below = f"{image}:{base}" if image else base
+        layers = f"lowerdir={below},upperdir={place / 'upper'},workdir={place / 'work'}"
         self.lab.host.run(["mount", "-t", "overlay", "overlay", "-o", layers, host.disk])
         self.lab.host.call(_make_it_somebody, host.disk, name, host.addresses)
         self.start(host)
@@ -267,7 +270,9 @@ def _make_it_somebody(disk: Path, name: str, addresses: tuple[str, str]) -> None
     for target in ("multi-user", "network-online"):
         wants = etc / f"systemd/system/{target}.target.wants"
         wants.mkdir(exist_ok=True)
-        (wants / "lan.service").symlink_to("../lan.service")
+        link = wants / "lan.service"
+        link.unlink(missing_ok=True)
+        link.symlink_to("../lan.service")
 
 
 def _sweep(worlds: Path) -> None:
