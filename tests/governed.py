@@ -23,10 +23,11 @@ from typing import Any, NoReturn, cast
 
 from penstock.core import cgroup_maps, label_bits, name_chains, name_rules, questions, render_nft
 from penstock.core.compile import Live, Resolver, compile_policy
+from penstock.core.conditions import Condition, InCgroup
+from penstock.core.lookup_chains import ANSWERING, LISTENING
 from penstock.core.name_elements import Opened, Retract
 from penstock.core.parse import parse
-from penstock.core.policy import Policy
-from penstock.core.rule_parts import Condition, InCgroup
+from penstock.core.policy import Mode, Policy
 from penstock.core.ruleset import Ruleset
 from penstock.core.slices import RESOLVER
 from penstock.demo import namespaces
@@ -190,6 +191,18 @@ def _load(
         for name, verb, chain in bindings:
             maps[name][os.stat(tree / path).st_ino] = (verb, chain)
     nft.bind(maps)
+    _say_there(ruleset.set_names)
+
+
+def _say_there(names: Sequence[str], seconds: float = 3600) -> None:
+    """As the daemon does, for longer than any test lasts."""
+    there = [name for name in (LISTENING, ANSWERING) if name in names]
+    name_sets.say_there(_firewall(), there, seconds=seconds)
+
+
+def _say_gone() -> None:
+    declared = _firewall().sets()
+    name_sets.say_there(_firewall(), (), [name for name in (LISTENING, ANSWERING) if name in declared])
 
 
 def _bound(policy: Policy, places: Mapping[str, str], ruleset: Ruleset) -> Iterator[Bound]:
@@ -202,12 +215,13 @@ def _bound(policy: Policy, places: Mapping[str, str], ruleset: Ruleset) -> Itera
     for name in ruleset.by_name:
         yield slice_of(name), cgroup_maps.name_bindings(name)
     for path, name in places.items():
-        if name in ruleset.by_name:
-            yield path, cgroup_maps.name_bindings(name, questions.level(path, DEPTH))
+        if ruleset.by_name:
+            whose = name if name in ruleset.by_name else None
+            yield path, cgroup_maps.name_bindings(whose, questions.level(path, DEPTH))
 
 
 def _learn(opened: Sequence[Opened]) -> None:
-    name_sets.learn(_firewall(), opened)
+    name_sets.NameSets(_firewall()).learn(opened)
 
 
 def _learned(set_names: Sequence[str]) -> list[Opened]:
@@ -215,7 +229,7 @@ def _learned(set_names: Sequence[str]) -> list[Opened]:
 
 
 def _retract(gone: Sequence[Retract]) -> None:
-    name_sets.retract(_firewall(), gone)
+    name_sets.NameSets(_firewall()).retract(gone)
 
 
 def _counters() -> dict[str, int]:
@@ -241,18 +255,26 @@ class Governed:
         places: Mapping[str, str] = NOWHERE,
         resolver: Resolver | None = None,
         host: str = "version: 1\n",
+        until: datetime | None = None,
     ) -> None:
         """Put these rule files (`rules`) in force: the change against what was, in one transaction.
 
         `places`: cgroups, by path in the lab's subtree, that are bound where they are -> workload.  Without a
-        `resolver` rules by name open nothing.  `host` is penstock.yaml.
+        `resolver` rules by name open nothing.  `host` is penstock.yaml.  Who is observed is so up to
+        `until`.
         """
-        self.policy = policy = policy_of(*workloads, host=host)
+        policy = policy_of(*workloads, host=host)
+        lent = {name: replace(w, until=until) for name, w in policy.workloads.items() if w.mode is Mode.OBSERVE}
+        self.policy = policy = replace(policy, workloads={**policy.workloads, **lent})
         for name in policy.workloads:
             self._labels.setdefault(name, label_bits.FIRST_LABEL + len(self._labels))
         for path in (*map(slice_of, policy.workloads), *places, RESOLVER):
             self.agent(os.makedirs, self.lab.cgroup / path, exist_ok=True)
         self.agent(_load, policy, self._labels, self.lab.cgroup, places, resolver)
+
+    def nobody_is_there(self) -> None:
+        """As some seconds after the daemon's end."""
+        self.agent(_say_gone)
 
     def learn(self, workload: str, name: str, *addresses: str, seconds: float = 600) -> None:
         """As after an answer: open these addresses for the rules that `name` matches.  No address is filtered."""
@@ -282,6 +304,21 @@ class Governed:
         found: list[Opened] = self.agent(_learned, sets)
         ends = sorted((o.seconds, str(ip_address(name_sets.called(o.address)))) for o in found)
         return {address: seconds for seconds, address in ends}
+
+    def flows(self, workload: str, address: str) -> list[float]:
+        """Of each flow to that address for how many seconds it is remembered."""
+        rules = name_rules.name_rules(self.policy, self.policy.workloads[workload], datetime.now(UTC))
+        ip = ip_address(address)
+        sets = [name_chains.flow_set(workload, group.id, ip.version) for group in name_rules.groups(rules)]
+        found: list[Opened] = self.agent(_learned, sets)
+        return [o.seconds for o in found if name_sets.called(o.address) == ip.packed]
+
+    def revoke(self, workload: str, address: str) -> None:
+        """Only that: what is remembered of flows to it stays."""
+        rules = name_rules.name_rules(self.policy, self.policy.workloads[workload], datetime.now(UTC))
+        for group in name_rules.groups(rules):
+            name = name_chains.revoked_set(workload, group.id, ip_address(address).version)
+            self.nft(f"add element inet penstock {name} {{ {address} timeout 1h }}")
 
     def retract(self, workload: str, *addresses: str) -> None:
         """As after a rule went: take these addresses, and the flows to them, out of all its rules."""

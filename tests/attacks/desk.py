@@ -21,6 +21,9 @@ PORT = 53
 PATIENCE = 1.0
 """Seconds that who asks waits for an answer; what is refused is refused much sooner."""
 
+BRIEF = 0.25
+"""Seconds that who asks waits where no answer may come; one that comes does within some milliseconds."""
+
 Option = tuple[int, int, int | bytes]
 RESET: Option = (socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
 """A TCP connection ends at once, and its port is free."""
@@ -133,12 +136,16 @@ def at(address: str, port: int) -> Any:
 
 
 def asker(
-    kind: str, address: str, source: tuple[str, int] | None = None, options: Sequence[Option] = ()
+    kind: str,
+    address: str,
+    source: tuple[str, int] | None = None,
+    options: Sequence[Option] = (),
+    patience: float = PATIENCE,
 ) -> socket.socket:
     """A socket for look-ups of `address`."""
     family = ops.family_of(address)
     sock = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-    sock.settimeout(PATIENCE)
+    sock.settimeout(patience)
     for option in options:
         sock.setsockopt(*option)
     if source:
@@ -156,10 +163,11 @@ def ask(
     source: tuple[str, int] | None = None,
     options: Sequence[Option] = (RESET,),
     connected: bool = True,
+    patience: float = PATIENCE,
 ) -> str:
     """The answer, with @ and from where behind it unless from `address`; or the name of the error."""
     try:
-        with asker(kind, address, source, options) as sock:
+        with asker(kind, address, source, options, patience) as sock:
             if kind == "tcp" or connected:
                 sock.connect(at(address, port))
             return asked(sock, text, address, port)
@@ -205,8 +213,9 @@ def keep(name: str, kind: str, address: str, source: tuple[str, int] | None = No
     _kept[name].connect(at(address, port))
 
 
-def again(name: str, address: str, text: str, port: int = PORT) -> str:
+def again(name: str, address: str, text: str, port: int = PORT, patience: float = PATIENCE) -> str:
     """Ask with it."""
+    _kept[name].settimeout(patience)
     try:
         return asked(_kept[name], text, address, port)
     except OSError as error:
@@ -221,6 +230,13 @@ def option(name: str, level: int, number: int, value: int | bytes) -> None:
 def drop(name: str) -> None:
     """Close it."""
     _kept.pop(name).close()
+
+
+def reset(descriptor: int) -> None:
+    """Close a connection at once."""
+    with ops.borrowed(descriptor) as sock:
+        sock.setsockopt(*RESET)
+    ops.close(descriptor)
 
 
 def pid() -> int:

@@ -59,11 +59,23 @@ def connect(address: str, port: int, *, source: tuple[str, int] | None = None, t
         if source:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(source)
-        sock.connect((address, port))
+        _connect(sock, address, port)
     except OSError as error:
         sock.close()
         return name_of(error)
     return sock.detach()
+
+
+def _connect(sock: socket.socket, address: str, port: int) -> None:
+    """On a busy machine what had the source port last may still wait for its last ACK: then soon again."""
+    deadline = time.monotonic() + 2
+    while True:
+        try:
+            return sock.connect((address, port))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
 
 
 def accept(descriptor: int, timeout: float = 2) -> int | str:

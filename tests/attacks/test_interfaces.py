@@ -9,12 +9,13 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from ipaddress import ip_address
 
 import pytest
 
 from attacks import ops
+from attacks.conftest import until_soon
 from governed import Actor, Governed, eventually, rules
 from penstock.core.packets import parse_nflog
 from penstock.demo.host import Host
@@ -326,14 +327,17 @@ def test_answers_leave_by_the_same_interface(
 @pytest.mark.parametrize("outward", [False, True], ids=["in", "out"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rule_with_an_end(outward: bool, family: int, governed: Governed, actors: dict[str, Actor]) -> None:
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
-    until = f", expires: '{end.isoformat()}', reason: a test}}"
-    load(governed, egress=TO.replace("}", until), ingress=FROM.replace("}", until))
-    flows = Flows(governed, actors, family, outward)
-    assert flows.alive() == (True, True)
-    time.sleep(max(0, end.timestamp() - time.time()))
-    assert flows.alive() == (False, False)
-    flows.close()
+    begun: list[Flows] = []
+
+    def begin(end: datetime) -> None:
+        until = f", expires: '{end.isoformat()}', reason: a test}}"
+        load(governed, egress=TO.replace("}", until), ingress=FROM.replace("}", until))
+        begun.append(Flows(governed, actors, family, outward))
+        assert begun[-1].alive() == (True, True)
+
+    until_soon(begin)
+    assert begun[-1].alive() == (False, False)
+    begun[-1].close()
 
 
 class Flows:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import pytest
 
 from attacks import ops
+from attacks.conftest import until_soon
 from attacks.test_loopback import HERE, LOOPBACKS, only_the_asked_answers, reach_port, tell
 from governed import Actor, Governed, rules
 
@@ -180,7 +180,7 @@ def test_the_gateways_source_port_is_worth_nothing(heir: str, address: str, acto
         for actor, end in ends.items():
             actor(ops.close, end)
         # Where the model server closed first, a socket in TIME_WAIT takes the SYN: it has no cgroup.
-        assert other(ops.connect, address, port, source=(address, source)) == "ECONNREFUSED"
+        assert other(ops.connect, address, port, source=(address, source), timeout=5) == "ECONNREFUSED"
         assert model(ops.accept, listener, 0.02) == "timeout"
     model(ops.close, listener)
     assert tell(gw, model, address, (here, there))
@@ -197,8 +197,9 @@ def test_from_a_port_that_the_server_closed_it_is_as_from_any_other(
     listener = model(ops.listen, address, port)
 
     def call(who: str, source: int) -> bool:
-        made = actors[who](ops.connect, address, port, source=(address, source))
+        made = actors[who](ops.connect, address, port, source=(address, source), timeout=5)
         if not isinstance(made, int):
+            assert made == "ECONNREFUSED"
             return False
         model(ops.close, model(ops.accept, listener))
         assert actors[who](ops.receive, made) == b""
@@ -295,15 +296,21 @@ def test_in_observe_mode_nothing_is_refused(address: str, actors: dict[str, Acto
 def test_a_rule_with_an_end(address: str, actors: dict[str, Actor], governed: Governed) -> None:
     """The kernel ends it by itself, for what is connected too."""
     gw, model, port = actors["gw"], actors["model"], served()
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
-    until = f", expires: '{end.isoformat()}', reason: a test}}"
-    load(governed, from_=FROM.replace("}", until))
     listener = model(ops.listen, address, port)
-    made = gw(ops.connect, address, port)
-    accepted = model(ops.accept, listener)
-    gw(ops.send, made, b"one")
-    assert model(ops.receive, accepted) == b"one"
-    time.sleep(max(0, end.timestamp() - time.time()))
+    connections: list[tuple[int, int]] = []
+
+    def begin(end: datetime) -> None:
+        until = f", expires: '{end.isoformat()}', reason: a test}}"
+        load(governed, from_=FROM.replace("}", until))
+        made = gw(ops.connect, address, port)
+        assert isinstance(made, int)
+        accepted = model(ops.accept, listener)
+        gw(ops.send, made, b"one")
+        assert model(ops.receive, accepted) == b"one"
+        connections.append((made, accepted))
+
+    until_soon(begin)
+    made, accepted = connections[-1]
     assert not reach_port(gw, model, address, served())
     gw(ops.send, made, b"two")
     assert gw(ops.receive, made) == "ECONNRESET"

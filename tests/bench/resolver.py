@@ -226,12 +226,8 @@ def running(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # ours would go on for some seconds
+        process.wait()
 
 
 UPSTREAM_ITSELF, UNBOUND = "the upstream itself", "unbound"

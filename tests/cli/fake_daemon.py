@@ -38,6 +38,10 @@ match: {container: litellm}
 }
 
 
+BY_NAME = "egress-8c86f08f"
+"""The rule of litellm that has a name."""
+
+
 def workload(name: str = "litellm", **changes: Any) -> dict[str, Any]:
     """A workload as `status` has it."""
     return {
@@ -120,7 +124,12 @@ def by_the_rules(message: Message) -> Json:
     asked = message.arguments
     out = (asked["direction"], asked["address"], asked["port"]) == ("out", "10.30.1.5", 5432)
     client = asked["direction"] == "in" and asked["port"] == 8000 and asked["address"].startswith("10.30.")
-    return {"holds": asked["protocol"] == "tcp" and (out or client)}
+    return {"holds": asked["protocol"] == "tcp" and (out or client), "learned": False}
+
+
+def learned_at(port: int) -> Reply:
+    """What a kernel holds that has learned any address, open at that port."""
+    return lambda message: {"holds": False, "learned": message.arguments["port"] == port}
 
 
 def names(**changes: Any) -> dict[str, Any]:
@@ -157,7 +166,7 @@ def in_force() -> dict[str, Reply]:
         "holds": by_the_rules,
         "opens": {"rules": []},
         "names": lambda message: _names(message.arguments["name"]),
-        "hits": {"rules": {"db": 0, "ingress-22222222": 0}},
+        "hits": {"rules": {"db": 0, "ingress-22222222": 0}, "names": {BY_NAME: 0}},
     }
 
 

@@ -31,7 +31,7 @@ def test_nothing(daemon: FakeDaemon, call: Call) -> None:
 
 def test_without_a_daemon_it_is_what_was_saved(daemon: FakeDaemon, call: Call) -> None:
     daemon.close()
-    write(daemon, saved(left=3000))
+    write(daemon, saved())
     done = call("grants")
     assert done.exit_code == 2
     assert done.stdout.startswith("grant-1a2b3c4d  litellm, 10.30.1.9:5432: ")

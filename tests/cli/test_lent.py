@@ -18,19 +18,22 @@ from penstock.core.grants import Grant, Saved
 from penstock.core.parse import parse
 from penstock.core.policy import AddressPeer, Direction, PortRange, Ports, Rule
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+
+def now() -> datetime:
+    """Not the time when this file was read: others may have run for long since."""
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 def saved(workload: str = "litellm", id: str = "grant-1a2b3c4d", left: int = 600) -> Grant:
     rule = Rule(
         id, Direction.OUT, (AddressPeer(ip_address("10.30.1.9")),), Ports((PortRange("tcp", 5432, 5432),))
     )
-    until = NOW + timedelta(seconds=left)
-    return Grant(id, workload, "10.30.1.9:5432", (rule,), until, 9.0, "anna", "to see", NOW)
+    until = now() + timedelta(seconds=left)
+    return Grant(id, workload, "10.30.1.9:5432", (rule,), until, 9.0, "anna", "to see", now())
 
 
 def write(daemon: FakeDaemon, *lent: Grant) -> None:
-    data = grants.encode(Saved(NOW, "boot", lent))
+    data = grants.encode(Saved(now(), "boot", lent))
     (daemon.home / "state" / grants.FILE).write_bytes(data)
 
 
@@ -65,23 +68,23 @@ def test_a_far_end_with_its_port(text: str, found: tuple[str, str]) -> None:
 
 
 def test_what_was_saved_and_is_not_over(daemon: FakeDaemon) -> None:
-    assert lent(daemon.run, NOW) == ()
+    assert lent(daemon.run, now()) == ()
     write(daemon, saved(), saved(id="grant-00000000", left=0))
-    found = lent(daemon.run, NOW)
+    found = lent(daemon.run, now())
     assert found
     assert [one.id for one in found] == ["grant-1a2b3c4d"]
     (daemon.home / "state" / grants.FILE).write_bytes(b"{")
-    assert lent(daemon.run, NOW) is None
-    assert lent(Path("/nowhere"), NOW) is None
+    assert lent(daemon.run, now()) is None
+    assert lent(Path("/nowhere"), now()) is None
 
 
 def test_beside_a_policy(daemon: FakeDaemon) -> None:
     text = b"version: 1\nworkload: litellm\nmode: enforce\negress: []\ningress: []\n"
     policy = parse({"rules.d/litellm.yaml": text}).policy
     assert policy
-    assert with_lent(policy, daemon.run, NOW) is policy
+    assert with_lent(policy, daemon.run, now()) is policy
     write(daemon, saved())
-    assert len(with_lent(policy, daemon.run, NOW).workloads["litellm"].egress) == 1
+    assert len(with_lent(policy, daemon.run, now()).workloads["litellm"].egress) == 1
 
 
 def test_ids_for_the_shell(daemon: FakeDaemon) -> None:

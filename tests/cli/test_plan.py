@@ -50,6 +50,7 @@ def test_a_change_for_people(call: Call, rules: Path) -> None:
     assert done.stdout == f"""\
 ~ workload litellm
     mode enforce -> observe: nothing is refused, only recorded
+    penstock's resolver takes its look-ups no more: they go where its rules let them
   ~ egress  10.30.1.5:5433
       db  {rules}:5
       ports: + 5433; - 5432
@@ -64,6 +65,9 @@ def test_a_change_for_people(call: Call, rules: Path) -> None:
     rules that name it: litellm {ingress_id(call)}
 
 2 workloads, 2 rules, 1 network; nothing is restarted.  Next: penstock apply
+
+{rules}:2:11: warning: recognising container litellm is not yet built; put processes in with \
+`penstock run litellm -- COMMAND`
 """
 
 
@@ -247,6 +251,14 @@ def test_a_drop_in_that_waits_is_told_when_nothing_else_changes(
     assert "systemctl restart ollama.service" in " ".join(call("plan").stdout.split())
 
 
+def test_warnings_are_told_to_people_too(call: Call, rules: Path) -> None:
+    ollama = rules.parent / "ollama.yaml"
+    replaced(ollama, "egress: []", "egress: [{to: 192.0.2.53, ports: [53/udp]}, {use: airgap}]")
+    done = call("plan")
+    assert "its look-ups go to penstock's resolver from then on" in done.stdout
+    assert f"{ollama}:4:10: warning: port 53 has no effect" in done.stdout
+
+
 # --- the host it is called on ---
 
 
@@ -259,9 +271,8 @@ def test_who_is_connected_and_would_be_refused(
     host.write_text(host.read_text() + "host: {admin_ports: [22]}\n")
     done = call("plan")
     assert done.exit_code == 0
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith(f"{host}:")
-    assert "a session comes from there: 10.30.0.9; `penstock apply --confirm 60s`" in last
+    (about_host,) = (line for line in done.stdout.splitlines() if line.startswith(f"{host}:"))
+    assert "a session comes from there: 10.30.0.9; `penstock apply --confirm 60s`" in about_host
     assert "admin-cut" in [problem["code"] for problem in json.loads(call("plan", "--json").stdout)["problems"]]
     other = call("plan", "--against", shutil.copy(daemon.home / "state/applied.json", daemon.home / "other.json"))
     assert "admin ports: + 22" in other.stdout

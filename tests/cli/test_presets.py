@@ -14,6 +14,7 @@ from cli.fake_daemon import FakeDaemon
 from penstock.cli import download
 from penstock.cli.main import penstock
 from penstock.cli.presets import presets as command
+from penstock.core.presets import EVERYWHERE
 from penstock.errors import PenstockError
 
 RECORDED = Path(__file__).parents[1] / "recorded/huggingface-meta.json"
@@ -61,7 +62,17 @@ def test_list(run: Path) -> None:
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["PRESET", "NAMES", "FOR", "DENIED", "DATE", "TITLE"]
     assert [line[0] for line in lines[1:]] == sorted([*SHIPPED, "mine"])
-    assert ["mine", "2", "pull", "1", "2026-11-20", "our", "mirror"] in lines
+    denied = str(1 + len(EVERYWHERE))
+    assert ["mine", "2", "pull", denied, "2026-11-20", "our", "mirror"] in lines
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, "mine"])
+def test_what_is_denied_is_counted_as_it_is_shown(run: Path, name: str) -> None:
+    shown = len(json.loads(call(run, "show", name, "--json").stdout)["known"])
+    listed = {one["name"]: one["known"] for one in json.loads(call(run, "--json").stdout)["presets"]}
+    (row,) = (words for line in call(run).stdout.splitlines() if (words := line.split())[0] == name)
+    counts = [word for word in row if word.isdecimal()]  # NAMES and DENIED are the first
+    assert (listed[name], counts[1]) == (shown, str(shown))
 
 
 def test_list_without_a_daemon(tmp_path: Path) -> None:
@@ -76,7 +87,7 @@ def test_list_as_json(run: Path) -> None:
     assert next(one for one in found["presets"] if one["name"] == "mine") == {
         "name": "mine", "title": "our mirror", "source": "the storage team", "date": "2026-11-20",
         "file": str(presets_of(run) / "mine.yaml"), "published": "https://mirror.example/names.json", "names": 2,
-        "for": ["pull"], "known": 1}  # fmt: skip
+        "for": ["pull"], "known": 1 + len(EVERYWHERE)}  # fmt: skip
 
 
 def test_a_preset_with_mistakes(run: Path) -> None:
@@ -91,6 +102,28 @@ def test_a_preset_with_mistakes(run: Path) -> None:
     done = call(run, "show", "mine")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"penstock: {told.replace(' error:', '')}\n"
+
+
+def test_two_files_that_say_the_same_name(run: Path) -> None:
+    path = presets_of(run) / "other.yaml"
+    path.write_text(MINE.replace("preset: mine", "preset: vllm"))
+    told = f"{path}:2:9: error: the preset `vllm` is also in vllm.yaml; call this one vllm.yaml to replace it, or"
+    done = call(run)
+    assert (done.exit_code, done.stderr) == (1, f"{told} give it another name\n")
+    assert not any(line.startswith("vllm ") for line in done.stdout.splitlines())
+    done = call(run, "show", "vllm")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"penstock: {told.replace(' error:', '')}")
+    (presets_of(run) / "other.yaml").rename(presets_of(run) / "vllm.yaml")
+    done = call(run, "show", "vllm")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "vllm: our mirror")
+
+
+@pytest.mark.parametrize("word", ["show", "diff"])
+def test_json_before_the_command_is_not_passed_over(run: Path, word: str) -> None:
+    done = call(run, "--json", word, "vllm")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"write --json at the end: penstock presets {word} NAME --json" in done.stderr
 
 
 def test_show(run: Path) -> None:
@@ -117,7 +150,7 @@ def test_show_as_json(run: Path) -> None:
     assert found["known"][0] == {
         "name": "stats.example", "kind": "telemetry", "text": "counts pulls", "preset": "mine",
         "source": "the storage team", "date": "2026-11-20"}  # fmt: skip
-    assert found["known"][-1]["source"] is None
+    assert all(one["source"] and one["date"] for one in found["known"])
     assert found["ports"] == {"inference": ["8000"], "admin": ["8000", "9000"]}
     assert found["recognise"] == {
         "server": "vllm", "programs": ["vllm"], "titles": ["VLLM::"], "units": ["mine.service"]}  # fmt: skip
@@ -129,12 +162,25 @@ def test_show_each(run: Path, name: str) -> None:
     assert json.loads(call(run, "show", name, "--json").stdout)["name"] == name
 
 
+def test_the_short_links_of_hugging_face_are_open_and_where_that_was_read_is_told(run: Path) -> None:
+    egress = json.loads(call(run, "show", "huggingface", "--json").stdout)["egress"]
+    (rule,) = (one for one in egress if "hf.co" in one["to"])
+    assert (rule["to"], rule["ports"]) == (["hf.co"], ["443"])
+    assert rule["source"] == "https://huggingface.co/docs/hub/ollama; not measured"
+
+
 def test_airgap_says_whose_each_name_is(run: Path) -> None:
     known = {one["name"]: one for one in json.loads(call(run, "show", "airgap", "--json").stdout)["known"]}
     assert (known["stats.example"]["preset"], known["stats.example"]["kind"]) == ("mine", "telemetry")
-    assert (known["a.example"]["preset"], known["a.example"]["text"]) == ("mine", "our mirror")
-    assert (known["huggingface.co"]["preset"], known["huggingface.co"]["kind"]) == ("huggingface", "other")
-    assert known["huggingface.co"]["source"]
+    opened = known["a.example"]
+    assert (opened["preset"], opened["text"]) == ("airgap", "our mirror (preset mine opens it)")
+    assert (opened["source"], opened["date"]) == ("the storage team", "2026-11-20")
+    assert known["huggingface.co"]["text"] == "Hugging Face model downloads (preset huggingface opens it)"
+    assert "the metadata service of Google Cloud" in known["metadata.google.internal"]["text"]
+    assert all(one["source"] and one["date"] for one in known.values())
+    words = " ".join(call(run, "show", "airgap").stdout.split())
+    assert "stats.example mine: counts pulls (the storage team; 2026-11-20)" in words
+    assert "a.example our mirror (preset mine opens it) (the storage team; 2026-11-20)" in words
 
 
 @pytest.mark.parametrize("word", ["show", "diff"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cli.conftest import Call
-from cli.fake_daemon import FakeDaemon, finding, status, workload
+from cli.fake_daemon import BY_NAME, FakeDaemon, finding, status, workload
 from cli.test_lent import saved as saved_grant
 from cli.test_lent import write as write_lent
 from penstock.cli import watching
@@ -115,17 +115,18 @@ def test_waiting_does_not_help_who_may_not_ask(call: Call, monkeypatch: pytest.M
 
 
 def test_wait_for_a_workload_that_is_not_there_yet(daemon: FakeDaemon, call: Call) -> None:
-    daemon.replies["hits"] = {"rules": {}}
+    daemon.replies["hits"] = {"rules": {}, "names": {}}
     answers = [status(), status(workload("ollama"))]
     daemon.replies["status"] = lambda _: answers.pop(0)
     assert call("status", "ollama", "--wait", "--timeout", "20s").exit_code == 0
 
 
-PLACE = ("file", "line")
+NOTHING = ("file", "line", "names")
 
 
 def about_one(daemon: FakeDaemon) -> None:
-    daemon.replies["hits"] = lambda message: {"rules": {"db": 1234} if message.arguments else {}}
+    said: Json = {"rules": {"db": 1234}, "names": {BY_NAME: 3}}
+    daemon.replies["hits"] = lambda message: said if message.arguments else {}
     daemon.replies["status"] = status(
         workload(),
         workload("ollama", egress="degraded"),
@@ -149,18 +150,22 @@ def test_one_workload(daemon: FakeDaemon, call: Call) -> None:
         "file": f"{daemon.home}/config/rules.d/litellm.yaml",
         "line": 5,
         "hits": 1234,
+        "names": None,
     }
     assert [rule["hits"] for rule in rules] == [1234, None, None]
+    assert [rule["names"] for rule in rules] == [None, 3, None]
+    text = f"{BY_NAME}  {rules[1]['file']}:{rules[1]['line']}  names learned now: 3\n"
+    assert text in call("status", "litellm").stdout
     assert call("status", "ollama").exit_code == 1
 
 
 def test_what_is_lent_to_it_is_among_its_rules(daemon: FakeDaemon, call: Call) -> None:
     about_one(daemon)
     write_lent(daemon, saved_grant())
-    daemon.replies["hits"] = {"rules": {"grant-1a2b3c4d": 7}}
+    daemon.replies["hits"] = {"rules": {"grant-1a2b3c4d": 7}, "names": {}}
     found = json.loads(call("status", "litellm", "--json").stdout)["rules"]
     assert [rule for rule in found if rule["file"] is None] == [
-        {"id": "grant-1a2b3c4d", "direction": "out", "text": "10.30.1.9:5432", "hits": 7} | dict.fromkeys(PLACE)
+        {"id": "grant-1a2b3c4d", "direction": "out", "text": "10.30.1.9:5432", "hits": 7} | dict.fromkeys(NOTHING)
     ]
 
 

@@ -180,7 +180,7 @@ def test_what_is_lent() -> None:
 
 def test_a_rule_that_is_lent_is_in_no_file() -> None:
     rule = {"id": "grant-1a2b3c4d", "direction": "out", "text": "10.30.1.9:5432", "hits": 3}
-    rule |= {"file": None, "line": None}
+    rule |= {"file": None, "line": None, "names": None}
     assert "                grant-1a2b3c4d  lent, see below" in screen(status(), [rule])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cli.conftest import Call
-from cli.fake_daemon import FILES, FakeDaemon, by_the_rules, names
+from cli.fake_daemon import FILES, FakeDaemon, by_the_rules, learned_at, names
 from cli.test_lent import saved as saved_grant
 from cli.test_lent import write as write_lent
 from penstock.cli import why as module
@@ -27,6 +27,7 @@ def after(seconds: float) -> str:
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> None:
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(module, "AGAIN", 0)
     daemon.replies.update(holds=by_the_rules, names=names(), opens={"rules": []})
 
 
@@ -75,6 +76,7 @@ DENIED  litellm -> 10.30.1.9:5432
         "address": "10.30.1.9",
         "protocol": "tcp",
         "port": 5432,
+        "here": 0,
     }
 
 
@@ -129,17 +131,17 @@ def test_icmp_is_asked_for_without_a_port(daemon: FakeDaemon, call: Call) -> Non
 
 def test_a_disagreement_is_said_loudly(daemon: FakeDaemon, call: Call) -> None:
     for held, question in ((True, "10.30.1.9:5432"), (False, "10.30.1.5:5432")):
-        daemon.replies["holds"] = {"holds": held}
+        daemon.replies["holds"] = {"holds": held, "learned": False}
         done = call("why", "litellm", question)
         assert done.exit_code == 2
         assert "kernel: DISAGREES" in done.stdout
-    daemon.replies["holds"] = {"holds": True}
+    daemon.replies["holds"] = {"holds": True, "learned": False}
     assert call("why", "litellm", "--from", "any", "8000").exit_code == 2
     said = json.loads(call("why", "litellm", "--from", "host", "8000", "--json").stdout)
     assert (said["verdict"], said["kernel"]) == ("deny", "disagrees")
 
 
-@pytest.mark.parametrize("reply", [{"holds": None}, ("busy", "")])
+@pytest.mark.parametrize("reply", [{"holds": None, "learned": False}, ("busy", "")])
 def test_the_kernel_is_unknown_when_nobody_knows(daemon: FakeDaemon, call: Call, reply: Any) -> None:
     daemon.replies["holds"] = reply
     done = call("why", "litellm", "10.30.1.5:5432", "--json")
@@ -207,7 +209,7 @@ def test_rules_that_are_in_chains(
     daemon: FakeDaemon, call: Call, question: tuple[str, ...], status: int, first: str
 ) -> None:
     daemon.write(CHAINS)
-    daemon.replies.update(holds={"holds": False}, opens=opened)
+    daemon.replies.update(holds={"holds": False, "learned": False}, opens=opened)
     done = call("why", *question)
     assert (done.exit_code, done.stdout.splitlines()[0], done.stderr) == (status, first, "")
     assert "  kernel: agrees" in done.stdout.splitlines()
@@ -244,22 +246,91 @@ def test_a_locked_workload_keeps_its_rules_in_the_kernel(daemon: FakeDaemon, cal
     assert (done.exit_code, said["reason"], said["kernel"]) == (1, "locked", "agrees")
 
 
+NEXT = "  not answered lately: the next answer opens its addresses"
+
+
+@pytest.mark.parametrize(
+    ("reason", "again", "said"),
+    [
+        ("private-answer", True, "because of the addresses in the answer"),
+        ("unfit-answer", True, "because of the addresses in the answer"),
+        ("rate", True, "too many new names in a short time"),
+        ("name", False, "not in its rules"),
+        ("type", False, "for a type of record that is not given out"),
+    ],
+)
+def test_what_its_rules_allow_may_be_refused_the_next_time_too(
+    daemon: FakeDaemon, call: Call, reason: str, again: bool, said: str
+) -> None:
+    daemon.replies["names"] = names(asked={"name": "registry.example.org", "when": after(-6), "reason": reason})
+    text = call("why", "litellm", "registry.example.org:443").stdout
+    assert re.search(rf"^  refused registry\.example\.org [67] s ago, {said}$", text, re.MULTILINE)
+    assert ("opens its addresses" in text) is not again
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        (("192.0.2.53:53/udp",), True),
+        (("[2001:db8::53]:53",), True),
+        (("127.0.0.53:53",), True),
+        (("192.0.2.53:853",), False),
+        (("192.0.2.53", "icmp"), False),
+        (("--from", "clients", "53"), False),
+    ],
+)
+def test_port_53_where_we_answer_look_ups(call: Call, question: tuple[str, ...], told: bool) -> None:
+    text = "  note: look-ups of litellm go to penstock's resolver all the same, whomever it asks: rules by name "
+    assert (text in call("why", "litellm", *question).stdout) is told
+    assert "penstock's resolver" not in call("why", "ollama", *question).stdout
+
+
+@pytest.mark.parametrize(
+    ("rules", "status", "first", "verdict"),
+    [
+        ("{to: any, ports: [443, 53/udp]}", 0, "ALLOWED", "allow"),
+        ("{to: 203.0.113.0/24, ports: [443], name: some}", 2, "DEPENDS on the address", None),
+        ("{to: 203.0.113.0/24, ports: [80]}", 1, "DENIED", "deny"),
+    ],
+)
+def test_a_name_that_somebody_else_answers(
+    tmp_path: Path, call: Call, rules: str, status: int, first: str, verdict: str | None
+) -> None:
+    text = f"version: 1\nworkload: w\nmode: enforce\negress: [{rules}]\ningress: []\n"
+    (tmp_path / "rules.d").mkdir()
+    (tmp_path / "rules.d/w.yaml").write_text(text)
+    done = call("why", "w", "hub.example:443", "--policy", str(tmp_path))
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (status, f"{first}  w -> hub.example:443")
+    assert "once they are looked up" not in done.stdout
+    said = json.loads(call("why", "w", "hub.example:443", "--policy", str(tmp_path), "--json").stdout)
+    assert said["verdict"] == verdict
+    if verdict is None:
+        assert (said["effect"], said["reason"], said["nearest"]["id"]) == ("mixed", "depends", "some")
+        why = "where the name leads is not known, and some addresses are open: ask about an address; nearest is "
+        assert why in " ".join(done.stdout.split())
+
+
 def test_a_name_that_was_not_looked_up(daemon: FakeDaemon, call: Call) -> None:
     done = call("why", "litellm", "Registry.example.org:443")
     assert done.exit_code == 0
     assert done.stdout.splitlines()[0] == "ALLOWED  litellm -> Registry.example.org:443"
-    assert "  not looked up lately: the next look-up opens its addresses" in done.stdout.splitlines()
-    assert "  kernel: unknown" in done.stdout.splitlines()
+    assert NEXT in done.stdout.splitlines()
+    assert "  kernel: unknown, it can only be asked about addresses" in done.stdout.splitlines()
     asked = [m.arguments for m in daemon.requests if m.command == "names"]
     assert asked == [{"workload": "litellm", "name": "registry.example.org"}]
 
 
 def test_a_name_that_was_learned(daemon: FakeDaemon, call: Call) -> None:
-    found = [{"address": f"192.0.2.{n}", "until": after(540)} for n in range(6)]
-    daemon.replies["names"] = names(rules=["registry.example.org"], addresses=found)
+    found = [{"address": f"203.0.113.{n}", "until": after(540)} for n in range(6)]
+    daemon.replies.update(names=names(rules=["registry.example.org"], addresses=found), holds=learned_at(443))
     text = " ".join(call("why", "litellm", "registry.example.org:443").stdout.split())
-    assert re.search(r" learned now: 192\.0\.2\.0 for another 5[34]\d s, 192\.0\.2\.1 for", text)
-    assert " s and 2 more kernel: " in text
+    assert re.search(r" learned now: 203\.0\.113\.0 for another 5[34]\d s, 203\.0\.113\.1 for", text)
+    assert " s and 2 more kernel: agrees" in text
+    asked = [m.arguments for m in daemon.requests if m.command == "holds"]
+    assert [a["address"] for a in asked] == [one["address"] for one in found]
+    assert {(a["workload"], a["direction"], a["protocol"], a["port"]) for a in asked} == {
+        ("litellm", "out", "tcp", 443)
+    }
     said = json.loads(call("why", "litellm", "registry.example.org:443", "--json").stdout)
     assert (said["resolving"], said["addresses"], said["asked"]) == (True, found, None)
 
@@ -276,15 +347,44 @@ def test_a_name_that_was_refused(daemon: FakeDaemon, call: Call) -> None:
 @pytest.mark.parametrize("address", ["203.0.113.7", "[2001:db8::7]"])
 def test_an_address_that_a_name_leads_to(daemon: FakeDaemon, call: Call, address: str) -> None:
     known = [{"name": "registry.example.org", "until": after(500)}, {"name": "old.example", "until": after(-5)}]
-    daemon.replies["names"] = names(names=known)
+    daemon.replies.update(names=names(names=known), holds=learned_at(443))
     done = call("why", "litellm", f"{address}:443")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert re.match(r"  learned for registry\.example\.org for another (500|49\d) s$", lines[-2])
-    assert lines[-1] == "  kernel: unknown"  # it is in a set that holds addresses of names
+    assert lines[-1] == "  kernel: agrees"
     done = call("why", "litellm", f"{address}:80")
     assert done.exit_code == 1
     assert "other port" in done.stdout
+
+
+@pytest.mark.parametrize("question", ["203.0.113.7:443", "registry.example.org:443"])
+def test_an_address_of_a_name_that_the_kernel_does_not_hold(daemon: FakeDaemon, call: Call, question: str) -> None:
+    known = names(
+        names=[{"name": "registry.example.org", "until": after(500)}],
+        addresses=[{"address": "203.0.113.7", "until": after(500)}],
+    )
+    daemon.replies.update(names=known, holds=learned_at(80))
+    done = call("why", "litellm", question)
+    assert done.exit_code == 2
+    assert "kernel: DISAGREES" in done.stdout
+
+
+def test_an_address_that_the_kernel_holds_and_no_name_leads_to(daemon: FakeDaemon, call: Call) -> None:
+    daemon.replies["holds"] = learned_at(443)
+    done = call("why", "litellm", "203.0.113.7:443")
+    assert done.exit_code == 2
+    assert "kernel: DISAGREES" in done.stdout
+
+
+def test_what_was_learned_between_the_questions_is_no_disagreement(daemon: FakeDaemon, call: Call) -> None:
+    def learn(message: Message) -> Json:
+        daemon.replies["names"] = names(names=[{"name": "registry.example.org", "until": after(500)}])
+        return {"holds": False, "learned": True}
+
+    daemon.replies["holds"] = learn
+    done = call("why", "litellm", "203.0.113.7:443")
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "  kernel: agrees")
 
 
 def test_an_address_whose_answer_is_over(daemon: FakeDaemon, call: Call) -> None:
@@ -298,7 +398,7 @@ def test_an_address_whose_answer_is_over(daemon: FakeDaemon, call: Call) -> None
 def test_an_address_that_observe_mode_let_be_looked_up(daemon: FakeDaemon, call: Call) -> None:
     daemon.replies["names"] = names(asked={"name": "x\x1b.example", "when": after(-3), "reason": None})
     text = call("why", "litellm", "203.0.113.7:443").stdout
-    assert re.search(r"  asked x\\x1b\.example [34] s ago, without a rule", text)
+    assert re.search(r"  asked x\\x1b\.example [34] s ago, not in its rules", text)
     assert "nobody has looked it up" not in text
 
 
@@ -345,6 +445,7 @@ def test_loopback(call: Call) -> None:
         (("x", "10.0.0.1:1"), "the policy has no workload `x`; there are litellm, ollama"),
         (("litellm", "10.0.0.1"), "`10.0.0.1`: the port is missing; write 10.0.0.5:443"),
         (("litellm", "2001:db8::5:443"), "an IPv6 address before a port needs brackets"),
+        (("litellm", "https://x.example:443"), "is a URL; write the name and the port alone: x.example:443"),
         (("litellm", "10.0.0.1:99999"), "out of range"),
         (("litellm", "10.0.0.1:1-5"), "`1-5` is more than one port"),
         (("litellm", "10.0.0.0/8:443"), "is not one address or name"),
@@ -398,7 +499,7 @@ def test_no_policy_was_applied(daemon: FakeDaemon, call: Call) -> None:
 def test_what_is_lent_is_named_with_its_end(daemon: FakeDaemon, call: Call) -> None:
     assert call("why", "litellm", "10.30.1.9:5432").exit_code == 1
     write_lent(daemon, saved_grant())
-    daemon.replies["holds"] = {"holds": True}
+    daemon.replies["holds"] = {"holds": True, "learned": False}
     done = call("why", "litellm", "10.30.1.9:5432")
     assert done.exit_code == 0
     first, second, *_ = done.stdout.splitlines()

@@ -100,8 +100,15 @@ def test_every_kind_of_record(home: Path, call: Call, changes: dict[str, Any], q
     [
         {"address": None, "port": None, "protocol": None},
         {"protocol": "132", "port": None},
+        {"protocol": None, "port": None},
         {"address": "nonsense\x1b[2J"},
+        {"address": "clients"},
         {"address": None, "port": 53, "name": None},
+        {"address": None, "port": 53, "name": "db"},
+        {"address": None, "port": 53, "name": "clients"},
+        {"address": None, "port": 53, "name": "10.30.1.5"},
+        {"address": None, "port": 53, "name": "workload:ollama"},
+        {"address": None, "port": 53, "name": "\x1b[2J.example"},
     ],
 )
 def test_one_that_rules_are_not_about(home: Path, call: Call, changes: dict[str, Any]) -> None:
@@ -112,6 +119,25 @@ def test_one_that_rules_are_not_about(home: Path, call: Call, changes: dict[str,
     assert done.exit_code == 2
     assert "not in its rules" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_why_no_rule_can_be_about_it(home: Path, call: Call) -> None:
+    look_up = {"address": None, "port": 53}
+    told(home, block(1, **look_up, name="db"), block(2, **look_up), block(3, protocol="132"))
+    one, two, three = (call("why", "--block", block(n).id).stdout.splitlines() for n in (1, 2, 3))
+    assert "then: no rule can have such a name: a name of one label is no domain name" in one
+    assert "then: it is about no single address or name, and rules are about these" in two
+    assert "then: no rule can be about protocol 132" in three
+
+
+def test_a_look_up_is_judged_for_a_port_of_its_rule_of_then_and_of_now(home: Path, call: Call) -> None:
+    egress = b"[{to: '*.w.example', ports: [5432]}]"
+    text = b"version: 1\nworkload: litellm\nmode: enforce\negress: " + egress + b"\ningress: []\n"
+    keep(home, "0123456789ac", {**FILES, "rules.d/litellm.yaml": text})
+    told(home, block(1, policy="0123456789ac", address=None, port=53, name="deep.w.example"))
+    found = explained(call, block(1).id, status=0)
+    assert (found["then"]["verdict"], found["then"]["question"]) == ("allow", "deep.w.example:5432")
+    assert (found["now"]["verdict"], found["now"]["question"]) == ("deny", "deep.w.example:443")
 
 
 def test_a_policy_that_is_not_kept_or_not_whole(home: Path, call: Call) -> None:

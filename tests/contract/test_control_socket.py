@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.fake_daemon import in_force
+from cli.fake_daemon import BY_NAME, in_force
 from contract.conftest import Ask
 from penstock.errors import PenstockError
 
@@ -54,8 +54,8 @@ def test_ready(asked: Ask) -> None:
     ],
 )
 def test_holds(asked: Ask, direction: str, address: str, protocol: str, port: int, held: bool) -> None:
-    question = {"direction": direction, "address": address, "protocol": protocol, "port": port}
-    assert asked("holds", workload="litellm", **question) == {"holds": held}
+    question = {"direction": direction, "address": address, "protocol": protocol, "port": port, "here": 0}
+    assert asked("holds", workload="litellm", **question) == {"holds": held, "learned": False}
 
 
 @pytest.mark.parametrize("far", ["host", "workload:ollama", "interface:eth0"])
@@ -65,7 +65,9 @@ def test_opens(asked: Ask, far: str) -> None:
 
 
 def test_hits(asked: Ask) -> None:
-    rules = asked("hits", workload="litellm")["rules"]
+    said = asked("hits", workload="litellm")
+    rules = said["rules"]
+    assert said["names"] == {BY_NAME: 0}
     assert [(name.partition("-")[0], hits) for name, hits in sorted(rules.items())] == [
         ("db", 0), ("ingress", 0)], "those of a rule by name nobody counts"  # fmt: skip
 

@@ -21,8 +21,8 @@ from penstock.core.effects import Effect
 from penstock.core.engine import Engine
 from penstock.core.events import Commit, Event, Seen, Stray
 from penstock.core.match import Unit
-from penstock.core.name_elements import Opened, Retract
-from penstock.core.parse import parse
+from penstock.core.name_elements import Opened, Retract, sparing
+from penstock.core.parse import PRESETS, parse
 from penstock.core.questions import bindings
 from penstock.core.render_nft import Present, unexpired
 from penstock.core.ruleset import MARKER, Element, Ruleset
@@ -166,6 +166,7 @@ class Host:
         books: bytes | None = None,
     ) -> None:
         self.files: dict[str, bytes] = dict(ONE if files is None else files)
+        self.presets: dict[str, bytes] = {}
         self.state = saved
         self.staged: bytes | None = None
         self.history: list[bytes] = []
@@ -198,6 +199,7 @@ class Host:
         self.deaf = ""  # why the resolver cannot listen
         self.configured: resolver_wire.Configure | None = None
         self.settled: dict[int, bool] = {}
+        self.there: set[str] = set()  # as was said last; the kernel forgets it
         self.saved_names: bytes | None = None
         self.processes: dict[str, list[Seen]] = {}
         self.strays: list[Stray] = []
@@ -208,6 +210,7 @@ class Host:
         self._failed: set[str] = set()
         self._mark = (0, 0)
         self._loaded = 0
+        self._fresh: list[tuple[int, Opened]] = []
 
     # --- what happens ---
 
@@ -248,7 +251,7 @@ class Host:
         self.engine = Engine(self.now, 8, self.books)
         return self.start()
 
-    def command(self, name: str, **arguments: Any) -> int:
+    def command(self, name: str, /, **arguments: Any) -> int:
         """Send it; settle must follow before it is answered."""
         number = len(self.asked) + 1
         self.asked.append(number)
@@ -257,7 +260,7 @@ class Host:
         self.feed(events.Command(self.now, number, Message(name, arguments), self.login, self.uptime))
         return number
 
-    def ask(self, name: str, **arguments: Any) -> Any:
+    def ask(self, name: str, /, **arguments: Any) -> Any:
         """Send it and return its answer."""
         number = self.command(name, **arguments)
         self.settle()
@@ -314,6 +317,13 @@ class Host:
             return False
         return True
 
+    def step_last(self) -> None:
+        """One effect, of what began last: others wait for something else.  Without any, one event."""
+        if self._tasks:
+            self._perform(self._tasks.pop())
+        else:
+            assert self.step()
+
     def _pick(self, count: int) -> int:
         return self._random.randrange(count) if self._random else 0
 
@@ -342,9 +352,9 @@ class Host:
         return handler(effect)
 
     def _do_ReadConfig(self, effect: effects.ReadConfig) -> Event:
-        parsed = examine(parse(self.files), self.now, self.around)
-        files = dict(self.files)
-        return events.ConfigRead(self.now, effect.request, files, {}, parsed, effect.confirm, self.around)
+        parsed = examine(parse(self.files, self.presets), self.now, self.around)
+        files, presets = dict(self.files), dict(self.presets)
+        return events.ConfigRead(self.now, effect.request, files, presets, parsed, effect.confirm, self.around)
 
     def _do_ReadHistory(self, effect: effects.ReadHistory) -> Event:
         return events.HistoryRead(self.now, effect.request, effect.to, tuple(self.history))
@@ -401,11 +411,13 @@ class Host:
     def _do_Load(self, effect: effects.Load) -> None:
         assert effect.present is None or isinstance(effect.present, Present)
         self._mark = (self.kernel.generation, self.kernel.commits)
-        self.kernel.retract(effect.retract)
+        fresh = [one for operation, one in self._fresh if operation == effect.operation]
+        self._fresh.clear()
+        self.kernel.retract(sparing(gone, fresh) for gone in effect.retract)
         self._loaded = effect.operation
         self.kernel.load(effect.ruleset, self.now)
-        if effect.opened:
-            self.kernel.learn(effect.opened)
+        if effect.opened or fresh:
+            self.kernel.learn([*effect.opened, *fresh])
         self.interfere()
 
     def _do_Listen(self, effect: effects.Listen) -> Event:
@@ -415,6 +427,7 @@ class Host:
     def _do_Learn(self, effect: effects.Learn) -> None:
         assert effect.loaded >= self._loaded
         self.kernel.learn(effect.opened)
+        self._fresh += [(effect.loaded, one) for one in effect.then]
 
     def _do_Renew(self, effect: effects.Renew) -> None:
         assert effect.loaded >= self._loaded
@@ -422,9 +435,11 @@ class Host:
         if effect.opened:
             self.kernel.learn(effect.opened)
 
-    def _do_SayAnswering(self, effect: effects.SayAnswering) -> None:
+    def _do_SayThere(self, effect: effects.SayThere) -> None:
         assert self.kernel.ruleset
-        assert "answering" in self.kernel.ruleset.set_names
+        assert {*effect.there, *effect.gone} <= set(self.kernel.ruleset.set_names)
+        self.there |= set(effect.there)
+        self.there -= set(effect.gone)
 
     def _do_SaveNames(self, effect: effects.SaveNames) -> None:
         self.saved_names = effect.data
@@ -468,8 +483,10 @@ class Host:
         strays = tuple(
             s for s in self.strays if (s.pid, s.started) in effect.watch and (s.pid, s.started) not in inside
         )
-        problems = examine(parse(self.files), self.now).problems
-        digests = {name: sha256(data).hexdigest() for name, data in self.files.items()}
+        parsed = parse(self.files, self.presets)
+        problems = examine(parsed, self.now).problems
+        found = {**self.files, **{PRESETS + name: self.presets[name] for name in parsed.presets}}
+        digests = {name: sha256(data).hexdigest() for name, data in found.items()}
         config = events.Files(digests, sum(problem.severity == "error" for problem in problems))
         return events.Examined(
             self.now,
@@ -494,7 +511,8 @@ class Host:
             e.low <= address <= e.high and e.protocol == effect.protocol and e.first <= effect.port <= e.last
             for e in self.kernel.sets.get(effect.set, ())
         )
-        return events.Held(self.now, effect.request, held)
+        learned = any(effect.address in self.kernel.learned.get(name, ()) for name in effect.learned)
+        return events.Held(self.now, effect.request, held, learned)
 
     def _do_CountHits(self, effect: effects.CountHits) -> Event:
         sets = {name: dict.fromkeys(self.kernel.sets.get(name, ()), (3, 180)) for name, _ in effect.sets}

@@ -8,10 +8,11 @@ from ipaddress import ip_address
 import pytest
 
 from governed import policy_of, rules
+from penstock.core.actions import Final
 from penstock.core.admin_chains import OPEN, Barred, at_listeners, barred, without
 from penstock.core.compile import Live, compile_policy
+from penstock.core.conditions import End, InSet, Interface, PortIn
 from penstock.core.policy import Policy, PortRange
-from penstock.core.rule_parts import End, Final, InSet, Interface, PortIn
 from penstock.core.ruleset import Ruleset
 
 CLIENTS = 'clients: {cidr: [10.30.0.0/16, 10.31.0.0/16, "fd00:30::/56"], plane: inference}'

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from penstock.core.asking import BadQuery, incoming, outgoing, reply
+from penstock.core.asking import Answer, BadQuery, incoming, looked_up, outgoing, reply
+from penstock.core.names import BadName
 from penstock.core.parse import parse
 from penstock.core.policy import (
     AddressPeer,
@@ -24,6 +25,11 @@ from penstock.core.policy import (
 from penstock.core.verdict import Reason
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def by_address(answer: Answer) -> list[bool | None]:
+    """Of each connection, whether the sets of addresses must hold it."""
+    return [one.by_address for one in answer.in_sets]
 
 
 def address(text: str) -> AddressPeer:
@@ -59,6 +65,23 @@ def test_outgoing(words: list[str], peer: Peer, protocol: str, port: int | None)
 def test_incoming(source: str, peer: Peer) -> None:
     found = incoming(source, ["8000/udp"])
     assert (found.direction, found.peer, found.protocol, found.port) == (Direction.IN, peer, "udp", 8000)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("https://x.example:443", "x.example:443"),
+        ("https://x.example", "x.example:443"),
+        ("HTTP://me@x.example/a:1", "x.example:80"),
+        ("https://[2001:db8::5]/", "[2001:db8::5]:443"),
+        ("postgres://x.example", "x.example:PORT"),
+        ("https://:443", "example.org:443"),
+    ],
+)
+def test_a_url_is_told_from_an_address(text: str, instead: str) -> None:
+    with pytest.raises(BadQuery, match="is a URL") as caught:
+        outgoing([text])
+    assert caught.value.hint == f"write the name and the port alone: {instead}"
 
 
 @pytest.mark.parametrize(
@@ -100,11 +123,63 @@ def test_all_of_a_network_or_some_of_it() -> None:
     assert some.verdict.reason is Reason.EXCEPTED
 
 
+def egress(rules: str) -> Policy:
+    text = f"version: 1\nworkload: w\nmode: enforce\negress: [{rules}]\ningress: []\n"
+    found = parse({"rules.d/w.yaml": text.encode()}).policy
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rules", "allow", "reason"),
+    [
+        ("{to: any, ports: [443, 53/udp]}", True, Reason.RULE),
+        ("{to: 203.0.113.0/24, ports: [443]}, {to: 198.51.100.10, ports: [53/udp]}", None, Reason.DEPENDS),
+        ("{to: 198.51.100.10, ports: [53/udp]}", False, Reason.NO_RULE),
+        ("", False, Reason.NO_RULES),
+        ("{to: any, ports: [443]}, {to: other.example}", False, Reason.NO_RULE),
+    ],
+)
+def test_a_name_where_others_answer_and_where_we_do(rules: str, allow: bool | None, reason: Reason) -> None:
+    found = reply(egress(rules), NOW, "w", outgoing(["hub.example:443"]), {})
+    assert found
+    assert (found.allow, found.verdict.reason, found.by_interface) == (allow, reason, False)
+    assert (found.in_sets, found.in_chains) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("ports", "asked"),
+    [
+        ("[443]", "a.w.example:443"),
+        ("[5432]", "a.w.example:5432"),
+        ("[any]", "a.w.example:443"),
+        ("[53/udp]", "a.w.example:53/udp"),
+        ("[2375-2400]", "a.w.example:2377"),
+        ("[icmp]", "a.w.example icmp"),
+    ],
+)
+def test_a_look_up_is_for_a_port_that_a_rule_of_its_name_opens(ports: str, asked: str) -> None:
+    found = egress(f"{{to: '*.w.example', ports: {ports}}}, {{to: other.example, ports: [22]}}")
+    sentence = looked_up(found, NOW, "w", "A.w.example.")
+    assert (sentence.text, sentence.peer) == (asked, NamePeer("a.w.example"))
+    answer = reply(found, NOW, "w", sentence)
+    assert answer
+    assert answer.allow
+    for workload, name in (("w", "b.example"), ("gone", "a.w.example")):
+        assert looked_up(found, NOW, workload, name).text == f"{name}:443"
+
+
+@pytest.mark.parametrize("name", ["db", "clients", "10.0.0.1", "a\x1b.example", "a..b", ""])
+def test_a_name_that_no_rule_can_have(name: str) -> None:
+    with pytest.raises(BadName):
+        looked_up(egress(""), NOW, "w", name)
+
+
 def test_the_mode_is_not_in_the_sets() -> None:
     found = reply(policy("lock"), NOW, "w", incoming("10.1.2.3", ["80"]))
     assert found
     assert (found.allow, found.verdict.reason) == (False, Reason.LOCKED)
-    assert [held for _, held in found.in_sets] == [True]
+    assert by_address(found) == [True]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +200,7 @@ def test_who_is_on_this_host_is_in_no_set_of_addresses(source: str, asked: str, 
     answer = reply(found, NOW, "w", incoming(asked, ["80"]))
     assert answer
     assert answer.allow
-    assert {each for _, each in answer.in_sets} == {held}
+    assert set(by_address(answer)) == {held}
     assert all(one.opened for one in answer.in_chains)
     assert {one.far for one in answer.in_chains if one.connection.workload == "w"} == {
         "workload:x" if asked == "workload:x" else "host"
@@ -177,7 +252,7 @@ def test_an_address_does_not_tell_by_which_interface() -> None:
         assert found.denied
         assert (found.allowed[0].interface, found.denied[0].interface) == ("eno2", "")
         assert [(one.far, one.opened) for one in found.in_chains] == [("interface:eno2", True)]
-        assert [held for _, held in found.in_sets] == [False]
+        assert by_address(found) == [False]
 
 
 @pytest.mark.parametrize("port", ["80", "81"])
@@ -192,7 +267,7 @@ def test_a_network_by_its_name_is_one_answer(port: str) -> None:
     assert out.allow is (None if port == "80" else False)
     for found in (into, out):
         assert {one.opened for one in found.in_chains} == {port == "80"}
-        assert {held for _, held in found.in_sets} == {False}
+        assert set(by_address(found)) == {False}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +296,40 @@ def test_a_name_that_leads_to_the_address_now_counts_and_is_in_no_set_of_address
         answer = reply(named, NOW, "w", outgoing([f"{far}:443"]), learned)
         assert answer
         assert answer.allow is allow
-        assert [held for _, held in answer.in_sets] == [False]
+        assert by_address(answer) == [False]
+        assert [one.by_name for one in answer.in_sets] == [allow]
+    unknown = reply(named, NOW, "w", outgoing([f"{far}:443"]))
+    assert unknown
+    assert [one.by_name for one in unknown.in_sets] == [None]
+
+
+def test_where_a_name_is_the_sets_of_learned_addresses_must_hold() -> None:
+    """Not what `except` leaves out, nor an address of this host; nothing of a name that no rule has."""
+    rules = "[{to: a.example, except: 198.51.100.0/25}, {to: a.example, ports: [80]}]"
+    text = f"version: 1\nworkload: w\nmode: enforce\negress: {rules}\ningress: []\n"
+    named = parse({"rules.d/w.yaml": text.encode()}).policy
+    assert named
+    low, high, own = map(ip_address, ("198.51.100.11", "198.51.100.200", "192.0.2.10"))
+
+    def must_hold(question: str) -> list[object]:
+        learned = {address: [question.partition(":")[0]] for address in (low, high, own)}
+        answer = reply(named, NOW, "w", outgoing([question]), learned, own=[own])
+        assert answer
+        assert {(one.by_address, one.by_name) for one in answer.in_sets} <= {(None, True)}
+        return [one.connection.remote for one in answer.in_sets]
+
+    assert must_hold("a.example:443") == [high]
+    assert must_hold("a.example:80") == [low, high]
+    assert must_hold("b.example:443") == must_hold("a.example:81") == []
+
+
+def test_a_locked_workload_has_no_learned_addresses() -> None:
+    text = b"version: 1\nworkload: w\nmode: lock\negress: [{to: a.example}]\ningress: []\n"
+    named, far = parse({"rules.d/w.yaml": text}).policy, ip_address("198.51.100.11")
+    assert named
+    answer = reply(named, NOW, "w", outgoing([f"{far}:443"]), {far: ["a.example"]})
+    assert answer
+    assert [one.by_name for one in answer.in_sets] == [False]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +345,7 @@ def test_admin_ports_of_this_host_are_closed_by_a_chain(what: str, own: tuple[st
     assert answer
     assert answer.allow is expected
     assert (answer.verdict.reason is Reason.ADMIN_PORT) is not expected
-    assert [held for _, held in answer.in_sets] == [True], "the kernel's set has it all the same"
+    assert by_address(answer) == [True], "the kernel's set has it all the same"
 
 
 def test_a_network_is_asked_for_at_the_edges_of_networks_of_clients() -> None:
@@ -249,4 +357,4 @@ def test_a_network_is_asked_for_at_the_edges_of_networks_of_clients() -> None:
     assert answer.allow is None
     assert answer.denied
     assert str(answer.denied[0].remote) == "10.1.2.0"
-    assert [held for _, held in answer.in_sets].count(False) == 1
+    assert by_address(answer).count(False) == 1

@@ -5,37 +5,33 @@ from __future__ import annotations
 import pytest
 
 from penstock.core import base_chains, cgroup_maps
+from penstock.core.actions import Count, Dispatch, Final, Goto, Jump, Log, SetLabel
 from penstock.core.base_chains import STALE, UNPROVEN, WORKLOAD
-from penstock.core.label_bits import FIRST_LABEL
-from penstock.core.rule_parts import (
-    Count,
-    Dispatch,
-    Final,
+from penstock.core.conditions import (
     FullSocket,
-    Goto,
     HasLabel,
     Hook,
     InCgroup,
-    Jump,
-    Log,
     Loopback,
+    Marked,
     Original,
     Protocol,
-    Redirected,
-    SetLabel,
     Tracked,
 )
+from penstock.core.label_bits import FIRST_LABEL
 from penstock.core.ruleset import Chain, Rule
 
 DEPTH, LEVELS = 4, (5, 7, 6)
 GOVERNED = InCgroup("penstock.slice", DEPTH)
 LABELS = [("a", FIRST_LABEL), ("b", FIRST_LABEL + 1)]
-LOOKUP = Rule((Protocol("udp"), Redirected()), (Final.RETURN,))
+SURELY, LOOKUP = Rule((Marked(0),), (Goto("met"),)), Rule((Marked(0),), (Final.RETURN,))
+SENT = Rule((Protocol("icmp"),), (Jump("errors"),))
 
 
 def built(*levels: int, names: bool = False) -> dict[str, Chain]:
-    chains = base_chains.shared(LABELS, DEPTH, levels, [LOOKUP] if names else ())
-    return {chain.name: chain for chain in (*chains, *base_chains.base(GOVERNED, levels, names=names))}
+    chains = base_chains.shared(LABELS, DEPTH, levels, *(([SURELY], [LOOKUP]) if names else ()))
+    base = base_chains.base(GOVERNED, levels, sent=[SENT] if names else ())
+    return {chain.name: chain for chain in (*chains, *base)}
 
 
 def dispatches(chain: Chain) -> list[tuple[str, int]]:
@@ -51,7 +47,7 @@ def test_the_slice_is_compared_with_and_workloads_are_looked_up_below_it() -> No
     assert {name: found for name, chain in built().items() if (found := dispatches(chain))} == {
         "governed_out": [(cgroup_maps.OUT, DEPTH + 1)],
         "governed_in": [(cgroup_maps.IN, DEPTH + 1)],
-        "unproven": [(cgroup_maps.OWN, DEPTH + 1)],
+        "met": [(cgroup_maps.OWN, DEPTH + 1)],
     }
 
 
@@ -63,7 +59,8 @@ def test_in_place_is_looked_up_after_the_slice_and_the_deepest_first() -> None:
         slice_at = next(i for i, rule in enumerate(rules) if GOVERNED in rule.when)
         assert not any(isinstance(action, Dispatch) for rule in rules[:slice_at] for action in rule.do)
     owners = [(cgroup_maps.OWN, DEPTH + 1), *((f"own_place{n}", n) for n in (7, 6, 5))]
-    assert dispatches(chains["unproven"]) == owners
+    assert dispatches(chains["met"]) == owners
+    assert chains["unproven"].rules[-1] == Rule((), (Goto("met"),))
 
 
 def test_what_is_bound_in_place_is_no_bystander() -> None:
@@ -73,9 +70,9 @@ def test_what_is_bound_in_place_is_no_bystander() -> None:
     assert first.when == (GOVERNED,)
     assert all(isinstance(rule.do[0], Dispatch) and not rule.when for rule in looked_up)
     assert new.do == udp.do == (Jump("inherited"),)
-    unproven = list(chains["unproven"].rules)
-    no_owner = unproven.index(Rule((FullSocket(),), (Goto("not_own"),)))
-    assert unproven.index(Rule((), (Dispatch("own_place5", 5),))) < no_owner
+    met = list(chains["met"].rules)
+    no_owner = met.index(Rule((FullSocket(),), (Goto("not_own"),)))
+    assert met.index(Rule((), (Dispatch("own_place5", 5),))) < no_owner
 
 
 def test_there_is_one_base_chain_a_hook() -> None:
@@ -83,10 +80,19 @@ def test_there_is_one_base_chain_a_hook() -> None:
     assert hooks == {"output": Hook.OUTPUT, "input": Hook.INPUT}
 
 
-def test_bystanders_are_asked_for_labels_on_loopback_only_unless_look_ups_have_some() -> None:
-    for names, here in ((False, [Loopback(Hook.OUTPUT)]), (True, [])):
-        asked = [rule.when for rule in built(names=names)["output"].rules[-2:]]
-        assert asked == [(*here, which, HasLabel(WORKLOAD)) for which in (Tracked.NEW, Protocol("udp"))]
+def test_bystanders_are_asked_for_labels_on_loopback_only() -> None:
+    asked = [rule.when for rule in built()["output"].rules[-2:]]
+    here = Loopback(Hook.OUTPUT)
+    assert asked == [(here, which, HasLabel(WORKLOAD)) for which in (Tracked.NEW, Protocol("udp"))]
+
+
+def test_what_is_sent_for_look_ups_is_looked_at_behind_all_that_is_governed() -> None:
+    assert built(*LEVELS, names=True)["output"].rules == (*built(*LEVELS)["output"].rules, SENT)
+
+
+def test_a_look_up_is_unproven_whatever_is_said_of_its_connection() -> None:
+    assert built(names=True)["unproven"].rules == (SURELY, *built()["unproven"].rules)
+    assert built()["unproven"].rules[0] == Rule((HasLabel(STALE),), (Final.RETURN,))
 
 
 def test_nobody_is_marked_who_was_not_asked() -> None:
@@ -103,11 +109,11 @@ def test_who_is_nobodys_marks_what_he_inherits() -> None:
 
 def test_what_no_socket_takes_is_a_look_up_or_not_begun() -> None:
     """Look-ups come back behind whatever has a socket: that one is somebody's who must not have them."""
-    rules = list(built(names=True)["unproven"].rules)
+    rules = list(built(names=True)["met"].rules)
     place = rules.index(LOOKUP)
     assert rules[place - 1] == Rule((FullSocket(),), (Goto("not_own"),))
     assert rules[place + 1 :] == [Rule((Tracked.NEW,), (Goto("not_own"),))]
-    assert LOOKUP not in built()["unproven"].rules
+    assert LOOKUP not in built()["met"].rules
 
 
 def test_each_label_leads_to_the_workload_that_sends() -> None:

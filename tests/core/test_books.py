@@ -14,6 +14,7 @@ from penstock.core.log_prefix import Kind, Refusal
 from penstock.core.packets import Denied
 from penstock.core.parse import parse
 from penstock.core.policy import Direction, Mode, Policy
+from penstock.core.resolver_wire import FromResolver, Observed, Refused, Trouble
 
 T = 1_764_036_000.0
 OUT = "denied_out_a"
@@ -103,6 +104,21 @@ def test_the_last_hour() -> None:
     assert books.last_hour("a", T + 1800) == 7
     assert books.last_hour("a", T + 3700) == 2
     assert books.last_hour("a", T + 9999) == 0
+
+
+def test_look_ups_are_denied_too() -> None:
+    books, client = Books(1), (ip_address("192.0.2.1"), 4000)
+    said: list[FromResolver] = [
+        Refused(1, "a", "x.example", "A", "name", "udp", client, 4),
+        Refused(2, "a", "x.example.corp.example", "A", "search", "udp", client),
+        Refused(3, "stranger", "x.example", "A", "name", "udp", client),
+        Observed("a", "y.example", (ip_address("192.0.2.9"),)),
+        Trouble("lookups", "a", "x"),
+    ]
+    books.lookups(said, ["a"], T)
+    count(books, 2)
+    assert (books.last_hour("a", T), books.last_hour("stranger", T)) == (7, 0)
+    assert books.unlogged("a") == 2, "no packets"
 
 
 def test_the_mode_of_an_observed_workload() -> None:

@@ -8,25 +8,11 @@ from dataclasses import replace
 import pytest
 
 from penstock.core import base_chains, cgroup_maps, chains
+from penstock.core.actions import Count, Dispatch, Final, Goto, Jump, Log, SetLabel
 from penstock.core.chains import Plan
+from penstock.core.conditions import Condition, Echo, ForeignSource, Hook, InCgroup, InSet, Tracked
 from penstock.core.label_bits import FIRST_LABEL, LABELS
 from penstock.core.policy import Direction, Mode
-from penstock.core.rule_parts import (
-    Condition,
-    Count,
-    Dispatch,
-    Echo,
-    Final,
-    ForeignSource,
-    Goto,
-    Hook,
-    InCgroup,
-    InSet,
-    Jump,
-    Log,
-    SetLabel,
-    Tracked,
-)
 from penstock.core.ruleset import Chain, Rule
 
 DEPTH = 4
@@ -41,7 +27,7 @@ ALONE = {chain.name: chain for chain in chains.build([replace(p, in_place=False)
 BUILT = {chain.name: chain for chain in chains.build(PLANS, GOVERNED, LEVELS)}
 RETURNING = (
     *("elder_", "inherited", "met_", "new_", "own_", "stale_", "told"),
-    *("unproven", "not_own", "deny_loopback_"),
+    *("met", "unproven", "not_own", "deny_loopback_"),
 )
 """Chains that are jumped to, and may come back."""
 
@@ -105,7 +91,7 @@ def test_who_is_not_bound_in_place_pays_nothing_for_levels_that_are_not_in_use()
     }
     for name, chain in ALONE.items():
         places = [rule for rule in BUILT[name].rules if rule not in chain.rules]
-        more = {"output": len(LEVELS), "input": len(LEVELS), "unproven": len(LEVELS)}
+        more = {"output": len(LEVELS), "input": len(LEVELS), "met": len(LEVELS)}
         assert len(places) == more.get(name, name.startswith("unlisted")), name
         assert [rule for rule in BUILT[name].rules if rule not in places] == list(chain.rules)
 

@@ -21,8 +21,9 @@ def ask(command: str, **arguments: object) -> Command:
 
 def test_without_a_policy() -> None:
     commands, view = Commands(Learned(), Asked()), View(START)
-    holds = {"workload": "a", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 1}
-    assert commands.take(ask("holds", **holds), view, None) == [Answer(7, {"holds": None})]
+    holds = {"workload": "a", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 1, "here": 0}
+    nothing = Answer(7, {"holds": None, "learned": None})
+    assert commands.take(ask("holds", **holds), view, None) == [nothing]
     [refused] = commands.take(ask("hits", workload="a"), view, None)
     assert isinstance(refused, Refuse)
     assert commands.take(ask("ready", workload="a"), view, None) == [

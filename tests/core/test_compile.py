@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from penstock.core import cgroup_maps, chains
 from penstock.core.compile import Live, compile_policy, rule_of
+from penstock.core.conditions import InCgroup
 from penstock.core.connection import Connection
 from penstock.core.policy import (
     EVERY_PORT,
@@ -36,7 +37,6 @@ from penstock.core.policy import (
     Workload,
     WorkloadPeer,
 )
-from penstock.core.rule_parts import InCgroup
 from penstock.core.ruleset import MARKER, AddressSet, Element, Ruleset
 from penstock.core.verdict import Live as JudgeLive
 from penstock.core.verdict import judge

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from penstock.core.actions import Final, Goto, Log
+from penstock.core.conditions import Before
 from penstock.core.denial_chains import Ends, build
 from penstock.core.policy import Mode
-from penstock.core.rule_parts import Before, Final, Goto, Log
 from penstock.core.ruleset import Rule
 
 UNTIL = datetime(2026, 11, 27, 10, 30, tzinfo=UTC)

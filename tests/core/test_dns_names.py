@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.core.dns_names import Malformed, is_below, name_end, read_name, text_of, wire_of
+from penstock.core.dns_names import Malformed, is_below, is_plain, name_end, read_name, text_of, wire_of
 from penstock.core.names import BadName, normalise
 
 LABELS = st.lists(st.binary(min_size=1, max_size=63), max_size=20).filter(
@@ -38,6 +38,20 @@ def test_plain_names_come_back(text: str) -> None:
     except ValueError:
         return
     assert text_of(made) == (text, True)
+
+
+@given(LABELS)
+def test_plain_is_what_can_be_said_as_it_is(labels: list[bytes]) -> None:
+    text, plain = text_of(wire(labels).lower())
+    assert is_plain(text) == (plain and text != "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "a..b", ".a", "a.", "A.b", "a b", 'x"', "m\xfcller.b", "\ud800", "*.b", "a\n", "a." * 127 + "a"],
+)
+def test_what_is_no_plain_name(text: str) -> None:
+    assert not is_plain(text)
 
 
 @given(st.text("aZ09-_.", max_size=12))

@@ -11,8 +11,8 @@ import pytest
 
 from penstock.core import dns_codes as code
 from penstock.core.dns_codes import type_text
-from penstock.core.dns_names import Malformed
-from penstock.core.dns_records import RDATA, without_hints
+from penstock.core.dns_names import Malformed, OverBound
+from penstock.core.dns_records import MAX_PARAMETERS, RDATA, without_hints
 
 SIGNATURE = "A 8 2 5 20300101000000 20260101000000 1 example. AAAA"
 GOOD: list[tuple[int, str]] = [
@@ -142,6 +142,17 @@ def test_names_are_made_whole() -> None:
 def test_hints_are_taken_out(text: str, left: str) -> None:
     assert without_hints(wire(code.HTTPS, text)) == wire(code.HTTPS, left)
     assert read(code.HTTPS, wire(code.HTTPS, left)) == without_hints(wire(code.HTTPS, text))
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+def test_number_of_parameters(priority: int) -> None:
+    """Each is looked at: the thousands that one record has room for would take milliseconds."""
+    many = priority.to_bytes(2) + b"\0" + b"\0\4\0\4abcd"
+    many += b"".join(struct.pack(">HH", key, 0) for key in range(100, 100 + MAX_PARAMETERS - 1))
+    assert read(code.HTTPS, many) == many
+    assert len(without_hints(many)) == (len(many) - 8 if priority else 3)
+    with pytest.raises(OverBound):
+        read(code.HTTPS, many + struct.pack(">HH", 999, 0))
 
 
 def test_an_alias_loses_all_parameters() -> None:

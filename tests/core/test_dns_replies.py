@@ -13,7 +13,7 @@ import pytest
 from penstock.core import dns_codes as code
 from penstock.core.dns import Query, build_query, parse_query
 from penstock.core.dns_answers import follow, parse_answer
-from penstock.core.dns_replies import build_reply, rebuild
+from penstock.core.dns_replies import Content, build_reply, rebuild, reply
 from penstock.core.policy import Address
 
 RRSIG = "8 2 5 20300101000000 20260101000000 1 b.example. AAAA"
@@ -50,11 +50,10 @@ def reply_to(
     parsed = parse_answer(message.to_wire(max_size=65535), 9, query.name, query.qtype)
     chain = follow(parsed, query.name, query.qtype)
     unwanted = {ip_address(text) for text in refused}
-    reply = rebuild(
-        query, parsed, chain, lambda one: one not in unwanted, limit=limit, ede=ede, ede_text="because"
-    )
-    assert len(reply) <= limit
-    read = dns.message.from_wire(reply)
+    content = rebuild(query, parsed, chain, lambda one: one not in unwanted)
+    sent = reply(query, content, limit=limit, ede=ede, ede_text="because")
+    assert len(sent) <= limit
+    read = dns.message.from_wire(sent)
     assert read.additional == []
     return read
 
@@ -102,9 +101,9 @@ def test_an_extended_error(dnssec: bool) -> None:
 
 
 def test_text_of_an_extended_error_that_does_not_fit() -> None:
-    reply = build_reply(ask(edns=True), 3, ede=15, ede_text="x" * 600, limit=512)
-    assert len(reply) < 60
-    read = dns.message.from_wire(reply)
+    sent = build_reply(ask(edns=True), 3, ede=15, ede_text="x" * 600, limit=512)
+    assert len(sent) < 60
+    read = dns.message.from_wire(sent)
     assert not read.flags & dns.flags.TC
     assert [int(option.otype) for option in read.options] == [15]
 
@@ -231,10 +230,35 @@ def test_what_is_too_long_is_truncated() -> None:
 
 
 def rebuild_many(query: Query, answer: str, limit: int) -> bytes:
+    return reply(query, contents(answer, query)[0], limit=limit)
+
+
+def contents(answer: str, query: Query, *others: Query) -> list[Content]:
+    """What each gets of one answer, to `query`."""
     message = dns.message.make_response(dns.message.from_wire(build_query(9, query.name, query.qtype)))
     message.answer = rrsets(answer)
     parsed = parse_answer(message.to_wire(), 9, query.name, query.qtype)
-    return rebuild(query, parsed, follow(parsed, query.name, query.qtype), everything, limit=limit)
+    chain = follow(parsed, query.name, query.qtype)
+    return [rebuild(one, parsed, chain, everything) for one in (query, *others)]
+
+
+def test_who_asks_the_same_in_another_way_gets_the_same() -> None:
+    """It is put together once, for the first of them; the letters, the id and the room are each one's own."""
+    many = "\n".join(f"a.example. 5 IN A 192.0.2.{i}" for i in range(64))
+    first, second = ask("A.example"), ask("a.EXAMPLE", edns=True)._replace(id=77, flags=code.RD | code.CD)
+    content, other = contents(many, first, second)
+    assert content == other
+    for query in (first, second):
+        sent = reply(query, content)
+        read = dns.message.from_wire(sent)
+        assert sent[12 : 12 + len(query.question)] == query.question
+        assert (read.id, read.edns) == (query.id, 0 if query.edns else -1)
+        assert bool(read.flags & dns.flags.CD) is query.checking_disabled
+        assert not read.flags & dns.flags.TC
+        assert [len(rrset) for rrset in read.answer] == [64]
+        short = dns.message.from_wire(reply(query, content, limit=512))
+        assert (short.id, short.answer) == (query.id, [])
+        assert short.flags & dns.flags.TC
 
 
 def test_whole_names_are_written_once() -> None:

@@ -20,6 +20,7 @@ from penstock.core.operations import TRIES
 from penstock.core.packets import Denied
 from penstock.core.parse import parse
 from penstock.core.policy import Direction, Mode
+from penstock.core.resolver_wire import Refused
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.surroundings import Session, Surroundings
 
@@ -190,6 +191,27 @@ def test_apply_of_the_same_loads_nothing() -> None:
     answer = host.apply()
     assert answer["changed"] is False
     assert answer["hash"] == hash_of(ONE)
+    assert host.names(before) == ["ReadConfig", "Answer"]
+
+
+PRESET = b"version: 1\npreset: newer\ntitle: x\nsource: measured\ndate: 2026-01-01\negress: [{to: n.example}]\n"
+
+
+def test_a_preset_that_no_rule_uses_can_be_lent_after_an_apply() -> None:
+    host = running()
+    said = {"workload": "a", "direction": "out", "peer": "newer", "ports": "", "seconds": 60, "until": 0}
+    said |= {"reason": "to see", "wide": 0, "user": ""}
+    host.presets["newer.yaml"] = PRESET
+    number = host.command("grant", **said)
+    host.settle()
+    assert host.refusals[number].hint == "see: penstock presets; a new one can be lent after: penstock apply"
+    answer = host.apply(confirm=10)
+    assert (answer["changed"], answer["confirm_until"], answer["hash"]) == (False, None, hash_of(ONE))
+    assert host.state
+    assert state.decode(host.state).presets == {"newer.yaml": PRESET}
+    assert host.ask("grant", **said)["grant"]["preset"] == "newer"
+    before = len(host.done)
+    assert host.apply()["changed"] is False
     assert host.names(before) == ["ReadConfig", "Answer"]
 
 
@@ -746,7 +768,7 @@ def test_hits_by_rule() -> None:
     host = running(TWO)
     assert host.engine.in_force
     [rule] = host.engine.in_force.policy.workloads["a"].egress
-    assert host.ask("hits", workload="a") == {"rules": {rule.id: 3}}
+    assert host.ask("hits", workload="a") == {"rules": {rule.id: 3}, "names": {}}
     number = host.command("hits", workload="z")
     host.settle()
     assert "no such workload" in host.refusals[number].message
@@ -777,9 +799,10 @@ def test_a_count_that_fails_is_refused_and_forgotten() -> None:
 def test_holds_asks_the_kernel() -> None:
     host = running()
     ask = {"workload": "a", "direction": "out", "address": "198.51.100.10", "protocol": "tcp", "port": 443}
-    assert host.ask("holds", **ask) == {"holds": True}
-    assert host.ask("holds", **{**ask, "port": 80}) == {"holds": False}
-    assert host.ask("holds", **{**ask, "workload": "z"}) == {"holds": None}
+    ask["here"] = 0
+    assert host.ask("holds", **ask) == {"holds": True, "learned": False}
+    assert host.ask("holds", **{**ask, "port": 80}) == {"holds": False, "learned": False}
+    assert host.ask("holds", **{**ask, "workload": "z"}) == {"holds": None, "learned": None}
     for key, value in (("address", "x"), ("direction", "up"), ("protocol", "sctp"), ("port", 70000)):
         number = host.command("holds", **{**ask, key: value})
         host.settle()
@@ -829,6 +852,13 @@ def test_what_the_kernel_counted_and_nobody_logged_is_told_and_saved() -> None:
     again.now = host.now
     again.start().tick().tick(3)
     assert again.blocks == [], "told before the restart"
+
+
+def test_a_look_up_that_was_refused_counts_in_the_last_hour() -> None:
+    host = running()
+    client = (ip_address("192.0.2.1"), 4000)
+    host.feed(events.FromResolver(host.now, (Refused(1, "a", "x.example", "A", "name", "udp", client, 3),), {}))
+    assert (host.settle().status()["workloads"][0]["blocks_1h"], host.blocks[0].count) == (3, 3)
 
 
 def test_lost_records_are_a_finding() -> None:

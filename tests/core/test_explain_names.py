@@ -146,6 +146,16 @@ def test_of_several_names_the_one_that_ends_last_is_told() -> None:
     assert told(learned=learned).name == "new.hf.co"
 
 
+@pytest.mark.parametrize("ago", [0, 3000])
+def test_of_several_names_the_one_whose_rule_opens_the_port_is_told(ago: int) -> None:
+    rules = policy("[{to: a.example, name: a}, {to: b.example, ports: [8443], name: b}]")
+    learned = learnt("b.example", 3000)
+    learned.learn("a", "a.example", [(PACKET.remote.packed, 60)], T - ago)
+    why = told(replace(PACKET, port=8443), rules, learned=learned)
+    assert (why.reason, why.name, why.nearest, why.allow) == ("expired-name", "b.example", "b", None)
+    assert why.text == "learned for b.example, expired 38 min ago; a look-up opens it again"
+
+
 def test_what_another_workload_learned_is_nothing_to_this_one() -> None:
     learned = Learned()
     learned.learn("b", "cdn.hf.co", [(PACKET.remote.packed, 60)], T)
@@ -166,7 +176,7 @@ def test_a_name_without_a_rule_that_was_answered() -> None:
 def test_a_name_that_has_a_rule_since() -> None:
     why = explain(policy(), PACKET, NOW, Learned(), observed("cdn.hf.co", 200))
     assert (why.reason, why.name) == ("name", "cdn.hf.co")
-    assert why.text == "asked cdn.hf.co 3 min ago, when no rule had it; a look-up opens it now"
+    assert why.text == "asked cdn.hf.co 3 min ago, and not since its rule is in force; a look-up opens it now"
 
 
 def test_telemetry_is_told_as_such() -> None:

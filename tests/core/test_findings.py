@@ -23,6 +23,7 @@ FILES = {
 }
 EVIL = "x\x1b[2J\ny"
 PLACE = "system.slice/a.service"
+PLAIN = "what `penstock run` or `adopt` brought in sees it as before"
 
 
 def known() -> tuple[View, InForce]:
@@ -122,6 +123,29 @@ def test_a_container_in_the_slice_is_where_it_should_be() -> None:
 def test_what_helps_against_a_look_alike_can_be_copied(place: str, remedy: str | None) -> None:
     told = found(has("look_alikes", (LookAlike(9, "vllm", "vllm", place),)))
     assert [one["remedy"] for one in told] == ([remedy] if remedy else [])
+
+
+@pytest.mark.parametrize(
+    ("groups", "remedy"),
+    [
+        ((), "penstock protect UNIT hides it, from the unit's next start on"),
+        ((group(how="slice"),), "penstock protect a.service hides it, from the unit's next start on"),
+        ((group(), group(unit="b.service")), "penstock protect UNIT hides it, from the unit's next start on"),
+        ((group(how="run"),), f"{PLAIN}: make a unit of it, then protect that"),
+        ((group(how="adopted"),), f"{PLAIN}: make a unit of it, then protect that"),
+        (
+            (group(how="slice"), group(how="run")),
+            f"penstock protect a.service hides it, from the unit's next start on; {PLAIN}: make a unit of it, "
+            "then protect that",
+        ),
+    ],
+)
+def test_only_from_a_unit_can_it_be_hidden_who_looks_names_up(groups: tuple[Group, ...], remedy: str) -> None:
+    def change(view: View) -> None:
+        view.bypasses = (Bypass("a", "/run/nscd/socket", 9, "x"),)
+        view.groups = {"a": groups}
+
+    assert [one["remedy"] for one in found(change) if one["code"] == "name-bypass"] == [remedy]
 
 
 @pytest.mark.parametrize("floor", ["", "loaded 0123456789ab", "nonsense"])

@@ -38,6 +38,14 @@ egress:
   - {to: 10.50.0.1, ports: [1], expires: 2026-02-01, name: over}
 ingress: []
 """,
+    "rules.d/asks.yaml": b"""\
+version: 1
+workload: asks
+mode: enforce
+egress:
+  - {to: 198.51.100.53, ports: [53/udp], name: resolver}
+ingress: []
+""",
     "rules.d/seen.yaml": b"version: 1\nworkload: seen\nmode: observe\negress: []\ningress: []\n",
     "rules.d/shut.yaml": b"version: 1\nworkload: shut\nmode: lock\negress: []\ningress: []\n",
     "rules.d/vllm.yaml": b"version: 1\nworkload: vllm\nmode: enforce\negress: []\ningress: []\n",
@@ -188,6 +196,39 @@ def test_what_is_unwise_is_said(words: tuple[str, str], changes: dict[str, Any],
     assert any(note in one for one in notes), notes
 
 
+ENDS = "while it is lent, penstock's resolver answers the look-ups: names that no rule has do not exist"
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "said"),
+    [
+        (("hub.example", ""), {"workload": "vllm"}, [ENDS]),
+        (("hub", ""), {"workload": "vllm"}, [ENDS]),
+        (("198.51.100.1", "443"), {"workload": "vllm"}, []),
+        (("hub.example", ""), {}, []),  # it has a rule by name
+    ],
+)
+def test_a_first_name_is_also_about_all_others(words: tuple[str, str], changes: Any, said: list[str]) -> None:
+    assert lend(*words, **changes)[1] == said
+
+
+@pytest.mark.parametrize("words", [("hub.example", ""), ("hub", "")])
+def test_no_name_is_lent_that_would_end_other_look_ups(words: tuple[str, str]) -> None:
+    found, hint = refused(*words, workload="asks")
+    rule = "rule resolver (198.51.100.53:53/udp)"
+    assert found == f"asks looks names up by {rule}; with a name lent it could look up no other"
+    assert hint == "lend the address, or write rules by name into its file"
+    assert lend("198.51.100.1", "443", workload="asks")[1] == []
+
+
+def test_what_is_lent_already_counts_for_look_ups() -> None:
+    resolver, _ = lend("198.51.100.53", "53/udp", workload="vllm")
+    found, _ = refused("hub.example", "", workload="vllm", lent=[resolver])
+    assert "vllm looks names up by grant-00000001 (198.51.100.53:53/udp)" in found
+    name, _ = lend("hub.example", "", workload="vllm")
+    assert lend("other.example", "", workload="vllm", lent=[name])[1] == []
+
+
 # --- what is not ---
 
 
@@ -195,7 +236,7 @@ def test_what_is_unwise_is_said(words: tuple[str, str], changes: dict[str, Any],
     ("changes", "message", "hint"),
     [
         ({"workload": "lite-llm"}, "the policy in force has no workload `lite-llm`", "did you mean `litellm`?"),
-        ({"workload": "x\x1b"}, "the policy in force has no workload `x\\x1b`", "there are litellm, seen,"),
+        ({"workload": "x\x1b"}, "the policy in force has no workload `x\\x1b`", "there are asks, litellm,"),
         ({"reason": " \n "}, "a grant needs a reason", "--reason"),
         ({"reason": "x" * 201}, "the reason has more than 200 characters", "shorten"),
         ({"seconds": 0}, "a grant needs an end", "--for 30m"),
@@ -221,13 +262,14 @@ def test_what_is_unwise_is_said(words: tuple[str, str], changes: dict[str, Any],
         ({"ports": "", "direction": "in"}, "the port is missing", "--port 8000"),
         ({"ports": "icmp", "direction": "in"}, "the kernel answers echo requests, not the workload", ""),
         ({"peer": "hub", "ports": "80"}, "the preset `hub` brings its own ports", "leave them out"),
-        ({"peer": "bad", "ports": ""}, "the preset `bad` has mistakes", "presets check"),
+        ({"peer": "bad", "ports": ""}, "the preset `bad` has mistakes", "`penstock presets` says which; once"),
         ({"peer": "10.0.0.0/15"}, "10.0.0.0/15 is wider than /16", "--yes-wide"),
         ({"peer": "2001:db8::/47"}, "2001:db8::/47 is wider than /48", "--yes-wide"),
         ({"peer": "old"}, "old has 10.0.0.0/8, wider than /16", "--yes-wide"),
         ({"peer": "any"}, "`any` is every address", "--yes-wide"),
         ({"peer": "*.com", "ports": ""}, "*.com is names of many owners", "--yes-wide"),
         ({"peer": "*.co.uk", "ports": ""}, "*.co.uk is names of many owners", "--yes-wide"),
+        ({"peer": "*.cloudflarestorage.com", "ports": ""}, "*.cloudflarestorage.com is names of", "--yes-wide"),
         ({"peer": "clients", "ports": "8888", "direction": "in"}, "admin port 8888 is opened", "admin"),
         ({"peer": "10.30.1.7", "ports": "5432"}, "10.30.1.7:5432 is allowed already, by rule db", "status"),
         ({"peer": "10.30.1.0/25", "ports": "8001-8100"}, "is allowed already, by rule db", ""),

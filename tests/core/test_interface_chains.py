@@ -8,11 +8,12 @@ import pytest
 
 from governed import policy_of, rules
 from penstock.core import chains
+from penstock.core.actions import Count
 from penstock.core.compile import NEVER, Live, compile_policy
+from penstock.core.conditions import Echo, InCgroup, Interface
 from penstock.core.interface_chains import CLOSED, Link, Links, links
 from penstock.core.policy import Mode, Policy, PortRange
 from penstock.core.render_rule import rule_text
-from penstock.core.rule_parts import Count, Echo, InCgroup, Interface
 from penstock.core.ruleset import Ruleset
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

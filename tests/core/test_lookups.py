@@ -11,7 +11,7 @@ import pytest
 from penstock.core import folds
 from penstock.core.blocks import Block, Process, from_json
 from penstock.core.folds import WINDOW
-from penstock.core.lookups import MOST, SEARCH, Lookup, Lookups, Reason
+from penstock.core.lookups import MOST, OVERFLOW, SEARCH, Lookup, Lookups, Reason
 from penstock.core.parse import parse
 from penstock.core.policy import Known, Policy
 from penstock.core.resolver_wire import Observed, Refused
@@ -23,6 +23,7 @@ RULES = """
   - {to: [registry.ollama.ai, cdn.ollama.ai], name: ollama, expires: "2025-01-01T00:00:00Z"}
   - {to: db.corp.example.org, ports: [5432], private: true, name: db}
 """
+UNFIT = "its rule never takes what it resolves to: metadata, link-local, reserved or excepted"
 
 
 def policy(mode: str = "enforce", rules: str = RULES) -> Policy:
@@ -82,7 +83,7 @@ def test_a_rule_that_is_over_is_told_as_such() -> None:
     [
         ("x.stats.example", "telemetry", "preset vllm leaves closed: usage statistics of vLLM", False),
         ("meta.example.net", "metadata-name", "a cloud's metadata service", False),
-        ("metadata.google.internal", "metadata-name", "a cloud's metadata service", False),
+        ("metadata.google.internal", "metadata-name", "service: no name opens it, and `to: metadata`", False),
         ("plugins.example.net", "name", "preset open-webui leaves it closed: its list of plugins", True),
         ("bad name.example", "name", "not in its rules", False),
         ("localhost", "name", "not in its rules", False),
@@ -104,17 +105,48 @@ def test_names_that_are_known(name: str, reason: str, text: str, offer: bool) ->
         (Lookup("a", "x.hf.co", Reason.LOCKED), "the workload is locked: everything is denied"),
         (
             Lookup("a", "x.hf.co", Reason.PRIVATE_ANSWER),
-            "it resolves to a private address; `private: true` in rule hub would allow that",
+            "it resolves to a private or loopback address; `private: true` in rule hub would allow that",
         ),
-        (
-            Lookup("a", "db.corp.example.org", Reason.PRIVATE_ANSWER),
-            "every address in the answer is one that its rule never takes: metadata, link-local or excepted",
-        ),
+        (Lookup("a", "x.hf.co", Reason.UNFIT_ANSWER), UNFIT),
+        (Lookup("a", "db.corp.example.org", Reason.UNFIT_ANSWER), UNFIT),
+        (Lookup("a", "db.corp.example.org", Reason.PRIVATE_ANSWER), UNFIT),  # of rules that were there before
+        (Lookup("a", "", OVERFLOW.reason), OVERFLOW.text),
     ],
 )
 def test_other_reasons(lookup: Lookup, text: str) -> None:
     block = told(lookup)
     assert (block.reason, block.text, block.allow) == (lookup.reason, text, None)
+
+
+def test_of_two_rules_that_is_named_which_lacks_private() -> None:
+    rules = "\n  - {to: a.example, private: true, name: wide}\n  - {to: a.example, ports: [80], name: strict}"
+    block = told(Lookup("a", "a.example", Reason.PRIVATE_ANSWER), policy(rules=rules))
+    assert (block.nearest, "in rule strict" in block.text) == ("strict", True)
+
+
+@pytest.mark.parametrize(
+    ("ports", "offer"),
+    [
+        ("[8443]", "a.example:8443"),
+        ("[53/udp, 8443]", "a.example:8443"),
+        ("[9000/udp]", "a.example:9000/udp"),
+        ("[80, 443]", "a.example:443"),
+        ("[any]", "a.example:443"),
+        ("[icmp]", None),
+        ("[2375]", None),
+    ],
+)
+def test_a_rule_that_is_over_is_offered_with_its_own_port(ports: str, offer: str | None) -> None:
+    rules = f"\n  - {{to: a.example, ports: {ports}, expires: 2025-01-01}}"
+    allow = told(Lookup("a", "a.example"), policy(rules=rules)).allow
+    assert allow == (offer and f'penstock grant a {offer} --for 8h --reason "..."')
+
+
+def test_the_root_has_a_name_and_what_is_not_kept_apart_has_none() -> None:
+    root = Refused(7, "a", "", "NS", "name", "udp", (ip_address("192.0.2.1"), 4000))
+    assert told(Lookup.of(root)).name == "."
+    assert told(Lookup.of(Observed("a", "", ()))).name == "."
+    assert told(Lookup.of(replace(root, reason=OVERFLOW.reason))).name is None
 
 
 def test_in_lock_nothing_else_is_said() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from governed import policy_of
 from penstock.core.asked import Asked
 from penstock.core.learned import FLOOR, SLACK, Learned
-from penstock.core.name_questions import MOST_NAMES, names_answer
+from penstock.core.name_questions import MOST_NAMES, names_answer, names_by_rule
 from penstock.core.parse import parse
 from penstock.core.policy import Policy
 
@@ -88,6 +89,30 @@ def test_an_address_with_many_names_is_told_with_some(policy: Policy) -> None:
         learned.learn("a", f"n{n}.hf.co", [(A4.packed, 60)], T + n)
     found = ask(policy, learned, str(A4))["names"]
     assert (len(found), found[0]["name"]) == (MOST_NAMES, f"n{MOST_NAMES + 4}.hf.co")
+
+
+def test_each_way_to_be_open_is_told(policy: Policy) -> None:
+    """`cdn.hf.co` opens ports that the many others do not: nobody may take them for closed."""
+    learned = Learned()
+    learned.learn("a", "cdn.hf.co", [(A4.packed, 60)], T)
+    for n in range(MOST_NAMES):
+        learned.learn("a", f"n{n}.hf.co", [(A4.packed, 60)], T + 1 + n)
+    found = [entry["name"] for entry in ask(policy, learned, str(A4))["names"]]
+    assert (len(found), found[0], found[-1]) == (MOST_NAMES, f"n{MOST_NAMES - 1}.hf.co", "cdn.hf.co")
+
+
+def test_how_many_names_of_a_rule_are_learned(policy: Policy, learned: Learned) -> None:
+    wide, both, other = (rule.id for rule in policy.workloads["a"].rules)
+    assert names_by_rule(policy, "a", Learned(), NOW) == {wide: 0, both: 0, other: 0}
+    learned.learn("a", "other.example", [(A4.packed, 60)], T)
+    assert names_by_rule(policy, "a", learned, NOW) == {wide: 2, both: 2, other: 2}
+    assert names_by_rule(policy, "b", learned, NOW) == {}
+
+
+def test_a_name_for_which_a_rule_stands_twice_is_one_of_its_names(learned: Learned) -> None:
+    rules = '[{to: [cdn.hf.co, "*.hf.co"]}]'
+    policy = policy_of(f"version: 1\nworkload: a\nmode: enforce\negress: {rules}\ningress: []\n")
+    assert list(names_by_rule(policy, "a", learned, NOW).values()) == [2]
 
 
 def test_another_workload_knows_nothing_of_it(policy: Policy, learned: Learned) -> None:

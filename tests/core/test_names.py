@@ -2,7 +2,14 @@
 
 import pytest
 
-from penstock.core.names import BadName, is_shared_suffix, matches, normalise, normalise_pattern
+from penstock.core.names import (
+    BadName,
+    is_shared_suffix,
+    matches,
+    normalise,
+    normalise_pattern,
+    shared_suffix,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +90,25 @@ def test_shared_suffixes() -> None:
     assert is_shared_suffix("westeurope.cloudapp.azure.com")
     assert not is_shared_suffix("github-cloud.s3.amazonaws.com")
     assert not is_shared_suffix("docs.aws.amazon.com")
+    for name in ("a.run.app", "europe-west1.run.app", "z13.web.core.windows.net", "global.ssl.fastly.net"):
+        assert is_shared_suffix(name), name
+    for name in ("service-1.a.run.app", "my-service.run.app", "account.z13.web.core.windows.net"):
+        assert not is_shared_suffix(name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("cloudflarestorage.com", "r2.cloudflarestorage.com"),
+        ("googleapis.com", "storage.googleapis.com"),
+        ("azure.com", "cloudapp.azure.com"),
+        ("ssl.fastly.net", "global.ssl.fastly.net"),
+        ("core.windows.net", "core.windows.net"),
+        ("xcloudflarestorage.com", ""),
+        ("a.googleapis.com", ""),
+        ("amazon.com", ""),
+    ],
+)
+def test_what_lies_above_a_shared_suffix_is_shared(name: str, suffix: str) -> None:
+    assert shared_suffix(name) == suffix
+    assert is_shared_suffix(name) == bool(suffix)

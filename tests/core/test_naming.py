@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from fake_host import Host, always, once, rules
 
-from penstock.core import effects, events
-from penstock.core.blocks import Process
-from penstock.core.name_chains import FIRST_ZONE
+from penstock.core import effects, events, naming
+from penstock.core.blocks import Block, Process
+from penstock.core.log_prefix import Kind, Refusal
 from penstock.core.name_elements import Opened
-from penstock.core.policy import Upstream
+from penstock.core.packets import Denied
+from penstock.core.policy import Direction, Mode, Upstream
 from penstock.core.resolver_wire import Learn, Observed, Refused, Trouble
+from penstock.core.text import time_text
 
 HUB, CDN, DB = "hub.example", "cdn.hub.example", "db.example"
 NAMES = "[{to: [hub.example, '*.hub.example']}, {to: db.example, ports: [5432], private: true}]"
@@ -94,6 +96,9 @@ def test_timeouts() -> None:
         (DB, "fe80::1", "a", "link-local"),
         (HUB, "64:ff9b::a00:1", "a", "private, behind a translator"),
         (HUB, FOUR, "c", "there is no such workload"),
+        ('x" } } ; # .hub.example', FOUR, "a", "it is no name"),
+        ("..hub.example", FOUR, "a", "it is no name"),
+        ("X.hub.example", FOUR, "a", "it is no name as it is asked"),
     ],
 )
 def test_what_the_resolver_cannot_make_us_learn(name: str, address: str, workload: str, why: str) -> None:
@@ -143,6 +148,63 @@ def test_a_rule_that_goes_takes_its_addresses_and_no_others() -> None:
     assert not any(host.kernel.learned.values())
 
 
+def denied(host: Host, address: str, port: int = 443) -> Block:
+    """The block of a packet of `a` to there."""
+    how = (Direction.OUT, Refusal.DENY, Mode.ENFORCE, Kind.RULES, 4, "tcp")
+    packet = Denied("a", *how, ip_address(address), port, ip_address("192.0.2.1"), 40000, 0)
+    host.feed(events.PacketsDenied(host.now, (packet,)))
+    host.settle()
+    return host.blocks[-1]
+
+
+def test_of_a_name_whose_rule_is_gone_it_is_told_when_it_was_asked() -> None:
+    host = running()
+    learn(host, DB, NEAR)
+    learn(host, CDN, FOUR)
+    host.tick(13.0)
+    host.apply({"rules.d/a.yaml": rules("a", "[{to: hub.example}, {to: 198.51.100.9, ports: [80]}]")})
+    host.tick(20.0)
+    block = denied(host, FOUR)
+    assert (block.reason, block.name) == ("no-rule", CDN)
+    assert block.text.startswith(f"asked {CDN} 33 s ago, not in its rules")
+    assert block.allow == f'penstock grant a {CDN}:443 --for 8h --reason "..."'
+    assert denied(host, NEAR, 5432).name == DB
+    assert denied(host, SIX).text.startswith("literal address")
+    host.apply({"rules.d/a.yaml": rules("a", NAMES)})
+    block = denied(host, FOUR)
+    assert block.text.endswith("s ago, and not since its rule is in force; a look-up opens it now")
+
+
+def test_of_a_name_that_was_learned_before_a_lock_too() -> None:
+    host = running()
+    learn(host, HUB, FOUR, ttl=86400)
+    host.apply({"rules.d/a.yaml": rules("a", NAMES, mode="lock")})
+    host.apply({"rules.d/a.yaml": rules("a", NAMES)})
+    assert denied(host, FOUR).text.startswith(f"asked {HUB} 0 s ago")
+    when = host.ask("names", workload="a", name=FOUR)["asked"]["when"]
+    assert when <= time_text(host.now)
+
+
+def test_what_is_asked_since_then_is_not_told_as_what_was_asked_before() -> None:
+    host = running({"rules.d/a.yaml": rules("a", NAMES, mode="observe")})
+    learn(host, CDN, FOUR)
+    host.tick()
+    say(host, Observed("a", "stranger.example", (ip_address(FOUR),)))
+    host.apply({"rules.d/a.yaml": rules("a", "[{to: hub.example}]")})
+    assert denied(host, FOUR).name == "stranger.example"
+
+
+def test_what_is_told_of_names_without_a_rule_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(naming, "MAX_OBSERVED", 2)
+    host = running()
+    for number in range(1, 5):
+        learn(host, f"n{number}.hub.example", f"203.0.113.{number}")
+        host.tick()
+    host.apply({"rules.d/a.yaml": rules("a", "[{to: hub.example}]")})
+    told = [denied(host, f"203.0.113.{number}").name for number in range(1, 5)]
+    assert told == [None, None, "n3.hub.example", "n4.hub.example"]
+
+
 def test_an_address_of_two_names_stays_while_one_of_them_has_a_rule() -> None:
     host = running()
     learn(host, HUB, FOUR)
@@ -169,6 +231,29 @@ def test_a_name_is_learned_only_if_the_policy_that_comes_has_it_too() -> None:
     say(host, Learn(8, generation, "a", HUB, ((ip_address(FOUR), 60),)))
     assert host.settled[8] is False
     assert held(host) == set()
+
+
+@pytest.mark.parametrize(
+    "egress", ["[{to: hub.example}, {to: x.example}]", "[{to: hub.example, ports: [8443]}, {to: x.example}]"]
+)
+def test_what_is_learned_while_a_policy_is_being_loaded_stays(egress: str) -> None:
+    """Both have it, and it is answered; what goes with the load was found out before.  Then the new one counts."""
+    host = running()
+    assert host.configured
+    generation = host.configured.generation
+    learn(host, CDN, SIX)
+    host.files = {"rules.d/a.yaml": rules("a", egress)}
+    host.command("apply")
+    while not any(isinstance(e, effects.StageState) and e.operation > 1 for e in host.done):
+        assert host.step()
+    host.feed(events.FromResolver(host.now, (Learn(8, generation, "a", HUB, ((ip_address(FOUR), 60),)),), {}))
+    while 8 not in host.settled:
+        host.step_last()
+    host.settle()
+    assert host.settled[8] is True
+    assert held(host) == {(HUB, FOUR)}
+    (learned,) = (e for e in host.done if isinstance(e, effects.Learn) and e.ids == (8,))
+    assert {one.set for one in learned.then} == {name for name, found in host.kernel.learned.items() if found}
 
 
 NARROW = {"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")}
@@ -240,23 +325,28 @@ def test_an_element_of_somebody_else_goes() -> None:
     assert held(host) == {(HUB, FOUR)}
 
 
-def test_the_next_daemon_reads_it_back() -> None:
-    host = running()
-    learn(host, HUB, FOUR)
+def next_daemon(host: Host, files: Files = FILES) -> Host:
+    """It reads what the kernel holds, and with it the names that are not too long for it."""
     opened = tuple(
-        Opened(set_name, address, name, 300.0)
+        Opened(set_name, address, name if len(name) < 127 else "", 300.0)
         for set_name, elements in host.kernel.learned.items()
         for address, name in elements.items()
     )
     host.feed(events.Stopping(host.now))
     host.settle()
-    again = Host(FILES, saved=host.state)
+    again = Host(files, saved=host.state)
     again.kernel = host.kernel
     again.now = host.now + timedelta(seconds=5)
     snapshot = again.kernel.snapshot(again.now)
     again.feed(events.UpstreamsRead(again.now, (SERVER,), ()))
     again.feed(events.Started(again.now, snapshot, again.state, 1, names=host.saved_names, opened=opened))
-    again.settle()
+    return again.settle()
+
+
+def test_the_next_daemon_reads_it_back() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    again = next_daemon(host)
     assert held(again) == {(HUB, FOUR)}
     again.apply({"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")})
     assert held(again) == set()
@@ -267,6 +357,39 @@ def test_saved_names_that_are_damaged_are_no_reason_not_to_start() -> None:
     host.feed(events.Started(host.now, host.kernel.snapshot(host.now), None, 1, names=b"rubbish"))
     host.settle()
     assert host.holds_policy()
+    assert "trouble" in findings(host)
+    assert any("names is damaged" in text for level, text in host.journal if level == "error")
+    for _ in range(naming.SAVE_EVERY):
+        host.tick()
+    assert host.saved_names
+    assert "trouble" not in findings(host)
+
+
+def test_what_was_damaged_is_written_anew_where_no_rule_has_names_any_more() -> None:
+    host = Host({"rules.d/a.yaml": rules("a")})
+    host.feed(events.Started(host.now, host.kernel.snapshot(host.now), None, 1, names=b"rubbish"))
+    for _ in range(naming.SAVE_EVERY):
+        host.tick()
+    assert host.saved_names
+    assert "trouble" not in findings(host)
+
+
+def test_what_one_workload_looks_up_takes_nothing_from_another() -> None:
+    """These begin with a dash: no rule can be written for them, but a wildcard stands for them."""
+    files = {**FILES, "rules.d/b.yaml": rules("b", "[{to: ['*.b.example', '*.c.example']}]")}
+    host = running(files)
+    long, addresses = f"{'x' * 60}.{'y' * 60}.b.example", {"203.0.113.8", "203.0.113.9"}
+    assert learn(host, long, "203.0.113.9", workload="b")
+    for name in ("n1.b.example", "n2.c.example"):
+        assert learn(host, name, "203.0.113.8", workload="b")
+    for name in ("-x.hub.example", "-y.hub.example"):
+        assert learn(host, name, FOUR)
+    again = next_daemon(host, files)
+    assert {address for _, address in held(again, "b")} == addresses
+    assert {address for _, address in held(again)} == {FOUR}
+    assert "trouble" not in findings(again)
+    again.apply({**files, "rules.d/b.yaml": rules("b", "[{to: '*.b.example'}]")})
+    assert {address for _, address in held(again, "b")} == addresses
 
 
 def test_the_resolver_is_told_what_is_in_force_and_when_it_is_new() -> None:
@@ -285,6 +408,42 @@ def test_the_resolver_is_told_what_is_in_force_and_when_it_is_new() -> None:
     host.settle()
     assert host.configured != before  # what it settles is counted anew
     assert "resolver-down" not in findings(host)
+
+
+def said_there(host: Host, seconds: float) -> set[str]:
+    """Who was said to be there in the last of so many seconds."""
+    for _ in range(int(seconds // 2)):
+        host.there.clear()
+        host.tick()
+    return host.there
+
+
+def test_that_somebody_is_there_is_said_again_and_again() -> None:
+    host = running({**FILES, "rules.d/c.yaml": rules("c", "[{to: db.example}]", mode="observe")})
+    assert host.there == {"listening", "answering"}
+    assert said_there(host, 2) == {"listening", "answering"}
+    host.apply({"rules.d/a.yaml": rules("a", NAMES)})
+    assert said_there(host, 2) == {"listening"}
+
+
+def test_a_resolver_that_ended_is_waited_for_but_not_for_long() -> None:
+    """Who asks meanwhile is answered by the next one; unless there is none, which is better told."""
+    host = running({**FILES, "rules.d/c.yaml": rules("c", "[{to: db.example}]", mode="observe")})
+    for _ in range(2):
+        host.feed(events.ResolverChanged(host.now, False, "the resolver ended"))
+        assert said_there(host, 8) == {"listening"}
+        host.feed(events.ResolverChanged(host.now, False, "the resolver cannot be started"))
+        assert said_there(host, 4) == set()
+        host.feed(events.ResolverChanged(host.now, True))
+        host.settle()
+        assert host.there == {"listening", "answering"}
+
+
+def test_a_daemon_that_stops_says_so() -> None:
+    host = running()
+    host.feed(events.Stopping(host.now))
+    host.settle()
+    assert host.there == set()
 
 
 def test_the_resolver_is_told_when_nobody_needs_it() -> None:
@@ -316,7 +475,20 @@ def test_nobody_can_listen() -> None:
     assert host.holds_policy()
     assert "resolver-down" in findings(host)
     assert host.kernel.ruleset
-    assert not any(chain.name == "dns_a" and chain.rules for chain in host.kernel.ruleset.chains)
+    assert not any(chain.name == "divert_a" for chain in host.kernel.ruleset.chains)
+    host.feed(events.UpstreamsRead(host.now, (), ()))
+    host.settle()
+    assert "resolver-down" in findings(host)
+    host.deaf = ""
+    host.feed(events.UpstreamsRead(host.now, (), ()))  # the daemon says so from time to time
+    host.feed(events.ResolverChanged(host.now, True))
+    host.settle()
+    assert "resolver-down" not in findings(host)
+    assert any(chain.name == "divert_a" for chain in host.kernel.ruleset.chains)
+    done = len(host.done)
+    host.feed(events.UpstreamsRead(host.now, (), ()))
+    host.settle()
+    assert len(host.done) == done, "nothing is loaded for no reason"
 
 
 def test_a_host_without_rules_by_name_pays_nothing_for_names() -> None:
@@ -326,7 +498,8 @@ def test_a_host_without_rules_by_name_pays_nothing_for_names() -> None:
     assert host.kernel.ruleset
     assert not host.kernel.ruleset.name_sets
     assert {chain.hook for chain in host.kernel.ruleset.chains if chain.hook} == {"output", "input"}
-    assert not any(str(FIRST_ZONE)[:3] in repr(chain) for chain in host.kernel.ruleset.chains)
+    host.tick().tick()
+    assert not any(isinstance(e, effects.SayThere) for e in host.done)
 
 
 def refused(name: str = "stranger.example", id: int = 3, reason: str = "name", workload: str = "a") -> Refused:
@@ -367,6 +540,29 @@ def test_troubles_of_the_resolver() -> None:
     assert len(told) == 64
     say(host, Trouble("ok:upstream", "", ""))
     assert not any("nobody answers" in found["text"] for found in host.status()["findings"])
+
+
+@pytest.mark.parametrize("after", [rules("a"), rules("a", NAMES, mode="lock"), None], ids=["none", "lock", "gone"])
+def test_troubles_of_a_workload_that_looks_nothing_up_any_more(
+    after: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.core.learned.MAX_ADDRESSES", 2)
+    host = running()
+    say(host, Trouble("rate", "a", "of a"), Trouble("rate", "b", "of b"), Trouble("upstream", "", "of none"))
+    for workload in ("a", "b"):
+        assert not learn(host, HUB, "203.0.113.1", "203.0.113.2", "203.0.113.3", workload=workload)
+    assert {"a has", "b has", "rate: of a", "rate: of b", "upstream: of none"} <= troubles(host)
+    host.apply({**FILES, "rules.d/a.yaml": rules("a", "[{to: hub.example}]")})
+    assert {"a has", "rate: of a"} <= troubles(host)
+    files = {"rules.d/b.yaml": FILES["rules.d/b.yaml"]}
+    host.apply({**files, "rules.d/a.yaml": after} if after else files)
+    assert troubles(host) == {"b has", "rate: of b", "upstream: of none"}
+
+
+def troubles(host: Host) -> set[str]:
+    """As the findings begin."""
+    told = [found for found in host.status()["findings"] if found["code"] in ("lookups", "trouble")]
+    return {found["text"].partition(" looked up")[0] for found in told}
 
 
 def test_a_locked_workload_learns_nothing() -> None:

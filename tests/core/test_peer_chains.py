@@ -9,31 +9,27 @@ import pytest
 
 from governed import policy_of, rules
 from penstock.core import peer_chains
+from penstock.core.actions import Count, Final, Goto, Jump, Note
 from penstock.core.base_chains import STALE, UNPROVEN, WORKLOAD
 from penstock.core.chains import Plan, build
 from penstock.core.compile import Live, compile_policy
-from penstock.core.peer_chains import NOBODY, Call, Calls, calls
-from penstock.core.policy import Mode, Policy, PortRange
-from penstock.core.rule_parts import (
+from penstock.core.conditions import (
     AddressIn,
     AnySocket,
     Before,
-    Count,
     End,
     Family,
-    Final,
     FullSocket,
-    Goto,
     HasLabel,
     Hook,
     InCgroup,
     InSet,
-    Jump,
     Loopback,
-    Note,
     PortIn,
     TcpSyn,
 )
+from penstock.core.peer_chains import NOBODY, Call, Calls, calls
+from penstock.core.policy import Mode, Policy, PortRange
 from penstock.core.ruleset import Chain, Rule
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -207,7 +203,7 @@ def test_who_serves_others_here_notes_where_it_ends_connections(ingress: str, mo
     assert [rule.when for rule in rules_of["input"] if rule.do == (Jump("syn"),)] == (
         [(Loopback(Hook.INPUT), TcpSyn())] if notes else []
     )
-    asked = [rule.do[-1] for rule in rules_of["unproven"]]
+    asked = [rule.do[-1] for rule in rules_of["met"]]
     assert asked[-1] == Goto("not_own")
     assert (Jump("unproven_syn") == asked[-2]) == notes
 

@@ -99,6 +99,64 @@ def test_a_mode_changes(mode: str, text: str) -> None:
     assert workload.rules == ()
 
 
+LOOKS_UP = """\
+version: 1
+workload: w
+mode: enforce
+egress:
+  - {to: 198.51.100.10, ports: [53, 53/udp]}
+ingress: []
+"""
+SERVES = b"""\
+version: 1
+preset: serves
+title: Opens nothing
+source: measured
+date: 2026-01-01
+egress: []
+known: [{name: calls.example, kind: telemetry, text: usage reports}]
+"""
+
+
+def serving(rules: str, preset: bytes = SERVES) -> Policy:
+    parsed = parse({"rules.d/w.yaml": rules.encode()}, {"serves.yaml": preset})
+    assert parsed.policy, parsed.problems
+    return parsed.policy
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("enforce", "names that no rule has do not exist for it"),
+        ("observe", "what no rule names is answered, and recorded"),
+        ("lock", "no name exists for it"),
+    ],
+)
+@pytest.mark.parametrize("entry", ["use: serves", "to: first.example"])
+def test_who_answers_look_ups_changes(mode: str, text: str, entry: str) -> None:
+    old = LOOKS_UP.replace("enforce", mode)
+    new = old.replace("ingress", f"  - {{{entry}}}\ningress")
+    (there,), (back,) = (difference(serving(a), serving(b)).workloads for a, b in ((old, new), (new, old)))
+    assert there.details[0] == f"its look-ups go to penstock's resolver from then on: {text}"
+    assert back.details[0] == "penstock's resolver takes its look-ups no more: they go where its rules let them"
+
+
+def test_a_second_rule_by_name_changes_nothing_about_look_ups() -> None:
+    one, two = (LOOKS_UP.replace("ingress", f"  - to: {name}\ningress") for name in ("a.example", "b.example"))
+    (workload,) = difference(policy(one), policy(two)).workloads
+    assert workload.details == ()
+
+
+def test_what_a_preset_knows_changes() -> None:
+    rules = LOOKS_UP.replace("ingress", "  - use: serves\ningress")
+    other = SERVES.replace(b"calls.example", b"home.example")
+    (workload,) = difference(serving(rules), serving(rules, other)).workloads
+    assert workload.details == ("known and left closed: + home.example; - calls.example",)
+    other = SERVES.replace(b"usage reports", b"crash reports")
+    (workload,) = difference(serving(rules), serving(rules, other)).workloads
+    assert workload.details == ("what presets say of the names that they leave closed",)
+
+
 def test_workloads_come_and_go() -> None:
     other = RULES.replace("workload: w", "workload: v")
     (added,) = difference(policy(), policy(v=other)).workloads

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from penstock.core.parse import Parsed, parse
+from penstock.core.lookups import METADATA_NAMES
+from penstock.core.parse import Parsed, parse, parse_file
 from penstock.core.policy import Known
-from penstock.core.presets import EVERYWHERE, Kind, overlap
+from penstock.core.presets import EVERYWHERE, Kind, Origin, Preset, entries_of, overlap
 
 HEAD = "version: 1\npreset: {}\ntitle: {} itself\nsource: s\ndate: 2026-11-01\n"
 HUB = HEAD.format("hub", "hub") + """egress:
@@ -37,7 +40,7 @@ def known(*uses: str) -> tuple[Known, ...]:
 
 
 def everywhere(preset: str) -> tuple[Known, ...]:
-    return tuple(Known(one.pattern, one.kind, one.text, preset) for one in EVERYWHERE)
+    return tuple(replace(entry.known, preset=preset) for entry in EVERYWHERE)
 
 
 def test_of_one_preset_and_what_every_preset_knows() -> None:
@@ -62,10 +65,41 @@ def test_airgap_knows_what_all_know_and_open() -> None:
     assert policy.workloads["w"].egress == ()
     found = {one.pattern: one for one in policy.workloads["w"].known}
     assert found["stats.org"] == Known("stats.org", Kind.TELEMETRY, "reports of the hub", "hub")
-    assert found["hub.org"] == Known("hub.org", Kind.OTHER, "hub itself", "hub")
-    assert found["*.cdn.org"].preset == "hub"
-    assert {one.pattern for one in EVERYWHERE} < set(found)
+    # It is not the hub's preset that leaves the hub closed.
+    assert found["hub.org"] == Known("hub.org", Kind.OTHER, "hub itself (preset hub opens it)", "airgap")
+    assert found["*.cdn.org"].preset == "airgap"
+    assert {entry.known.pattern for entry in EVERYWHERE} < set(found)
     assert len(found) == len(EVERYWHERE) + 4
+
+
+def test_airgap_says_of_a_metadata_name_what_it_is_and_not_who_asks_it() -> None:
+    asks = "  - {name: metadata.goog, kind: metadata, text: the server asks where it is}\n"
+    presets = {**PRESETS, "server.yaml": SERVER + asks}
+    neutral = "the metadata service of Google Cloud"
+    for use, text in (("server", "the server asks where it is"), ("airgap", neutral)):
+        policy = parsed(use, presets=presets).policy
+        assert policy
+        (found,) = (one for one in policy.workloads["w"].known if one.pattern == "metadata.goog")
+        assert (found.preset, found.text.startswith(text)) == (use, True)
+
+
+def test_every_preset_knows_the_metadata_services_and_the_calls_of_libraries() -> None:
+    kinds = {entry.known.pattern: entry.known.kind for entry in EVERYWHERE}
+    assert {name for name, kind in kinds.items() if kind is Kind.METADATA} == METADATA_NAMES
+    reports = {name for name, kind in kinds.items() if kind is Kind.TELEMETRY}
+    assert reports >= {"t.bentoml.com", "config.mlflow-telemetry.io", "api.gradio.app"}
+    assert kinds["marimo.io"] is Kind.OTHER
+    assert all(entry.origin.source and entry.origin.date for entry in EVERYWHERE)
+
+
+def test_where_each_was_seen() -> None:
+    read = {path: parse_file(path, data.encode()).part for path, data in PRESETS.items()}
+    every = {part.name: part for part in read.values() if isinstance(part, Preset)}
+    changed = replace(every["hub"].openings[0], origin=Origin("seen", "2026-10-01"))
+    every["hub"] = replace(every["hub"], openings=(changed,))
+    found = {entry.known.pattern: entry.origin for entry in entries_of([every["airgap"]], every)}
+    assert found["*.cdn.org"] == Origin("seen", "2026-10-01")
+    assert found["stats.org"] == Origin("s", "2026-11-01")
 
 
 def test_a_policy_with_airgap_has_another_hash_when_any_preset_changes() -> None:

@@ -66,6 +66,10 @@ def test_a_published_pattern_is_opened_by_one_that_is_as_wide() -> None:
     assert compare(preset("[{to: x.cdn.a.org}]"), listed) == Difference(("*.cdn.a.org",))
 
 
+def test_a_long_number_beside_the_names_is_nothing_to_us() -> None:
+    assert read(b'{"aDomains": ["a.org"], "v": ' + b"1" * 5000 + b"}") == Published(("a.org",), ("v",))
+
+
 def test_names_in_their_one_form_and_once() -> None:
     assert read(b'{"aDomains": ["B.org.", "*.a.org"], "bDomains": ["b.org"], "x": 1}') == Published(
         ("b.org", "*.a.org"), ("x",)
@@ -79,6 +83,9 @@ def test_names_in_their_one_form_and_once() -> None:
         (b"<html>", "it is not JSON"),
         (b"\xff{}", "it is not UTF-8"),
         (b"[" * 100_000, "it is not JSON"),
+        (b'{"a": ' * 100_000, "it is not JSON"),
+        (b'{"aDomains": [' + b"1" * 5000 + b"]}", "`aDomains` holds something that is no text"),
+        (b"1" * 5000, "it is JSON, and no object"),
         (b'["a.org"]', "it is JSON, and no object"),
         (b"{}", "no key that ends in `Domains` holds names"),
         (b'{"aDomains": []}', "no key that ends in `Domains` holds names"),

@@ -96,6 +96,17 @@ def test_nothing_new(old: list[str], new: list[str]) -> None:
         ([], ["to: wire, ports: [80], except: 10.0.0.0/8"], ["out wire:80 later"], []),
         (["to: wire, ports: [80], except: 10.0.0.0/8"], ["to: wire, ports: [80]"], ["out wire:80"],
          []),
+        (["to: a.org"], ["to: a.org, private: true"], ["out a.org:443, at private addresses"], []),
+        (["to: a.org, private: true"], ["to: a.org"], [], ["out a.org:443, at private addresses"]),
+        (["to: a.org"], ["to: a.org, ports: [80], private: true"], ["out a.org:80"], ["out a.org:443"]),
+        (["to: any, ports: [443]"], ["to: any, ports: [443]", "to: a.org, private: true"], [], []),
+        (["to: '*.a.org'"], ["to: '*.a.org'", "to: x.a.org, private: true"],
+         ["out x.a.org:443, at private addresses"], []),
+        (["to: a.org"], ["to: a.org, except: 203.0.113.0/24"], [], ["out a.org:443, at 203.0.113.0/24"]),
+        (["to: a.org, except: [203.0.113.0/25, clients]"], ["to: a.org, except: 203.0.113.0/24"],
+         ["out a.org:443, at 10.30.0.0/16", "out a.org:443, at fd00:30::/64"],
+         ["out a.org:443, at 203.0.113.0/24"]),
+        (["to: a.org, except: 203.0.113.0/24"], [], [], ["out a.org:443"]),
     ],
 )  # fmt: skip
 def test_rules(old: list[str], new: list[str], allowed: list[str], denied: list[str]) -> None:

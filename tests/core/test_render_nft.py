@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from penstock.core.actions import Count, Final
+from penstock.core.conditions import Hook
 from penstock.core.render_nft import BATCH, Present, headed, retimed, script
-from penstock.core.rule_parts import Count, Final, Hook
 from penstock.core.ruleset import CATCH_ALL, AddressSet, Chain, Element, Rule, Ruleset
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

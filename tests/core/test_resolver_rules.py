@@ -20,8 +20,10 @@ from penstock.core.resolver_rules import (
     NO_TYPE,
     OBSERVED,
     PER_MINUTE,
+    PRIVATE,
     RATE,
     SEARCH,
+    UNFIT,
     Forward,
     Habits,
     Questions,
@@ -214,6 +216,26 @@ def test_an_address_counts_when_one_rule_takes_it() -> None:
     assert not decision.admits(ip_address("192.0.2.1"))
     assert not decision.admits(ip_address("10.0.0.1"))
     assert not OBSERVED.admits(ip_address("198.51.100.1"))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "refusal"),
+    [
+        (["10.0.0.1"], PRIVATE),
+        (["127.0.0.1"], PRIVATE),
+        (["169.254.169.254", "fd00::1"], PRIVATE),
+        (["169.254.169.254"], UNFIT),
+        (["fe80::1", "224.0.0.1"], UNFIT),
+        (["10.9.0.1"], UNFIT),
+    ],
+)
+def test_of_an_answer_that_no_rule_takes_it_is_told_whether_private_helps(
+    addresses: list[str], refusal: Refusal
+) -> None:
+    strict = NameRuleText("hub.example", False, (ip_network("10.9.0.0/16"),))
+    decision = ask(questions(strict), "hub.example")
+    assert isinstance(decision, Forward)
+    assert decision.refusal(map(ip_address, addresses)) == refusal
 
 
 def test_many_names_cost_no_more_than_few() -> None:

@@ -28,6 +28,7 @@ TO_RESOLVER: list[wire.ToResolver] = [
     wire.Configure(0, (), (), ()),
     wire.Listen("w"),
     wire.Unlisten("w"),
+    wire.Leave(),
     wire.Settled((1, 2, 3), True),
     wire.Settled((), False),
 ]

@@ -78,7 +78,10 @@ HOLDS = [
     (OUT, address("10.0.0.9"), False, [address("10.0.0.8")], ()),
     (OUT, NamePeer("cdn.hf.co"), True, [NamePeer("*.hf.co")], ()),
     (OUT, NamePeer("hf.co"), False, [NamePeer("*.hf.co")], ()),
-    (OUT, NamePeer("example.org"), False, [AnyPeer()], ()),  # nobody asked for it: it has no answer
+    (OUT, NamePeer("example.org"), True, [AnyPeer()], ()),  # somebody else answers, and it may lead anywhere
+    (OUT, NamePeer("example.org"), True, [AnyPeer()], (cidr("10.0.0.0/8"),)),
+    (OUT, NamePeer("example.org"), False, [AnyPeer(), NamePeer("a.example")], ()),  # we answer: no such name
+    (OUT, NamePeer("example.org"), False, [], ()),
     (OUT, MetadataPeer(), False, [AnyPeer()], ()),
     (OUT, MetadataPeer(), True, [MetadataPeer()], ()),
     (IN, NetworkPeer("clients"), True, [NetworkPeer("clients")], ()),
@@ -144,6 +147,26 @@ def test_an_area_answers_for_every_address(
     (problem,) = run(IN, peer, allow, *peers, excepted=excepted, text="ingress from X 80 deny")
     answer, expected = ("denied", "allow") if allow else ("allowed", "deny")
     assert problem.message == f"ingress from X 80 is {answer} for {shown}, the test expects {expected}"
+
+
+@pytest.mark.parametrize("allow", [True, False])
+@pytest.mark.parametrize(
+    ("peers", "excepted"),
+    [
+        ([cidr("203.0.113.0/24")], ()),
+        ([NetworkPeer("clients")], ()),
+        ([cidr("10.0.0.0/8")], (cidr("10.0.0.0/9"),)),
+    ],
+)
+def test_where_a_name_leads_that_others_answer_is_not_known(
+    peers: list[Peer], excepted: tuple[CidrPeer, ...], allow: bool
+) -> None:
+    told = run(OUT, NamePeer("a.example"), allow, *peers, excepted=excepted, text="egress a.example:80 deny")
+    (problem,) = told
+    expected = "allow" if allow else "deny"
+    assert problem.message == f"egress a.example:80 is neither allowed nor denied, the test expects {expected}"
+    assert problem.hint is not None
+    assert "ask about an address; nearest is rule r1 (" in problem.hint
 
 
 def test_the_message_says_what_and_the_hint_why() -> None:

@@ -76,6 +76,26 @@ def test_pending_files_are_those_that_differ_either_way() -> None:
     assert host.status()["policy"]["pending_files"] == 3
 
 
+def test_a_preset_in_use_that_differs_is_pending() -> None:
+    head = b"version: 1\ntitle: x\nsource: measured\ndate: 2026-01-01\negress: []\n"
+    host = Host({"rules.d/a.yaml": rules("a", "[{use: mine}]")})
+    host.presets = {f"{name}.yaml": head + f"preset: {name}\n".encode() for name in ("mine", "other")}
+    host.start()
+    host.presets["other.yaml"] += b"# of no policy\n"
+    assert host.status()["policy"]["pending_files"] == 0
+    host.presets["mine.yaml"] += b"# changed\n"
+    assert host.status()["policy"]["pending_files"] == 1
+    host.presets["mine.yaml"] += b"x: y\n"
+    found = host.status()
+    assert found["policy"]["pending_files"] == 1
+    assert "files-broken" in [one["code"] for one in found["findings"]]
+    host.presets["mine.yaml"] = head + b"preset: mine\nknown: []\n"
+    host.apply()
+    assert host.status()["policy"]["pending_files"] == 0
+    host.files["rules.d/a.yaml"] = rules("a")
+    assert host.status()["policy"]["pending_files"] == 1, "the file, and not what it uses no more"
+
+
 def test_what_is_unknown_is_null_and_never_missing() -> None:
     host = Host()
     event = Examined(START, 1, 0, {}, {}, {}, ())

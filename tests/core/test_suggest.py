@@ -205,6 +205,14 @@ def test_many_names_under_one_parent_become_a_pattern() -> None:
     assert len(suggested(shared, files()).proposed) == 9
 
 
+def test_names_that_were_only_asked_become_no_pattern() -> None:
+    """Random names under one parent are how data leaves in look-ups."""
+    flood = [block for n in range(9) for block in asked(f"n{n}.flood.example")]
+    assert said(suggested(flood, files())) == [f"{{to: n{n}.flood.example}}" for n in range(9)]
+    met = [block for n in range(8) for block in seen(name=f"m{n}.flood.example")]
+    assert said(suggested([*flood, *met], files()))[0] == '{to: "*.flood.example"}'
+
+
 def test_names_at_private_addresses_say_so() -> None:
     found = suggested(seen(name="db.example.org", address="10.1.2.3", port=5432), files())
     assert said(found) == ["{to: db.example.org, ports: [5432], private: true}"]

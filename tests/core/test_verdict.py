@@ -112,7 +112,6 @@ EGRESS = [
     ("10.30.1.5", HTTPS, out("10.30.1.5", protocol="udp"), Reason.WRONG_PORT),
     ("10.30.1.5", HTTPS, out("10.30.1.5", None), Reason.WRONG_PORT),
     ("10.30.1.5", HTTPS, out("10.30.1.5", None, "icmp"), Reason.WRONG_PORT),
-    ("10.30.1.5", HTTPS, out(None), Reason.NO_RULE),
     ("2001:db8::5", HTTPS, out("2001:db8::5"), Reason.RULE),
     ("2001:db8::5", HTTPS, out("2001:db8::6"), Reason.NO_RULE),
     # the far end as the packet carries it
@@ -190,6 +189,22 @@ EGRESS = [
     ("*.hf.co", HTTPS, out("192.0.2.1", name="cdn.hf.co"), Reason.RULE),
     ("*.hf.co", HTTPS, out("169.254.169.254", name="cdn.hf.co"), Reason.METADATA),
     ("*.hf.co", HTTPS, out("192.0.2.1", 80, name="cdn.hf.co"), Reason.WRONG_PORT),
+    # where somebody else led it, nobody knows
+    ("any", HTTPS, out(None), Reason.RULE),
+    ("10.30.1.5 any", HTTPS, out(None), Reason.RULE),
+    ("any", HTTPS, out(None, 80), Reason.WRONG_PORT),
+    ("any", ANY_PORT, out(None, 2375), Reason.CONTROL_PORT),
+    ("10.30.1.5", HTTPS, out(None), Reason.DEPENDS),
+    ("10.30.1.5", HTTPS, out(None, 80), Reason.NO_RULE),
+    ("10.30.1.5", ANY_PORT, out(None, 2375), Reason.NO_RULE),
+    ("10.0.0.0/8", HTTPS, out(None), Reason.DEPENDS),
+    ("clients", HTTPS, out(None), Reason.DEPENDS),
+    ("gpu-lan", HTTPS, out(None), Reason.DEPENDS),
+    ("metadata", HTTPS, out(None), Reason.DEPENDS),
+    ("workload:gateway", HTTPS, out(None), Reason.DEPENDS),
+    ("10.30.1.5", ECHO, out(None, None, "icmp"), Reason.DEPENDS),
+    ("", HTTPS, out(None), Reason.NO_RULE),
+    ("10.30.1.5", HTTPS, out(None, name="example.org"), Reason.NO_RULE),
     # workloads
     ("workload:gateway", HTTPS, out("127.0.0.1", peer_workload="gateway"), Reason.RULE),
     ("workload:gateway", HTTPS, out("127.0.0.1"), Reason.NO_RULE),
@@ -208,6 +223,7 @@ EGRESS = [
 
 INGRESS = [
     ("clients", HTTPS, into("10.30.0.0"), Reason.RULE),
+    ("any", HTTPS, into(None), Reason.NO_RULE),
     ("clients", HTTPS, into("10.29.255.255"), Reason.NO_RULE),
     ("clients", HTTPS, into("fd00:30::1", 80), Reason.WRONG_PORT),
     ("any", HTTPS, into("127.0.0.1", peer_workload="gateway"), Reason.RULE),
@@ -341,6 +357,16 @@ def test_a_name_is_where_the_workloads_own_look_ups_found_it(
         assert judge(policy(out=(by_name,)), live, out(address)).allow is allowed
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_name_at_an_address_of_this_host_needs_private(private: bool) -> None:
+    """It is no private address by its looks, and still one that no stranger may lead to."""
+    by_name = replace(rule(Direction.OUT, 1, "a.example"), private=private)
+    here = out("192.0.2.1", here=True)
+    live = Live(NOW, {"w": {ip_address("192.0.2.1"): ["a.example"]}})
+    assert judge(policy(out=(by_name,)), live, here).allow is private
+    assert judge(policy(out=(by_name,)), live, replace(here, here=False)).allow
+
+
 def test_a_network_without_addresses_and_interface_is_nowhere() -> None:
     nowhere = Policy(
         networks={"n": Network("n")},
@@ -349,6 +375,23 @@ def test_a_network_without_addresses_and_interface_is_nowhere() -> None:
         },
     )
     assert not judge(nowhere, Live(NOW), into("192.0.2.1"), as_written=True).allow
+
+
+def test_an_unknown_address_is_taken_for_none_that_is_excepted_and_the_text_says_so() -> None:
+    cut = (CidrPeer(ip_network("10.0.0.0/8")),)
+    but = "allows it, but at no address that it excepts"
+    for peers, far in (("any", out(None)), ("a.example", out(None, name="a.example"))):
+        assert ask((rule(Direction.OUT, 1, peers, excepted=cut),), far).text == f"rule out-1 ({peers}:443) {but}"
+    assert ask((rule(Direction.OUT, 1, "any", excepted=cut),), out("192.0.2.1")).text.endswith(" allows it")
+
+
+def test_to_an_unknown_address_nothing_is_open_by_what_is_over_or_not_enforced() -> None:
+    cut = (CidrPeer(ip_network("10.0.0.0/8")),)
+    for peers, reason in (("any", Reason.EXPIRED), ("10.30.1.5", Reason.NO_RULE)):
+        assert ask((rule(Direction.OUT, 1, peers, expires=NOW),), out(None)).reason is reason
+    unseen = (NetworkPeer("gpu-lan"),)
+    assert ask((rule(Direction.OUT, 1, "any", excepted=unseen),), out(None)).reason is Reason.NOT_ENFORCED
+    assert ask((rule(Direction.OUT, 1, "workload:gateway", excepted=cut),), out(None)).reason is Reason.NO_RULE
 
 
 # --- exceptions ---

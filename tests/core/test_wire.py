@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from penstock.core import wire
 from penstock.core.wire import Message
 
-HOLDS = Message(
-    "holds", {"workload": "w", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 443}
-)
+ASKED = {"workload": "w", "direction": "out", "address": "192.0.2.1", "protocol": "tcp", "port": 443, "here": 0}
+HOLDS = Message("holds", ASKED)
 READY = Message("ready", {"workload": "w"})
 APPLY = Message("apply", {"confirm": 60})
 ROLLBACK = Message("rollback", {"to": ""})
@@ -50,6 +49,7 @@ def changed(message: Message, **change: Any) -> bytes:
         (changed(HOLDS, arguments={**HOLDS.arguments, "port": True}), "must be a number"),
         (changed(HOLDS, arguments={**HOLDS.arguments, "port": 1.5}), "must be a number"),
         (changed(HOLDS, arguments={**HOLDS.arguments, "port": 65536}), "port goes from 0 to 65535"),
+        (changed(HOLDS, arguments={**HOLDS.arguments, "here": 2}), "here goes from 0 to 1"),
         (changed(Message("status"), arguments={"x": 1}), "takes: nothing"),
         (changed(APPLY, arguments={}), "takes: confirm"),
         (changed(APPLY, arguments={"confirm": True}), "must be a number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -52,6 +53,7 @@ class Running:
             self.home / name for name in ("config", "state", "run", "log")
         )
         self.tree: Path | None = lab.cgroup
+        self.measures_every: float | None = None  # seconds; None: as often as it does
         self._messages = lab.dir / f"{self.home.name}.stderr"
         self._daemon: subprocess.Popen[Any] | None = None
         self._asker: Actor | None = None
@@ -81,7 +83,7 @@ class Running:
     @property
     def argv(self) -> list[str]:
         """Its command line."""
-        argv = [sys.executable, "-m", "penstock.cli.main", "daemon"]
+        argv = [sys.executable, *_program(self.measures_every), "daemon"]
         argv += [f"--{path.name}={path}" for path in (self.config, self.state, self.run, self.log)]
         return argv if self.tree is None else [*argv, f"--cgroup={self.tree}"]
 
@@ -178,6 +180,13 @@ class Running:
         """Codes of the findings in `status`."""
         return {finding["code"] for finding in self.ask("status")["findings"]}
 
+    def why(self, *words: str) -> tuple[int, Any]:
+        """The exit status of `penstock why`, and its JSON."""
+        argv = [sys.executable, "-m", "penstock.cli.main", "--run", str(self.run), "why", *words, "--json"]
+        done = self.lab.host.run(argv, check=False)
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
     def in_force(self) -> bool:
         """Whether every workload is in force, and the kernel agrees."""
         try:
@@ -249,6 +258,19 @@ class Running:
         self.close()
 
 
+def _program(measures_every: float | None) -> list[str]:
+    """Words for the interpreter: the agent, perhaps with another time between two measurements."""
+    if measures_every is None:
+        return ["-m", "penstock.cli.main"]
+    program = f"""
+from penstock.core import measuring
+measuring.PERIOD = {measures_every}
+from penstock.cli.main import main
+main()
+"""
+    return ["-c", program]
+
+
 def latest(log: str) -> list[dict[str, Any]]:
     """The last state of each block in the text of a log."""
     return list({block["id"]: block for block in map(json.loads, log.splitlines())}.values())
@@ -277,6 +299,10 @@ def _of_this_process() -> Nft:
 
 
 def _snapshot() -> Snapshot:
+    """Some tests change it without a pause: what is given up after some attempts is tried again here."""
+    for _ in range(9):
+        with contextlib.suppress(PenstockError):
+            return _of_this_process().snapshot()
     return _of_this_process().snapshot()
 
 
@@ -285,8 +311,14 @@ def _counter(name: str) -> int:
 
 
 def _remove_cgroups(top: Path) -> bool:
-    """Remove a cgroup and all below it; False when somebody is still dying there."""
+    """Remove a cgroup and all below it; False when somebody is still dying there.
+
+    A resolver outlives a daemon that was killed, by some seconds.
+    """
     try:
+        for pid in (top / "resolver/cgroup.procs").read_text().split() if (top / "resolver").exists() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         for directory, _, _ in os.walk(top, topdown=False):
             os.rmdir(directory)
     except OSError:

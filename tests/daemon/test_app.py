@@ -8,21 +8,32 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from daemon.running import MIB, Running, hammering
 from governed import Actor, eventually
+from penstock.core.blocks import Process
 from penstock.core.effects import Effect
-from penstock.daemon.app import Daemon
+from penstock.core.events import Event, UpstreamsRead
+from penstock.core.policy import Mode, Policy, Upstream, Workload
+from penstock.core.resolv_conf import ResolvConf
+from penstock.core.resolver_wire import Refused
+from penstock.core.slices import slice_of
+from penstock.daemon import app, upstreams
+from penstock.daemon.app import TICK, Daemon
 from penstock.daemon.options import Options
 from penstock.demo.lab import Lab
 from penstock.demo.probe import tcp, udp
 from penstock.demo.recorder import Recorder
 from penstock.errors import PenstockError
+from penstock.kernel.asker import Asker
 
 pytestmark = pytest.mark.root
 
@@ -122,10 +133,11 @@ def test_memory_and_silence(lab: Lab, running: Running) -> None:
     registry = lab.remote["registry"]
     with running.actor() as workload, Actor(registry) as receiver:
         receiver(_open, registry.v4)
-        idle = _switches_meanwhile(running, lambda: 0)
-        busy = _switches_meanwhile(running, lambda: workload(_send, registry.v4, 20_000))
+        seconds, busy = _switches_meanwhile(running, TICK, lambda: workload(_send, registry.v4, 20_000))
+        _, idle = _switches_meanwhile(running, seconds, lambda: 0)  # the same time for both
         received = receiver(_drain)
-    print(f"idle: {running.rss() / MIB:.1f} MiB; in 4 s it slept {idle} times, {busy} with {received} packets")
+    print(f"idle: {running.rss() / MIB:.1f} MiB; in {seconds:.1f} s it slept {idle} times,")
+    print(f"{busy} with {received} packets")
     assert running.rss() < 60 * MIB
     assert received >= 19_000  # what the receiver's buffer lost is not the firewall's
     assert busy - idle < 30
@@ -149,12 +161,12 @@ def _write_examples(running: Running) -> None:
         shutil.copy(path, running.config if path.stem == "penstock" else running.config / "rules.d")
 
 
-def _switches_meanwhile(running: Running, work: Any) -> int:
-    """How often the daemon went to sleep during two of its ticks, while `work` was done."""
+def _switches_meanwhile(running: Running, seconds: float, work: Any) -> tuple[float, int]:
+    """While `work` was done, and for so long at least: the seconds, and how often the daemon went to sleep."""
     before, start = running.switches(), time.monotonic()
     work()
-    time.sleep(max(0, start + 4 - time.monotonic()))  # the same time for both
-    return running.switches() - before
+    time.sleep(max(0, start + seconds - time.monotonic()))
+    return time.monotonic() - start, running.switches() - before
 
 
 # --- in actors ---
@@ -215,9 +227,56 @@ class Performer:
         self.todo += todo
 
 
+def daemon_in(tmp_path: Path) -> Daemon:
+    return Daemon(Options(*(tmp_path / name for name in ("config", "state", "run", "log"))), tmp_path, "/")
+
+
+def test_nobody_is_looked_for_where_no_workload_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver may have been taken over: `a/../..` is a way to anywhere."""
+    daemon, places = daemon_in(tmp_path), list[str]()
+
+    def find(_: Asker, homes: Sequence[str], *__: Any) -> Process:
+        places.extend(homes)
+        return Process(7, "curl")
+
+    monkeypatch.setattr(Asker, "find", find)
+    asked = Refused(1, "a", "stranger.example", "A", "name", "udp", (ip_address("127.0.0.1"), 4711))
+    assert daemon._asker(asked) is None
+    policy = Policy(workloads={"a": Workload("a", Mode.ENFORCE, (), ())})
+    bound = {"system.slice/a.service": "a", "system.slice/b.service": "b"}
+    in_force = SimpleNamespace(policy=policy, places=bound)
+    daemon._engine = SimpleNamespace(in_force=in_force)  # type: ignore[assignment]
+    for workload in ("b", "", "a.slice/../../../../tmp/x"):
+        assert daemon._asker(replace(asked, workload=workload)) is None
+    assert places == []
+    assert daemon._asker(asked) == Process(7, "curl")
+    assert places == [slice_of("a"), "system.slice/a.service"]
+
+
+def test_whom_the_host_asks_is_told_when_it_changes_and_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever found no port for a listener tries it again then."""
+    daemon, server, fed = daemon_in(tmp_path), Upstream(ip_address("192.0.2.53")), list[Event]()
+    monkeypatch.setattr(daemon, "_feed", fed.append)
+    for seconds, servers, told in (
+        (1000.0, (), 1),
+        (1002.0, (), 1),
+        (1004.0, (server,), 2),
+        (1002 + app.AGAIN, (server,), 2),
+        (1004 + app.AGAIN, (server,), 3),
+        (1006 + app.AGAIN, (server,), 3),
+    ):
+        monkeypatch.setattr(app, "uptime", lambda at=seconds: at)
+        monkeypatch.setattr(upstreams, "read", lambda found=servers: ResolvConf(found))
+        daemon._follow_upstreams()
+        assert len(fed) == told, seconds
+    assert [event.servers for event in fed if isinstance(event, UpstreamsRead)] == [(), (server,), (server,)]
+
+
 def test_cgroups_that_cannot_be_watched_end_nobody(tmp_path: Path) -> None:
     """Units are found by the self-check as well, only later."""
-    daemon = Daemon(Options(*(tmp_path / name for name in ("config", "state", "run", "log"))), tmp_path, "/")
+    daemon = daemon_in(tmp_path)
     performer = Performer()
     daemon._executor = performer  # type: ignore[assignment]
 

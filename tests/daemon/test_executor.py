@@ -78,6 +78,13 @@ def test_in_its_order_and_then_the_events() -> None:
     assert workers.told == [(5, {"x": 1})]
 
 
+def test_who_is_there_is_said_to_the_kernel() -> None:
+    workers = Workers()
+    workers.run([effects.SayThere(("listening",), ("answering",)), ANSWER])
+    assert workers.calls == ["say_there"]
+    assert workers.told == [(5, {"x": 1})]
+
+
 def test_a_guard_that_fails_ends_the_list_and_is_told() -> None:
     workers = Workers()
     workers.broken["make_cgroups"] = PenstockError("no", where="/x", hint="do")

@@ -198,6 +198,26 @@ def test_a_look_at_the_files(options: Options) -> None:
     assert files.look() is None
 
 
+def test_a_look_at_the_presets_in_use(options: Options) -> None:
+    preset = "version: 1\npreset: {}\ntitle: x\nsource: measured\ndate: 2026-01-01\negress: []\n"
+    (options.config / "presets").mkdir()
+    for name in ("mine", "other"):
+        (options.config / f"presets/{name}.yaml").write_text(preset.format(name))
+    rules = options.config / "rules.d/a.yaml"
+    rules.write_bytes(RULES.replace(b"egress: []", b"egress: [{use: mine}]"))
+    files = FileWorker(options)
+    found = files.look()
+    assert found is not None
+    assert (list(found.digests), found.errors) == (["rules.d/a.yaml", "presets/mine.yaml"], 0)
+    (options.config / "presets/mine.yaml").write_text("version: 1\npreset: [mine\n")
+    broken = files.look()
+    assert broken is not None
+    assert broken.errors > 0
+    assert broken.digests.keys() == found.digests.keys(), "by the name of its file"
+    assert broken.digests != found.digests
+    assert files.look() is broken, "what did not change is not parsed again"
+
+
 def test_what_is_lent_is_no_part_of_the_floor(options: Options) -> None:
     bare = parse({"rules.d/a.yaml": RULES}).policy
     more = RULES.replace(b"egress: []", b"egress: [{to: 192.0.2.77, ports: [1]}]")

@@ -36,6 +36,12 @@ def test_what_is_ours_already_stays(options: Options) -> None:
     assert (options.state / places.BOOKS).read_text() == "x"
 
 
+def test_what_a_release_before_left_is_no_obstacle(options: Options) -> None:
+    options.run.mkdir()
+    (options.run / "ports.json").write_text("{}")
+    os.close(places.prepare(options))
+
+
 @pytest.mark.parametrize("which", ["state", "run"])
 def test_a_directory_of_something_else_is_left_alone(options: Options, which: str) -> None:
     place: Path = getattr(options, which)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import errno
+import itertools
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,6 +34,7 @@ class Played:
     ends: list[socket.socket] = field(default_factory=list)
     closed: int = 0
     fails: int = 0  # so many starts from now on
+    error: OSError | None = None  # of whatever is said to the one that is started next, but of descriptors
 
     def spawn(self, directory: Path) -> Any:
         if self.fails:
@@ -39,17 +42,32 @@ class Played:
             raise PenstockError("no memory")
         ours, theirs = socket.socketpair()
         self.ends.append(theirs)
-        return Process(self, ours)
+        error, self.error = self.error, None
+        return Process(self, ours if error is None else Deaf(ours, error))
 
     def said(self) -> list[wire.ToResolver]:
         """What the last one was told so far."""
-        self.ends[-1].setblocking(False)
         frames = wire.Frames(wire.MAX_TO_RESOLVER)
+        return [wire.decode_to_resolver(frame) for frame in frames.feed(self.take())]
+
+    def take(self) -> bytes:
+        """What the last one was sent so far, or a part of it."""
+        self.ends[-1].setblocking(False)
         try:
-            data = socket.recv_fds(self.ends[-1], 1 << 20, 64)[0]
+            return socket.recv_fds(self.ends[-1], 1 << 20, 64)[0]
         except BlockingIOError:
-            return []
-        return [wire.decode_to_resolver(frame) for frame in frames.feed(data)]
+            return b""
+
+
+class Deaf(socket.socket):
+    """Takes nothing."""
+
+    def __init__(self, other: socket.socket, error: OSError) -> None:
+        super().__init__(fileno=other.detach())
+        self.error = error
+
+    def send(self, *_: Any) -> int:
+        raise self.error
 
 
 @dataclass
@@ -67,6 +85,16 @@ class Scene:
     link: ResolverLink
     played: Played
     heard: list[Any]
+    opened: list[tuple[str, ...]]
+    done: asyncio.Event  # what comes of what the resolver says is; it is set unless a test clears it
+
+    def said(self) -> list[wire.FromResolver]:
+        """By the resolvers, all of it."""
+        return [m for event in self.heard if isinstance(event, events.FromResolver) for m in event.messages]
+
+    def changes(self) -> list[bool]:
+        """Whether there was a resolver."""
+        return [event.up for event in self.heard if isinstance(event, events.ResolverChanged)]
 
     def listeners(self) -> set[str]:
         return set(self.link._listeners)
@@ -80,14 +108,12 @@ class Scene:
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Scene], Awaitable[None]]) -> None:
     """Run `act` on a link whose resolver is played."""
     played = Played()
-    preferred: dict[str, int] = {}
+    asked: list[tuple[str, ...]] = []
+    ports = itertools.count(40_000)
 
-    def opened(directory: Path, wanted: dict[str, int]) -> dict[str, Listeners]:
-        preferred.update(wanted)
-        return {
-            name: Listeners(port or 40_000 + n, (os.open(os.devnull, os.O_RDONLY),))
-            for n, (name, port) in enumerate(wanted.items())
-        }
+    def opened(directory: Path, names: Sequence[str]) -> dict[str, Listeners]:
+        asked.append(tuple(names))
+        return {name: Listeners(next(ports), (os.open(os.devnull, os.O_RDONLY),)) for name in names}
 
     monkeypatch.setattr(resolver_link, "spawn", played.spawn)
     monkeypatch.setattr(resolver_link, "open_listeners", opened)
@@ -95,14 +121,22 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Scene],
 
     async def whole() -> None:
         heard: list[Any] = []
+        done = asyncio.Event()
+        done.set()
 
         async def in_kernel(work: Callable[[], Any]) -> Any:
             return work()
 
+        async def come_of_it() -> None:
+            await done.wait()
+
+        def feed(event: events.Event) -> asyncio.Task[None] | None:
+            heard.append(event)
+            return tasks.create_task(come_of_it()) if isinstance(event, events.FromResolver) else None
+
         async with asyncio.TaskGroup() as tasks:
-            ports = tmp_path / "ports.json"
-            link = ResolverLink(tasks, tmp_path, ports, in_kernel, heard.append, lambda refused: None)
-            await act(Scene(link, played, heard))
+            link = ResolverLink(tasks, tmp_path, in_kernel, feed, lambda refused: None)
+            await act(Scene(link, played, heard, asked, done))
             link.close()
 
     asyncio.run(whole())
@@ -154,8 +188,7 @@ def test_one_that_hangs_is_ended_and_another_started(tmp_path: Path, monkeypatch
             await asyncio.sleep(0.05)
         assert scene.played.closed == 0
         await scene.until(lambda: len(scene.played.ends) == 2)
-        changes = [event for event in scene.heard if isinstance(event, events.ResolverChanged)]
-        assert [change.up for change in changes] == [True, False, True]
+        assert scene.changes() == [True, False, True]
         assert wire.Listen("a") in scene.played.said()
 
     play(tmp_path, monkeypatch, act)
@@ -184,14 +217,159 @@ def test_one_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: 
     play(tmp_path, monkeypatch, act)
 
 
-def test_the_next_daemon_listens_at_the_same_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = tmp_path / "ports.json"
-    ports.write_text(json.dumps({"a": 41_000, "b": "rubbish", "c": 80}))
+def test_who_is_not_needed_any_more_is_told_to_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would go on for some seconds where it cannot be killed."""
 
     async def act(scene: Scene) -> None:
-        listening = await scene.link.listen(effects.Listen(1, ("a", "b", "c")))
-        assert listening.ports["a"] == 41_000
-        assert min(listening.ports.values()) > 1024
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        scene.link.configure(configure("a"))
+        assert wire.Leave() not in scene.played.said()
+        scene.link.configure(configure())
+        assert scene.played.said()[-1] == wire.Leave()
 
     play(tmp_path, monkeypatch, act)
-    assert json.loads(ports.read_text())["a"] == 41_000
+
+
+def test_in_the_midst_of_a_message_it_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        rules = tuple(wire.NameRuleText(f"n{number}.example", False) for number in range(50_000))
+        scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))
+        end = scene.played.ends[-1]
+        end.setblocking(False)
+        received = b""
+        with contextlib.suppress(BlockingIOError):
+            while data := end.recv(1 << 20):
+                received += data
+        scene.link.configure(configure())  # there is room again, and nobody has used it yet
+        while data := end.recv(1 << 20):
+            received += data
+        assert len(received) > 1 << 16
+        assert wire.encode(wire.Leave()) not in received
+
+    play(tmp_path, monkeypatch, act)
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EPIPE], ids=["ENOBUFS", "EPIPE"])
+def test_one_that_cannot_be_told_is_ended(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing would be settled any more, while it goes on to say that it is there."""
+
+    async def act(scene: Scene) -> None:
+        scene.played.error = OSError(number, os.strerror(number))
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        scene.link.settle((1,), ok=True)
+        scene.link.settle((2,), ok=True)
+        await scene.until(lambda: len(scene.played.ends) == 2)
+        assert scene.played.closed == 1
+        assert scene.changes() == [True, False, True]
+        scene.link.settle((3,), ok=True)
+        assert scene.played.said() == [wire.Listen("a")]
+        assert scene.played.said() == [wire.Settled((3,), True)]
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_one_that_cannot_be_told_when_it_is_ended_anyway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(scene: Scene) -> None:
+        scene.played.error = OSError(errno.ENOBUFS, "no buffers")
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        scene.link.settle((1,), ok=True)
+        scene.link.close()
+        await asyncio.sleep(0.01)
+        assert (len(scene.played.ends), scene.played.closed) == (1, 1)
+        assert scene.changes() == [True]
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_one_that_takes_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver_link, "MAX_UNTAKEN", 20_000)
+    rules = tuple(wire.NameRuleText(f"n{number}.example", False) for number in range(50_000))
+    ids = tuple(range(1000))
+    size = len(wire.encode(wire.Settled(ids, True)))
+
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        for _ in range(2):
+            scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))  # a long one
+            for _ in range(20_000 // size):
+                scene.link.settle(ids, ok=True)
+            assert scene.played.closed == 0
+            await scene.until(lambda: scene.played.take() == b"" and not scene.link._waiting)
+        scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))
+        for _ in range(20_000 // size + 1):
+            scene.link.settle(ids, ok=True)
+        assert (scene.played.closed, scene.changes()) == (1, [True, False])
+        scene.link.settle(ids, ok=True)  # to nobody
+        await scene.until(lambda: len(scene.played.ends) == 2)
+        assert (scene.played.closed, scene.changes()) == (1, [True, False, True])
+
+    play(tmp_path, monkeypatch, act)
+
+
+@pytest.mark.parametrize("more", [(), (LEARN, REFUSED)], ids=["nothing", "more"])
+def test_no_more_is_read_than_the_kernel_takes(
+    more: Sequence[wire.FromResolver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And who is not listened to is not taken for one that hangs."""
+    monkeypatch.setattr(resolver_link, "SILENCE", 0.2)
+
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        scene.done.clear()
+        for number in range(resolver_link.MAX_LEARNING):
+            scene.played.ends[-1].send(wire.encode(LEARN))
+            await scene.until(lambda number=number: len(scene.said()) > number)  # type: ignore[misc]
+        scene.played.ends[-1].send(b"".join(map(wire.encode, more)))
+        await asyncio.sleep(0.3)
+        assert len(scene.said()) == resolver_link.MAX_LEARNING
+        assert scene.changes() == [True]
+        scene.done.set()
+        await scene.until(lambda: len(scene.said()) == resolver_link.MAX_LEARNING + len(more))
+        await scene.until(lambda: scene.changes() == [True, False, True])  # now it hangs
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_a_log_that_hangs_keeps_nobody_from_being_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        scene.done.clear()
+        for number in range(2 * resolver_link.MAX_LEARNING):
+            scene.played.ends[-1].send(wire.encode(REFUSED))
+            await scene.until(lambda number=number: len(scene.said()) > number)  # type: ignore[misc]
+        scene.played.ends[-1].send(wire.encode(LEARN))
+        await scene.until(lambda: scene.said()[-1] == LEARN)
+        scene.done.set()
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_a_daemon_that_ends_starts_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair may be under way: a power-off removes the slices of workloads.  It would wait for that resolver."""
+
+    async def act(scene: Scene) -> None:
+        def spawn_meanwhile(directory: Path) -> Any:
+            scene.link.close()
+            return scene.played.spawn(directory)
+
+        monkeypatch.setattr(resolver_link, "spawn", spawn_meanwhile)
+        assert (await scene.link.listen(effects.Listen(1, ("a",)))).error == ""
+        assert (len(scene.played.ends), scene.played.closed) == (1, 1)
+        await scene.link.listen(effects.Listen(2, ("a",)))
+        assert len(scene.played.ends) == 1
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_who_is_listened_for_stays_where_he_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is written down for the next daemon, who may listen anywhere."""
+
+    async def act(scene: Scene) -> None:
+        assert (await scene.link.listen(effects.Listen(1, ("a",)))).ports == {"a": 40_000}
+        assert (await scene.link.listen(effects.Listen(2, ("b", "a")))).ports == {"a": 40_000, "b": 40_001}
+        assert (await scene.link.listen(effects.Listen(3, ("a",)))).ports == {"a": 40_000}
+        assert scene.opened == [("a",), ("b",)]
+
+    play(tmp_path, monkeypatch, act)
+    assert list(tmp_path.iterdir()) == []

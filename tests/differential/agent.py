@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.name_elements import Opened, Retract
-from penstock.kernel import name_sets
+from penstock.kernel.name_sets import NameSets
 from penstock.kernel.nft import Nft
 
 BARRIER_PORT = 9
@@ -363,10 +363,10 @@ class Agent:
         """
         self.nft = self.nft or Nft()
         retractions = [Retract(name, frozenset(map(bytes.fromhex, held)), others) for name, held, others in gone]
-        name_sets.retract(self.nft, retractions)
+        NameSets(self.nft).retract(retractions)
         if script:
             self.nft.load(script)
-        name_sets.learn(self.nft, [Opened(name, bytes.fromhex(a), text, s) for name, a, text, s in opened])
+        NameSets(self.nft).learn([Opened(name, bytes.fromhex(a), text, s) for name, a, text, s in opened])
         self.nft.bind(
             {
                 name: {os.stat(path).st_ino: (verb, chain) for path, (verb, chain) in elements.items()}

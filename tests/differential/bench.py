@@ -172,7 +172,7 @@ class Bench:
                 if names.of(workload, name):
                     learned.learn(workload, name, [(a.packed, 3600) for a in addresses], now.timestamp())
         every = tuple(names.rules)
-        gone = name_elements.retractions(names, every, learned, now, strangers=True)
+        gone = name_elements.retractions(names, every, learned, before=name_elements.Names(), strangers=True)
         opened = name_elements.all_opened(names, every, learned, now)
         return (
             [[r.set, sorted(a.hex() for a in r.addresses), r.others] for r in gone],

@@ -22,6 +22,8 @@ from penstock.core import (
     render_nft,
     render_rule,
 )
+from penstock.core.actions import Count, Dispatch, Final
+from penstock.core.conditions import Detour, Echo, End, ForeignSource, InCgroup, InSet, Tracked
 from penstock.core.policy import (
     EVERY_PORT,
     METADATA,
@@ -35,18 +37,6 @@ from penstock.core.policy import (
     PortRange,
     Rule,
     Workload,
-)
-from penstock.core.rule_parts import (
-    Count,
-    Detour,
-    Dispatch,
-    Echo,
-    End,
-    Final,
-    ForeignSource,
-    InCgroup,
-    InSet,
-    Tracked,
 )
 from penstock.core.ruleset import Chain, Element
 from penstock.core.ruleset import Rule as ChainRule

@@ -164,8 +164,8 @@ def test_without_a_terminal_it_waits_in_the_daemon(site: Site) -> None:
 @pytest.mark.parametrize("words", [(), ("--json",)])
 def test_without_a_terminal_the_file_goes_back_with_the_policy(site: Site, words: tuple[str, ...]) -> None:
     began = time.monotonic()
-    done = site.penstock("enforce", "a", "--confirm", "12s", *words)
-    assert (done.returncode, time.monotonic() - began < 11) == (0, True)
+    done = site.penstock("enforce", "a", "--confirm", "8s", *words)
+    assert (done.returncode, time.monotonic() - began < 7) == (0, True)
     assert site.file == site.text.replace("observe", "enforce")
     eventually(lambda: site.mode == "observe", 20)
     eventually(lambda: site.file == site.text, 5)
@@ -246,7 +246,7 @@ def test_no_takes_it_back_and_the_file_too(site: Site) -> None:
 
 def test_a_terminal_that_is_lost_keeps_nothing(site: Site) -> None:
     """As when the rules cut off whoever typed them: the daemon reverts, and what waited puts the file back."""
-    terminal = Terminal(site, "enforce", "a", "--confirm", "15s")
+    terminal = Terminal(site, "enforce", "a", "--confirm", "9s")
     terminal.until("type yes to keep it")
     terminal.hang_up()
     terminal.process.send_signal(signal.SIGHUP)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,13 +57,6 @@ class Site:
         asked = (self.running.ask("hits", workload=name)["rules"] for name in ("model", "gw"))
         return {rule: count for found in asked for rule, count in found.items()}
 
-    def why(self, *words: str) -> tuple[int, Any]:
-        """The exit status of the command, and its JSON."""
-        argv = [sys.executable, "-m", "penstock.cli.main", "--run", str(self.running.run), "why", *words, "--json"]
-        done = self.running.lab.host.run(argv, check=False)
-        assert done.stdout, done.stderr
-        return done.returncode, json.loads(done.stdout)
-
     def close(self) -> None:
         for actor in self.actors.values():
             actor.close()
@@ -118,7 +109,7 @@ def test_hits(site: Site) -> None:
     ],
 )
 def test_the_kernel_is_asked(site: Site, words: tuple[str, ...], status: int) -> None:
-    code, said = site.why(*words)
+    code, said = site.running.why(*words)
     assert (code, said["kernel"]) == (status, "agrees"), said
 
 

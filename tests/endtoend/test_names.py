@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from typing import Any
 
 import dns.edns
@@ -22,6 +23,7 @@ import pytest
 from conftest import cannot_run
 from daemon.running import Running
 from governed import Actor, eventually
+from penstock.core.resolver_wire import THERE
 from penstock.demo.host import BASE_ENVIRONMENT
 from penstock.demo.lab import Lab
 from penstock.demo.recorder import Recorder
@@ -72,16 +74,19 @@ def ask(name: str, kind: str = "A", at: str = BLIND[0], tcp: bool = False, timeo
     return dns.rcode.to_text(answer.rcode()), found, extended, time.monotonic() - began
 
 
-def fails_after(tcp: bool) -> float:
+def refused_after(n: int, tcp: bool) -> float:
     """Seconds until a look-up over a connected socket, as the C library has, is refused."""
     began = time.monotonic()
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as asker:
+    family = socket.AF_INET6 if n else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as asker:
         asker.settimeout(5)
         try:
-            asker.connect((BLIND[0], 53))
+            asker.connect((BLIND[n], 53))
             asker.send(dns.message.make_query("hub.example", "A").to_wire())
             raise AssertionError(f"there was an answer: {asker.recv(512)!r}")
-        except ConnectionRefusedError:
+        except TimeoutError:
+            raise
+        except OSError:
             return time.monotonic() - began
 
 
@@ -128,6 +133,30 @@ def test_a_look_up_opens_the_way_for_who_asked(running: Running, lab: Lab, versi
             assert len(recorder.arrivals("connect")) == 1
 
 
+def test_why_asks_the_kernel_where_names_are(running: Running) -> None:
+    running.rules("a", RULES)
+    running.rules("b", RULES)
+    running.up()
+
+    def why(workload: str, what: str) -> tuple[int, str]:
+        status, said = running.why(workload, what)
+        return status, said["kernel"]
+
+    hosts = [f"[{address}]" if ":" in address else address for address in HUB]
+    assert why("a", "hub.example:443") == (0, "unknown")
+    assert [why("a", f"{host}:443") for host in hosts] == [(1, "agrees")] * 2
+    with running.actor("a") as a:
+        for kind in ("A", "AAAA"):
+            assert a(ask, "hub.example", kind)[1]
+    assert why("a", "hub.example:443") == (0, "agrees")
+    assert [list(running.ask("hits", workload=w)["names"].values()) for w in "ab"] == [[1], [0]]
+    assert why("a", "hub.example:8443") == (1, "unknown")
+    for host in hosts:
+        assert [why("a", f"{host}:{port}") for port in ("443", "443/udp")] == [(0, "agrees")] * 2
+        assert [why("a", f"{host}:{port}") for port in ("8443", "8443/udp")] == [(1, "agrees")] * 2
+        assert why("b", f"{host}:443") == (1, "agrees")
+
+
 def test_names_without_a_rule(running: Running) -> None:
     running.rules("a", RULES)
     running.up()
@@ -171,11 +200,26 @@ def test_the_daemon_is_killed_and_comes_back(running: Running, lab: Lab) -> None
             a(ask, "hub.example")
             running.stop(signal.SIGKILL)
             assert a(connect, HUB[0]) == "connected"
-            for tcp in (False, True):
-                assert a(fails_after, tcp) < 0.2
+            for n, tcp in product((0, 1), (False, True)):
+                rcode, _, _, seconds = a(ask, "hub.example", "A", BLIND[n], tcp)
+                assert (rcode, seconds < 0.2) == ("SERVFAIL", True), "its resolver says so, for some seconds"
+            eventually(lambda: running.asker(_resolvers, running.lab.cgroup) == [], timeout=THERE + 3)
+            for n, tcp in product((0, 1), (False, True)):
+                assert a(refused_after, n, tcp) < 0.2
             running.up()
             assert a(connect, HUB[0]) == "connected"
             assert a(ask, "hub.example")[0] == "NOERROR"
+
+
+def test_a_daemon_that_stops_lets_look_ups_fail_at_once(running: Running) -> None:
+    running.rules("a", RULES)
+    running.up()
+    with running.actor("a") as a:
+        assert a(ask, "hub.example")[0] == "NOERROR"
+        running.stop()
+        assert running.asker(_resolvers, running.lab.cgroup) == []
+        for n, tcp in product((0, 1), (False, True)):
+            assert a(refused_after, n, tcp) < 0.2
 
 
 def test_the_resolver_is_killed(running: Running) -> None:
@@ -233,7 +277,7 @@ def test_where_nothing_is_denied_look_ups_do_not_fail_with_us(running: Running) 
         eventually(lambda: any(block["verdict"] == "would-deny" for block in running.blocks()))
         running.stop(signal.SIGKILL)
         eventually(lambda: a(answers, SERVER[0]), timeout=10)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(PermissionError):
             b(ask, "hub.example", at=SERVER[0], timeout=1)
         running.up()
         eventually(lambda: a(ask, "hub.example")[1] == [HUB[0]])

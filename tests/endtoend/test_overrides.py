@@ -110,7 +110,7 @@ def test_observed_for_a_while(site: Site) -> None:
 
 @pytest.mark.parametrize("dead", [False, True])
 def test_it_ends_in_the_kernel(site: Site, dead: bool) -> None:
-    one = site.lend("observe", "a", "--for", "8s")
+    one = site.lend("observe", "a", "--for", "5s")
     if dead:
         site.running.stop(signal.SIGKILL)
     assert site.arrives(CLOSED)
@@ -137,11 +137,12 @@ def test_it_outlives_a_daemon_and_an_apply(site: Site) -> None:
 
 
 def test_of_a_file_that_says_another_mode_by_now_that_stays(site: Site) -> None:
-    site.lend("observe", "a", "--for", "8s")
+    one = site.lend("observe", "a", "--for", "5s")
     site.write("observe")
     site.running.ask("apply")
     assert site.mode == ("observe", False)
-    time.sleep(9)
+    assert seconds_left(one) > 0
+    time.sleep(seconds_left(one) + 1)
     assert site.reaches == ALL  # its end is no end of what the file says
     site.write("lock")
     site.running.ask("apply")
@@ -164,10 +165,10 @@ def test_locked(site: Site) -> None:
 
 def test_a_lock_wins_and_is_lifted_by_the_daemon_alone(site: Site) -> None:
     site.lend("observe", "a", "--for", "10m")
-    done = site.penstock("lock", "a", "--for", "6s", *WHY)
+    done = site.penstock("lock", "a", "--for", "4s", *WHY)
     assert (done.returncode, "the lock wins" in done.stderr) == (0, True)
     site.running.stop(signal.SIGKILL)
-    time.sleep(6.5)
+    time.sleep(4.5)
     assert site.reaches == NOTHING
     site.running.up()
     assert (site.mode, site.reaches) == (("observe", True), ALL)

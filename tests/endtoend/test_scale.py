@@ -20,9 +20,9 @@ Sent = dict[str, int]
 
 
 @pytest.fixture
-def large(running: Running) -> Running:
+def large(running: Running, count: int) -> Running:
     """A daemon under the large policy; each workload may reach the registry."""
-    _write_all(running)
+    _write_all(running, addresses=ADDRESSES // count)
     running.start()
     running.wait_in_force(60)
     return running
@@ -61,7 +61,7 @@ def test_nothing_is_lost_during_apply(count: int, large: Running) -> None:
         addresses = (registry.v4, registry.v6)
         with hammering(sender, large.lab.dir / "stop", _stream, addresses) as result:
             for number in range(applies):
-                _write(large, number % WORKLOADS, port=500 + number)
+                _write(large, number % WORKLOADS, port=500 + number, addresses=ADDRESSES // count)
                 assert large.ask("apply")["changed"]
         sent: Sent = result[0]
         received: Sent = receiver(_received, sent)
@@ -95,28 +95,30 @@ def test_a_range_that_grows_loses_nothing(running: Running) -> None:
     assert running.counter("denied_out_w0") == 0
 
 
-def test_counters_survive_apply(large: Running) -> None:
+def test_counters_survive_apply(count: int, large: Running) -> None:
     stranger, registry = large.lab.remote["stranger"], large.lab.remote["registry"]
     with large.actor("w1") as workload:
         for address in (stranger.v4, stranger.v6, registry.v4, registry.v6):
             workload(_send, address)
     denied, hits = large.counter("denied_out_w1"), large.ask("hits", workload="w1")["rules"]["registry"]
     assert (denied, hits) == (2, 2)
-    _write(large, 1, port=446)
+    _write(large, 1, port=446, addresses=ADDRESSES // count)
     assert large.ask("apply")["changed"]
     assert large.counter("denied_out_w1") == denied
     assert large.ask("hits", workload="w1")["rules"]["registry"] == hits
 
 
-def _write_all(running: Running, port: int = 443, registry: bool = True) -> None:
+def _write_all(running: Running, registry: bool = True, addresses: int = ADDRESSES) -> None:
     for number in range(WORKLOADS):
-        _write(running, number, port, registry)
+        _write(running, number, registry=registry, addresses=addresses)
 
 
-def _write(running: Running, number: int, port: int = 443, registry: bool = True) -> None:
+def _write(
+    running: Running, number: int, port: int = 443, registry: bool = True, addresses: int = ADDRESSES
+) -> None:
     """The file of a workload: addresses of its own, of which no two make a range, and perhaps the registry."""
-    addresses = ", ".join(f"10.{number}.{i // 125}.{i % 125 * 2}" for i in range(ADDRESSES))
-    rules = f"{{to: [{addresses}], ports: [{port}]}}"
+    text = ", ".join(f"10.{number}.{i // 125}.{i % 125 * 2}" for i in range(addresses))
+    rules = f"{{to: [{text}], ports: [{port}]}}"
     if registry:
         rules += f', {{name: registry, to: [198.51.100.10, "2001:db8:51::10"], ports: [{PORT}/udp]}}'
     running.rules(f"w{number}", f"[{rules}]")

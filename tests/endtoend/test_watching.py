@@ -25,6 +25,9 @@ pytestmark = pytest.mark.root
 PERIOD = 20.0
 """Seconds within which there is a new file."""
 
+OFTEN = 1.0
+"""Seconds between two measurements, so that a test need not wait: there is one with each look of the daemon."""
+
 
 def path_of(running: Running) -> Path:
     return running.home / "run-metrics" / FILE
@@ -40,6 +43,7 @@ def written(running: Running, after: float = 0.0) -> dict[str, Family]:
 @pytest.fixture
 def traffic(running: Running) -> Iterator[Running]:
     """Two packets that pass and three that do not, in both families."""
+    running.measures_every = OFTEN
     hub, stranger = running.lab.remote["registry"], running.lab.remote["stranger"]
     running.rules("a", f'[{{to: [{hub.v4}, "{hub.v6}"], ports: [7000/udp], name: up}}]')
     running.up()
@@ -55,7 +59,8 @@ def traffic(running: Running) -> Iterator[Running]:
 
 
 def test_metrics(traffic: Running) -> None:
-    found = written(traffic, time.time())
+    written(traffic, time.time())  # which may say what was counted a moment before
+    found = written(traffic, path_of(traffic).stat().st_mtime)
     assert value(found, "penstock_denied_packets_total", workload="a", direction="out") == 3
     assert value(found, "penstock_denied_bytes_total", workload="a", direction="out") == 2 * 128 + 148
     assert value(found, "penstock_denied_packets_total", workload="a", direction="in") == 0
@@ -92,6 +97,7 @@ def test_what_is_not_looked_at_is_not_told(running: Running) -> None:
 
 
 def test_metrics_that_cannot_be_written_stop_nothing(running: Running) -> None:
+    running.measures_every = OFTEN
     running.rules("a")
     path_of(running).parent.parent.mkdir(parents=True, exist_ok=True)
     path_of(running).parent.write_text("in the way")
@@ -108,6 +114,7 @@ def test_metrics_that_cannot_be_written_stop_nothing(running: Running) -> None:
 
 def test_the_journal(running: Running) -> None:
     """Somebody plays journald, where the daemon's messages lead."""
+    running.measures_every = OFTEN
     stranger = running.lab.remote["stranger"].v4
     running.rules("a")
     running.asker(_play_journald)

@@ -8,7 +8,7 @@ import re
 import resource
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,11 +31,11 @@ FOUR = [
 ]
 
 
-def opened(tree: Path, preferred: Mapping[str, int], body: Body) -> None:
+def opened(tree: Path, names: Sequence[str], body: Body) -> None:
     """Run in the lab: nothing but the listeners is left open, and nothing when they are closed."""
     cgroup.make(tree, (), resolver=True)
     before, home = os.listdir("/proc/self/fd"), cgroup_of(os.getpid())
-    found = open_listeners(tree / RESOLVER, preferred)
+    found = open_listeners(tree / RESOLVER, names)
     try:
         new = sum(len(one.descriptors) for one in found.values())
         assert len(os.listdir("/proc/self/fd")) == len(before) + new
@@ -72,7 +72,7 @@ def test_each_has_four_at_one_port_of_its_own(lab: Lab) -> None:
                 assert all(s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for s in held[1::2])
                 assert all(s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= BUFFER for s in held[::2])
 
-    lab.host.call(opened, lab.cgroup, {"a": 0, "b": 0}, body)
+    lab.host.call(opened, lab.cgroup, ["a", "b"], body)
 
 
 def test_they_are_of_the_resolvers_cgroup_and_not_of_the_callers(lab: Lab) -> None:
@@ -89,59 +89,62 @@ def test_they_are_of_the_resolvers_cgroup_and_not_of_the_callers(lab: Lab) -> No
             # Where cgroup2 is not mounted alone, ss shows the id, which is the inode of the directory.
             assert said[1].endswith((f"/{RESOLVER}", f":{identity:x}")), line
 
-    lab.host.call(opened, lab.cgroup, {"a": 0}, body)
+    lab.host.call(opened, lab.cgroup, ["a"], body)
 
 
-def test_the_preferred_port_is_taken_if_all_four_are_free(lab: Lab) -> None:
-    def body(found: dict[str, Listeners]) -> None:
-        assert found["a"].port == 20053
-
-    lab.host.call(opened, lab.cgroup, {"a": 20053}, body)
-    lab.host.call(opened, lab.cgroup, {"a": 20053}, body)
+@contextlib.contextmanager
+def chosen_from(first: int, last: int) -> Iterator[None]:
+    """In the lab: the kernel has these ports and no others to choose from."""
+    ports = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    before = ports.read_text()
+    ports.write_text(f"{first} {last}")
+    try:
+        yield
+    finally:
+        ports.write_text(before)
 
 
 @pytest.mark.parametrize("taken", range(4))
-def test_another_port_is_taken_when_one_of_the_four_is_not(lab: Lab, taken: int) -> None:
+def test_another_port_is_taken_when_one_of_the_four_is_not_free(lab: Lab, taken: int) -> None:
     family, kind, address = FOUR[taken]
 
     def body(found: dict[str, Listeners]) -> None:
-        assert found["a"].port not in (0, 20053)
+        assert found["a"].port == 20054
         assert found["a"].ipv6
 
     def work() -> None:
-        with socket.socket(family, kind) as other:
+        with chosen_from(20053, 20054), socket.socket(family, kind) as other:
             other.bind((address, 20053))
             if kind == socket.SOCK_STREAM:
                 other.listen()
-            opened(lab.cgroup, {"a": 20053}, body)
+            opened(lab.cgroup, ["a"], body)
 
     lab.host.call(work)
 
 
-def test_a_port_with_connections_that_ended_is_taken_again(lab: Lab) -> None:
-    def body(found: dict[str, Listeners]) -> None:
-        assert found["a"].port == 20054
-        with sockets(found["a"]) as held, socket.create_connection(("127.0.0.1", 20054)) as client:
-            server, _ = held[1].accept()
-            server.close()  # first, so the TIME_WAIT is ours
-            assert client.recv(1) == b""
-
-    for _ in range(2):
-        lab.host.call(opened, lab.cgroup, {"a": 20054}, body)
-
-
-def test_one_that_the_workload_listens_at_itself_is_no_obstacle_for_the_next(lab: Lab) -> None:
-    def body(found: dict[str, Listeners]) -> None:
-        assert found["b"].port == 20056
-        assert found["a"].port != 20055
-
+def test_when_no_port_is_free_it_is_said(lab: Lab) -> None:
     def work() -> None:
-        with socket.socket() as other:
-            other.bind(("0.0.0.0", 20055))
-            other.listen()
-            opened(lab.cgroup, {"a": 20055, "b": 20056}, body)
+        before = os.listdir("/proc/self/fd")
+        with chosen_from(20053, 20054), pytest.raises(PenstockError, match="Address already in use"):
+            open_listeners(lab.cgroup / RESOLVER, ["a", "b", "c"])
+        assert os.listdir("/proc/self/fd") == before
 
+    lab.host.call(cgroup.make, lab.cgroup, (), resolver=True)
     lab.host.call(work)
+
+
+def test_nobody_else_can_listen_where_they_do(lab: Lab) -> None:
+    """Not even who says, before and after, that he would share."""
+
+    def body(found: dict[str, Listeners]) -> None:
+        for family, kind, address in FOUR:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                with socket.socket(family, kind) as other:
+                    other.setsockopt(socket.SOL_SOCKET, option, 1)
+                    with pytest.raises(OSError, match="Address already in use"):
+                        other.bind((address, found["a"].port))
+
+    lab.host.call(opened, lab.cgroup, ["a"], body)
 
 
 def test_without_an_ipv6_loopback_there_are_two(lab: Lab) -> None:
@@ -152,7 +155,7 @@ def test_without_an_ipv6_loopback_there_are_two(lab: Lab) -> None:
 
     lab.host.run(["ip", "-6", "addr", "del", "::1/128", "dev", "lo"])
     try:
-        lab.host.call(opened, lab.cgroup, {"a": 0}, body)
+        lab.host.call(opened, lab.cgroup, ["a"], body)
     finally:
         lab.host.run(["ip", "-6", "addr", "add", "::1/128", "dev", "lo"])
 
@@ -161,7 +164,7 @@ def test_without_loopback_it_is_said(lab: Lab) -> None:
     def work() -> None:
         before = os.listdir("/proc/self/fd")
         with pytest.raises(PenstockError, match="cannot listen for look-ups") as caught:
-            open_listeners(lab.cgroup / RESOLVER, {"a": 0})
+            open_listeners(lab.cgroup / RESOLVER, ["a"])
         assert "ip link set lo up" in caught.value.hint
         assert os.listdir("/proc/self/fd") == before
 
@@ -177,7 +180,7 @@ def test_without_its_cgroup_nothing_is_opened(lab: Lab) -> None:
     def work() -> None:
         before = os.listdir("/proc/self/fd")
         with pytest.raises(PenstockError, match="cannot be entered"):
-            open_listeners(lab.cgroup / "penstock.slice/nowhere", {"a": 0})
+            open_listeners(lab.cgroup / "penstock.slice/nowhere", ["a"])
         assert os.listdir("/proc/self/fd") == before
 
     lab.host.call(work)
@@ -189,7 +192,7 @@ def test_when_descriptors_run_out_what_was_opened_is_closed(lab: Lab) -> None:
         before = os.listdir("/proc/self/fd")
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + 20, hard))
         with pytest.raises(PenstockError, match="cannot listen for look-ups"):
-            open_listeners(lab.cgroup / RESOLVER, dict.fromkeys(map(str, range(20)), 0))
+            open_listeners(lab.cgroup / RESOLVER, [str(number) for number in range(20)])
         assert os.listdir("/proc/self/fd") == before
 
     lab.host.call(cgroup.make, lab.cgroup, (), resolver=True)

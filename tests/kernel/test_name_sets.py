@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -14,19 +14,34 @@ from typing import Any
 import pytest
 
 from governed import eventually
+from penstock.core.lookup_chains import ANSWERING, LISTENING, PORT
+from penstock.core.name_chains import LONG, revoked_of
 from penstock.core.name_elements import Opened, Retract
+from penstock.core.resolver_wire import THERE
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
 from penstock.kernel import name_sets
-from penstock.kernel.name_sets import LONGEST_COMMENT, called, learn, learned, renew, retract
+from penstock.kernel.name_sets import LONGEST_COMMENT, SWEEPING, NameSets, called, learned, say_there
 from penstock.kernel.nft import Nft
 
 pytestmark = pytest.mark.root
 
 NAMES4, NAMES6, FLOWS4, FLOWS6 = (f"{kind}{family}_w_0" for kind in ("names", "flows") for family in (4, 6))
-SETS = (NAMES4, NAMES6, FLOWS4, FLOWS6)
+REVOKED4, REVOKED6 = revoked_of(NAMES4), revoked_of(NAMES6)
 REMOVE = "add table inet penstock\ndelete table inet penstock\n"
 Body = Callable[[Nft], None]
+
+
+def learn(nft: Nft, addresses: Sequence[Opened]) -> None:
+    NameSets(nft).learn(addresses)
+
+
+def retract(nft: Nft, gone: Sequence[Retract]) -> None:
+    NameSets(nft).retract(gone)
+
+
+def renew(nft: Nft, addresses: Sequence[Opened]) -> None:
+    NameSets(nft).renew(addresses)
 
 
 def declared() -> str:
@@ -34,8 +49,11 @@ def declared() -> str:
     for family, names, flows in ((4, NAMES4, FLOWS4), (6, NAMES6, FLOWS6)):
         address = f"ipv{family}_addr"
         ends = f"{address} . inet_service . {address} . inet_service . inet_proto"
-        lines.append(f"add set inet penstock {names} {{ type {address} ; flags timeout ; size 1048576 ; }}\n")
+        for plain in (names, revoked_of(names)):
+            lines.append(f"add set inet penstock {plain} {{ type {address} ; flags timeout ; size 1048576 ; }}\n")
         lines.append(f"add set inet penstock {flows} {{ type {ends} ; flags dynamic, timeout ; size 9999 ; }}\n")
+    for said in (LISTENING, ANSWERING):
+        lines.append(f"add set inet penstock {said} {{ type inet_service ; flags timeout ; size 16 ; }}\n")
     return "".join(lines)
 
 
@@ -89,6 +107,18 @@ def remember(nft: Nft, seconds: int = 100) -> None:
 
 def elements(*addresses: str) -> frozenset[bytes]:
     return frozenset(ip_address(a).packed for a in addresses)
+
+
+@inside
+def test_one_address_is_asked_for(nft: Nft) -> None:
+    learn(nft, [opened("203.0.113.1"), opened("2001:db8::1"), opened("203.0.113.2", seconds=0.05)])
+    assert name_sets.has(nft, NAMES4, ip_address("203.0.113.1").packed)
+    assert name_sets.has(nft, NAMES6, ip_address("2001:db8::1").packed)
+    assert not name_sets.has(nft, NAMES4, ip_address("203.0.113.3").packed)
+    assert not name_sets.has(nft, NAMES6, ip_address("2001:db8::2").packed)
+    assert not name_sets.has(nft, "no_such_set", ip_address("203.0.113.1").packed)
+    time.sleep(0.06)
+    assert not name_sets.has(nft, NAMES4, ip_address("203.0.113.2").packed), "its time is over"
 
 
 @inside
@@ -243,21 +273,84 @@ def test_a_set_that_never_rests(lab: Lab) -> None:
     """Each time that it is read something has gone before it is deleted."""
     read = Nft.elements
 
-    def always(nft: Nft, name: str) -> Any:
-        found = list(read(nft, name))
-        nft.load(f"flush set inet penstock {name}\n")
-        learn(nft, [opened(f"203.0.113.{os.urandom(1)[0] | 1}")])
-        return iter(found)
-
     @inside
     def body(nft: Nft) -> None:
-        learn(nft, [opened("203.0.113.0")])
+        theirs = NameSets(nft)
+
+        def always(nft: Nft, name: str) -> Any:
+            found = list(read(nft, name))
+            nft.load(f"flush set inet penstock {name}\n")
+            theirs.learn([opened(f"203.0.113.{os.urandom(1)[0] | 1}")])
+            return iter(found)
+
+        theirs.learn([opened("203.0.113.0")])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Nft, "elements", always)
             with pytest.raises(PenstockError, match="changes faster"):
                 retract(nft, [Retract(NAMES4, frozenset(), others=True)])
 
     body(lab)
+
+
+def revoked(nft: Nft) -> set[str]:
+    return set(held(nft, REVOKED4, REVOKED6))
+
+
+@inside
+def test_flows_of_whom_is_taken_out_are_revoked_until_he_is_learned_again(nft: Nft) -> None:
+    sets = NameSets(nft)
+    sets.learn([opened(address) for address in FLOWS])
+    remember(nft)
+    kept = elements("203.0.113.1", "2001:db8::1")
+    sets.retract([Retract(FLOWS4, kept, others=True, known=elements("203.0.113.7"))])
+    sets.retract([Retract(FLOWS6, elements("2001:db8::2"))])
+    assert remembered(nft) == {"203.0.113.1", "2001:db8::1"}
+    assert revoked(nft) == {"203.0.113.2", "203.0.113.7", "2001:db8::2"}
+    for o in learned(nft, [REVOKED4]):
+        assert LONG - 5 < o.seconds <= LONG, "as long as a flow may be remembered"
+    sets.learn([opened("203.0.113.2"), opened("203.0.113.1")])
+    assert revoked(nft) == {"203.0.113.7", "2001:db8::2"}
+    NameSets(nft).learn([opened("2001:db8::2")])  # as a daemon after this one
+    assert revoked(nft) == {"203.0.113.7"}
+    for _ in range(2):
+        sets.retract([Retract(FLOWS4, elements("203.0.113.2"))])
+        assert "203.0.113.2" in revoked(nft), "also when somebody else has emptied the set"
+        nft.load(f"flush set inet penstock {REVOKED4}\n")
+
+
+@inside
+def test_when_there_is_no_room_to_revoke_those_before_are_forgotten(nft: Nft) -> None:
+    nft.load(f"delete set inet penstock {REVOKED4}\n")
+    nft.load(f"add set inet penstock {REVOKED4} {{ type ipv4_addr ; flags timeout ; size 2 ; }}\n")
+    sets = NameSets(nft)
+    for one, two in ((1, 2), (3, 4)):
+        sets.retract([Retract(FLOWS4, elements(f"203.0.113.{one}", f"203.0.113.{two}"))])
+        assert revoked(nft) == {f"203.0.113.{one}", f"203.0.113.{two}"}
+
+
+@inside
+def test_a_table_without_that_set_is_emptied_all_the_same(nft: Nft) -> None:
+    """It is one of the version before: the set comes with the rules that are loaded next."""
+    nft.load(f"delete set inet penstock {REVOKED4}\n")
+    remember(nft)
+    retract(nft, [Retract(FLOWS4, elements("203.0.113.1"))])
+    assert remembered(nft) == FLOWS.keys() - {"203.0.113.1"}
+    learn(nft, [opened("203.0.113.1")])
+
+
+@inside
+def test_flows_that_run_out_all_the_time_keep_nobody_from_taking_them_out(nft: Nft) -> None:
+    """A workload makes as many as it likes, and lets them run out."""
+    nft.load(declared().replace("size 9999", "size 99999"))
+    rows = (f"192.0.2.10 . {n % 60_000 + 1} . 203.0.113.{n // 60_000 + 1} . 443 . udp" for n in range(30_000))
+    timed = [f"{row} timeout {300 + n % 997 * 2}ms" for n, row in enumerate(rows)]
+    for start in range(0, len(timed), 1000):
+        texts = ", ".join(timed[start : start + 1000])
+        nft.load(f"add element inet penstock {FLOWS4} {{ {texts} }}\n")
+    began = time.monotonic()
+    retract(nft, [Retract(FLOWS4, elements("203.0.113.1"))])
+    assert time.monotonic() - began < SWEEPING + 1
+    assert "203.0.113.1" in revoked(nft)
 
 
 @inside
@@ -267,6 +360,64 @@ def test_renewing_writes_what_is_missing_and_leaves_the_rest(nft: Nft) -> None:
     found = held(nft)
     assert set(found) == {"203.0.113.1", "203.0.113.2", "2001:db8::1"}
     assert found["203.0.113.1"][1] <= 100 < found["203.0.113.2"][1]
+
+
+def ports(nft: Nft, name: str) -> dict[int, float]:
+    """Port -> for how many seconds somebody is there."""
+    return {int.from_bytes(o.address): o.seconds for o in learned(nft, [name])}
+
+
+@inside
+def test_who_is_there_is_for_some_seconds(nft: Nft) -> None:
+    say_there(nft, [LISTENING, ANSWERING])
+    for name in (LISTENING, ANSWERING):
+        found = ports(nft, name)
+        assert set(found) == {PORT}
+        assert THERE - 1 < found[PORT] <= THERE
+    listed = nft._library.run("list set inet penstock " + LISTENING)
+    assert f"elements = {{ {PORT} timeout {THERE}s" in listed
+
+
+@inside
+def test_who_says_no_more_is_gone_by_himself(nft: Nft) -> None:
+    say_there(nft, [LISTENING], seconds=60)
+    say_there(nft, [ANSWERING], seconds=0.3)
+    eventually(lambda: ports(nft, ANSWERING) == {})
+    assert set(ports(nft, LISTENING)) == {PORT}
+
+
+@inside
+def test_to_say_it_again_moves_the_end(nft: Nft) -> None:
+    for seconds in (60, 600, 6, 0.2):
+        say_there(nft, [LISTENING], seconds=seconds)
+        (left,) = ports(nft, LISTENING).values()
+        assert seconds - 1 < left <= seconds
+    eventually(lambda: ports(nft, LISTENING) == {})
+    say_there(nft, [LISTENING])  # also when it ran out, and is not swept yet
+    assert set(ports(nft, LISTENING)) == {PORT}
+
+
+@inside
+def test_who_is_gone_is_gone_at_once(nft: Nft) -> None:
+    say_there(nft, [LISTENING, ANSWERING])
+    for _ in range(2):  # also who was not there
+        say_there(nft, [LISTENING], gone=[ANSWERING])
+        assert (set(ports(nft, LISTENING)), ports(nft, ANSWERING)) == ({PORT}, {})
+    say_there(nft, (), gone=(LISTENING, ANSWERING))
+    assert (ports(nft, LISTENING), ports(nft, ANSWERING)) == ({}, {})
+
+
+@inside
+def test_who_is_there_changes_all_at_once_or_not_at_all(nft: Nft) -> None:
+    generation = nft.generation()
+    say_there(nft, [LISTENING], gone=[ANSWERING])
+    assert nft.generation() == generation + 1
+    say_there(nft, ())
+    assert nft.generation() == generation + 1, "nothing was said"
+    nft.load(f"delete set inet penstock {ANSWERING}\n")
+    with pytest.raises(PenstockError, match="the kernel refused to be told who answers look-ups"):
+        say_there(nft, [ANSWERING], gone=[LISTENING])
+    assert set(ports(nft, LISTENING)) == {PORT}
 
 
 @inside

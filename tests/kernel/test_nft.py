@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from governed import placed
-from penstock.core import cgroup_maps, chains, label_bits
-from penstock.core.compile import Live, compile_policy
+from governed import placed, policy_of, rules
+from penstock.core import cgroup_maps, chains, label_bits, lookup_chains
+from penstock.core.compile import Live, Resolver, compile_policy
 from penstock.core.policy import (
     EVERY_PORT,
     AddressPeer,
@@ -195,6 +195,73 @@ def test_the_set_is_asked_in_both_families(nft: Nft, lab: Lab) -> None:
         ("11.0.0.0", False),
     ):
         assert nft.has("out4_w", ip_address(text).packed, 17, 5000) is there
+
+
+# --- of look-ups ---
+
+
+def by_name(workload: str = "w") -> Ruleset:
+    """With whom look-ups asked: maps that lead to no verdict, and sets of the shape of others."""
+    policy = policy_of(rules(workload, "[{to: hub.example}]"))
+    live = Live(NOW, {workload: label_bits.FIRST_LABEL}, 2, (), Resolver({workload: 40_053}))
+    return compile_policy(policy, live)
+
+
+ASKED = {
+    "asked4_w": "5000 . udp timeout 1h : 192.0.2.53",
+    "asked6_w": "5000 . tcp timeout 1h : 2001:db8::53",
+    "lately4_w": "5000 . udp . 192.0.2.53 timeout 1h",
+    "lately6_w": "5000 . tcp . 2001:db8::53 timeout 1h",
+    lookup_chains.ASKERS: "5000 timeout 1h",
+}
+
+
+def ask(nft: Nft) -> None:
+    """As the packets of look-ups do."""
+    for name, element in ASKED.items():
+        nft.load(f"add element inet penstock {name} {{ {element} }}\n")
+
+
+def asked(nft: Nft) -> set[str]:
+    """Those of the sets in which there is something."""
+    return {name for name in ASKED if list(nft.elements(name))}
+
+
+@inside
+def test_whom_look_ups_asked_is_named_and_not_read(nft: Nft, lab: Lab) -> None:
+    wanted = by_name()
+    load(nft, lab, wanted)
+    ask(nft)
+    assert asked(nft) == set(ASKED)
+    found = nft.snapshot()
+    assert found.present == Present.of(wanted, NOW)
+    assert found.bindings.keys() == set(wanted.maps)
+    assert {name: found.sets[name] for name in ASKED} == dict.fromkeys(ASKED, frozenset())
+    assert {name: found.timed[name] for name in ASKED} == dict.fromkeys(ASKED, frozenset())
+
+
+@inside
+def test_whom_look_ups_asked_outlives_a_reload_and_bindings(nft: Nft, lab: Lab) -> None:
+    load(nft, lab, by_name())
+    ask(nft)
+    nft.bind(bindings(lab))
+    load(nft, lab, by_name())
+    assert asked(nft) == set(ASKED)
+    nft.release(())
+    assert asked(nft) == set(ASKED)
+    assert not any(nft.snapshot().bindings[name] for name in cgroup_maps.MAPS)
+
+
+@inside
+def test_whom_look_ups_asked_goes_with_the_rules_by_name(nft: Nft, lab: Lab) -> None:
+    load(nft, lab, by_name())
+    ask(nft)
+    load(nft, lab, USUAL)
+    found = nft.snapshot()
+    assert found.present == Present.of(USUAL, NOW)
+    assert not found.sets.keys() & ASKED.keys()
+    load(nft, lab, by_name())
+    assert asked(nft) == set()
 
 
 # --- binding ---

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from governed import eventually
+from penstock.core import resolver_wire as wire
 from penstock.core.slices import RESOLVER
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
@@ -178,8 +179,10 @@ def test_it_gives_its_rights_up_and_dies_with_the_thread_that_started_it(lab: La
         leave = threading.Event()
 
         def live() -> None:
-            text = f"from penstock.resolver import rights; rights.give_up(); {STAY}"
+            # Imported before: as nobody it may not read it any more.
+            text = f"import socket; from penstock.resolver import rights; rights.give_up(); {STAY}"
             started.append(spawn(lab.cgroup / RESOLVER, [sys.executable, "-s", "-P", "-c", text]))
+            assert started[0].link.recv(1) == b"x"
             leave.wait(30)
 
         thread = threading.Thread(target=live)
@@ -190,6 +193,26 @@ def test_it_gives_its_rights_up_and_dies_with_the_thread_that_started_it(lab: La
         thread.join()
         assert select.select([started[0].pidfd], [], [], 5)[0]
         started[0].close()
+
+    lab.host.call(work)
+
+
+def test_the_real_one_outlives_who_started_it_for_a_while_and_not_its_close(lab: Lab) -> None:
+    def work() -> None:
+        cgroup.make(lab.cgroup, (), resolver=True)
+        started: list[ResolverProcess] = []
+
+        def live() -> None:
+            started.append(spawn(lab.cgroup / RESOLVER))
+            started[0].link.sendall(wire.encode(wire.Listen("w")))
+            assert started[0].link.recv(4096)  # a trouble: no sockets came
+
+        thread = threading.Thread(target=live)
+        thread.start()
+        thread.join()
+        assert not select.select([started[0].pidfd], [], [], 0.3)[0]
+        started[0].close()
+        assert is_gone(started[0].pid)
 
     lab.host.call(work)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from penstock.core.policy import Address
 from penstock.core.resolver_wire import NameRuleText, Names
 
 PATIENCE = 10.0
+AS_IT_IS: Mapping[str, float] = {}
 M = TypeVar("M")
 Server = tuple[str, int]
 
@@ -220,14 +221,27 @@ def four(address4: str = "127.0.0.1", address6: str = "::1") -> list[socket.sock
     raise AssertionError("no port is free for all four")
 
 
-class Resolver:
-    """The real process, and a daemon that is made up."""
+def command(there: int, constants: Mapping[str, float] = AS_IT_IS) -> list[str]:
+    """The resolver, which outlives its daemon by so many seconds; with other constants, by MODULE.NAME."""
+    others = "; ".join(f"{name} = {value}" for name, value in constants.items())
+    program = f"""
+import sys
+from penstock.resolver import __main__, app, clients, service, upstream
+app.THERE = {there}
+{others}
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+    return [sys.executable, "-I", "-c", program]
 
-    def __init__(self, *prefix: str) -> None:
+
+class Resolver:
+    """The real process, and a daemon that is made up.  It ends with its link, or `there` seconds later."""
+
+    def __init__(self, *prefix: str, there: int = 0, constants: Mapping[str, float] = AS_IT_IS) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-I", "-m", "penstock.resolver", str(theirs.fileno())],
+                [*prefix, *command(there, constants), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -235,6 +249,7 @@ class Resolver:
         self.link = ours
         self.daemon = Daemon(ours)
         self.generation = 0
+        self.status = 0  # with which it ends
         self.ports: dict[str, int] = {}
         self._search: tuple[str, ...] = ()
         self._names: dict[str, Names] = {}
@@ -312,7 +327,7 @@ class Resolver:
         if self.process.stderr:
             self.process.stderr.close()
         if kind is None:
-            assert (status, said) == (0, b"")
+            assert (status, said) == (self.status, b"")
             faults = [t for t in self.daemon.of(wire.Trouble) if t.code == "fault"]
             assert not faults
 

@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from penstock.core import resolver_wire as wire
 
-from .running import Resolver, eventually
+from .running import Resolver, command, eventually, rcode
 
 COMMAND = [sys.executable, "-I", "-m", "penstock.resolver"]
 
@@ -44,12 +45,24 @@ def test_a_key_that_ends_the_daemon_is_not_for_it() -> None:
         assert len(resolver.daemon.waits_for(wire.Refused, 2)) == 2
 
 
+def test_who_is_only_told_that_the_daemon_died_goes_on_for_a_while() -> None:
+    with Resolver(there=1) as resolver:
+        resolver.configure("hub.example", upstreams=[])
+        assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+        began = time.monotonic()
+        resolver.status = -signal.SIGALRM
+        resolver.process.send_signal(signal.SIGTERM)
+        assert rcode(resolver.ask("evil.example")) == "NXDOMAIN"
+        resolver.process.wait(3)
+        assert time.monotonic() - began > 1.5
+
+
 def test_it_dies_with_whoever_started_it() -> None:
-    """Also when the link is held open by somebody else."""
+    """Some time later, and also when the link is held open by somebody else."""
     ours, theirs = socket.socketpair()
     program = f"""
 import os, subprocess, sys, time
-print(subprocess.Popen({[*COMMAND, str(theirs.fileno())]!r}, pass_fds=[{theirs.fileno()}]).pid, flush=True)
+print(subprocess.Popen({[*command(1), str(theirs.fileno())]!r}, pass_fds=[{theirs.fileno()}]).pid, flush=True)
 sys.stdin.read()
 """
     with ours, theirs:
@@ -65,9 +78,11 @@ sys.stdin.read()
         ours.sendall(wire.encode(wire.Listen("x")))
         ours.settimeout(10)
         assert ours.recv(4096)  # a trouble: no sockets came
+        began = time.monotonic()
         parent.kill()
         parent.wait()
-        eventually(lambda: not _lives(pid))
+        eventually(lambda: not _lives(pid), 3)
+        assert time.monotonic() - began > 1.5
         for stream in (parent.stdin, parent.stdout):
             stream.close()
 

@@ -7,7 +7,9 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,9 +20,24 @@ import pytest
 
 from conftest import cannot_run
 from penstock.core import resolver_wire as wire
+from penstock.core.resolver_wire import THERE
 from penstock.resolver import app, rights
+from penstock.resolver.loop import Deadlines
+from penstock.resolver.service import Service
 
-from .running import Resolver, Upstream, addresses, answering, eventually, four, rcode, records, upstream
+from .running import (
+    Resolver,
+    Upstream,
+    addresses,
+    answering,
+    ede,
+    eventually,
+    four,
+    rcode,
+    read_message,
+    records,
+    upstream,
+)
 
 HUB = answering(hub="192.0.2.1 2001:db8::1")
 
@@ -47,6 +64,92 @@ def test_it_ends_while_it_is_at_work(server: Upstream) -> None:
                 question = dns.message.make_query(f"n{number}.cdn.example", "A")
                 sock.sendto(question.to_wire(), ("127.0.0.1", resolver.ports["w"]))
             eventually(lambda: len(server.asked) == 50)
+
+
+SOON = 0.2
+"""Seconds: that soon somebody is told that he gets no answer."""
+WHILE = 3
+"""Seconds that it outlives its daemon there."""
+
+
+def test_without_the_daemon_look_ups_fail_at_once_and_some_seconds_later_it_ends(server: Upstream) -> None:
+    question = dns.message.make_query("hub.example", "A").to_wire()
+    with Resolver(there=WHILE) as resolver:
+        resolver.configure("hub.example", upstreams=[server])
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        there = "127.0.0.1", resolver.ports["w"]
+        with socket.create_connection(there, timeout=5) as before:
+            before.sendall(len(question).to_bytes(2) + question)
+            assert addresses(dns.message.from_wire(read_message(before))) == ["192.0.2.1"]
+            began = time.monotonic()
+            resolver.link.shutdown(socket.SHUT_RDWR)
+            for tcp in (False, True):
+                for name in ("hub.example", "evil.example"):
+                    asked = time.monotonic()
+                    reply = resolver.ask(name, tcp=tcp)
+                    assert time.monotonic() - asked < SOON
+                    assert (rcode(reply), ede(reply), addresses(reply)) == ("SERVFAIL", [14], [])
+            before.sendall(len(question).to_bytes(2) + question)
+            assert rcode(dns.message.from_wire(read_message(before))) == "SERVFAIL"
+        while time.monotonic() < began + WHILE - 1:
+            assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+            time.sleep(0.1)
+        assert resolver.process.wait(3) == 0
+        assert WHILE <= time.monotonic() - began < WHILE + 2
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(there, timeout=5)
+
+
+def test_who_is_told_to_leave_does_so_at_once(server: Upstream) -> None:
+    with Resolver(there=THERE) as resolver:
+        resolver.configure("hub.example", upstreams=[server])
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        resolver.daemon.say(wire.Leave())
+        assert resolver.process.wait(1) == 0
+
+
+class Alone:
+    """The resolver in this process, for one round of its loop after the other, and alarms that it set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, there: float) -> None:
+        self.alarms: list[float] = []
+        monkeypatch.setattr(signal, "alarm", self.alarms.append)
+        monkeypatch.setattr(app, "THERE", there)
+        self.daemon, self.link = socket.socketpair()
+        self.app = app.App(self.link)
+
+    def end(self) -> float:
+        """The daemon ends; how many seconds it is outlived."""
+        self.daemon.close()
+        began = time.monotonic()
+        self.app.run()
+        self.link.close()
+        return time.monotonic() - began
+
+
+def test_it_goes_on_for_so_long_without_the_daemon_and_not_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone(monkeypatch, 0.3)
+    assert 0.3 <= alone.end() < 1
+    assert alone.alarms == [0.6]
+
+
+def test_a_fault_does_not_keep_it_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(service: Service) -> None:
+        raise KeyError(service)
+
+    monkeypatch.setattr(Service, "abandoned", fault)
+    alone = Alone(monkeypatch, 0.1)
+    limit: Deadlines[int] = alone.app._loop.deadlines(2, alone.app._end)
+    limit.add(0, time.monotonic())
+    assert alone.end() < 1
+    assert alone.alarms == [0.2]
+
+
+def test_who_hangs_is_ended_by_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    alarms: list[float] = []
+    monkeypatch.setattr(signal, "alarm", alarms.append)
+    app.outlive()
+    assert alarms == [2 * THERE]
 
 
 def test_nobody_listens_any_more_when_told_so(server: Upstream) -> None:
@@ -103,14 +206,15 @@ def test_a_host_without_ipv6_has_two(server: Upstream) -> None:
 
 
 def test_what_it_did_is_counted(server: Upstream) -> None:
-    with Resolver() as resolver:
+    with Resolver(constants={"app.COUNTED_EVERY": 2}) as resolver:
         resolver.configure("hub.example", upstreams=[server])
         resolver.ask("hub.example")
         resolver.ask("evil.example")
         resolver.configure("hub.example", upstreams=[])
         resolver.ask("hub.example", "AAAA")
-        counted = eventually(lambda: resolver.daemon.of(wire.Counted), app.COUNTED_EVERY + 5)
-        assert counted == [wire.Counted(queries=3, refused=1, failed=1, in_flight=0)]
+        # One may come while it is still asked, if that takes long.
+        counted = eventually(lambda: [told for told in resolver.daemon.of(wire.Counted) if told.queries > 2])
+        assert counted[0] == wire.Counted(queries=3, refused=1, failed=1, in_flight=0)
 
 
 @pytest.mark.root

@@ -26,8 +26,12 @@ class Ends:
         self.faults: list[Exception] = []
         self.loop = Loop(self.faults.append)
         self.taken: list[tuple[ToResolver, list[int]]] = []
-        self.link = Link(self.loop, ours, lambda message, passed: self.taken.append((message, passed)))
+        self.ended = 0
+        self.link = Link(self.loop, ours, lambda message, passed: self.taken.append((message, passed)), self._end)
         self._turns: Deadlines[int] = self.loop.deadlines(0.01, lambda key: None)
+
+    def _end(self) -> None:
+        self.ended += 1
 
     def turn(self) -> None:
         """A round that ends soon, whatever happens."""
@@ -117,17 +121,34 @@ def test_nothing_is_lost_when_the_daemon_does_not_read(ends: Ends) -> None:
     assert frames.feed(ends.daemon.recv(1 << 16)) == [wire.encode(message)[wire.HEADER :]]
 
 
-def test_the_loop_ends_with_the_daemon(ends: Ends) -> None:
+def test_the_end_of_the_daemon_is_told_and_the_loop_goes_on(ends: Ends) -> None:
     ends.daemon.close()
-    ends.loop.run()
+    ends.turn()
+    ends.turn()
+    assert (ends.ended, ends.loop.ended, ends.loop.descriptors) == (1, False, 0)
     assert ends.faults == []
 
 
-def test_it_ends_too_when_it_is_written_to(ends: Ends) -> None:
+def test_it_is_told_too_when_it_is_written_to(ends: Ends) -> None:
     ends.daemon.close()
-    ends.link.say(Counted(0, 0, 0, 0))
-    ends.link.flush()
-    assert ends.loop.ended
+    for _ in range(2):
+        ends.link.say(Counted(0, 0, 0, 0))
+        ends.link.flush()
+    assert ends.ended == 1
+    ends.turn()
+    assert (ends.ended, ends.loop.descriptors, ends.faults) == (1, 0, [])
+
+
+def test_the_end_is_told_once_when_something_is_still_to_be_written(ends: Ends) -> None:
+    while not ends.link.congested:
+        ends.link.say(wire.Trouble("x" * 200, "y" * 200, "z" * 500))
+        ends.link.flush()
+    ends.daemon.close()
+    ends.turn()
+    assert ends.ended == 1
+    assert not ends.link.congested, "or look-ups would wait for what nobody reads"
+    ends.turn()
+    assert (ends.ended, ends.loop.descriptors, ends.faults) == (1, 0, [])
 
 
 @pytest.mark.parametrize(

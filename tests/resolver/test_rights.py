@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import sys
@@ -111,24 +110,27 @@ def test_somebody_else_stays_who_he_is_and_keeps_no_right() -> None:
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_it_dies_with_whoever_started_it() -> None:
+@pytest.mark.parametrize("handler", ["signal.SIG_DFL", "lambda *_: (os.write(1, b'told'), os._exit(0))"])
+def test_it_is_told_when_whoever_started_it_dies(handler: str) -> None:
     """Also when that one is killed and its link is held open by somebody else."""
+    child = (
+        "import os, signal, time\n"
+        "from penstock.resolver import rights\n"
+        f"signal.signal(signal.SIGTERM, {handler})\n"
+        "rights.give_up()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
     parent = (
-        "import os, subprocess, sys, time\n"
-        "text = 'import time; from penstock.resolver import rights; rights.give_up()'\n"
-        "text += '; print(1, flush=True); time.sleep(60)'\n"
-        "child = subprocess.Popen([sys.executable, '-s', '-P', '-c', text], stdout=subprocess.PIPE)\n"
-        "child.stdout.readline()\n"
-        "print(child.pid, flush=True)\n"
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-s', '-P', '-c', {child!r}])\n"
         "time.sleep(60)\n"
     )
     argv = [sys.executable, "-c", parent]
-    with subprocess.Popen(argv, env={"PYTHONPATH": str(AGENT)}, stdout=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(argv, env={"PYTHONPATH": str(AGENT)}, stdout=subprocess.PIPE) as started:
         assert started.stdout
-        pidfd = os.pidfd_open(int(started.stdout.readline()))
-        try:
-            assert not select.select([pidfd], [], [], 0)[0]
-            started.kill()
-            assert select.select([pidfd], [], [], 5)[0]
-        finally:
-            os.close(pidfd)
+        assert started.stdout.readline() == b"ready\n"
+        assert not select.select([started.stdout], [], [], 0)[0]
+        started.kill()
+        assert select.select([started.stdout], [], [], 5)[0]
+        assert started.stdout.read() == (b"told" if "told" in handler else b"")  # and both have ended

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -22,6 +23,7 @@ from penstock.core.resolver_wire import NameRuleText
 from penstock.resolver import service
 
 from .running import (
+    AS_IT_IS,
     Answers,
     Resolver,
     Upstream,
@@ -30,6 +32,7 @@ from .running import (
     ede,
     eventually,
     rcode,
+    read_message,
     records,
     upstream,
 )
@@ -45,9 +48,13 @@ RULES = ("hub.example", "inside.example", "private.example", "metadata.example",
 
 @contextmanager
 def asking(
-    answer: Answers = HUB, *rules: str | NameRuleText, mode: str = "enforce"
+    answer: Answers = HUB,
+    *rules: str | NameRuleText,
+    mode: str = "enforce",
+    there: int = 0,
+    constants: Mapping[str, float] = AS_IT_IS,
 ) -> Iterator[tuple[Resolver, Upstream]]:
-    with upstream(answer) as made, Resolver() as resolver:
+    with upstream(answer) as made, Resolver(there=there, constants=constants) as resolver:
         resolver.configure(*(rules or RULES), upstreams=[made], mode=mode)
         yield resolver, made
 
@@ -109,11 +116,12 @@ def test_what_cannot_be_learned_fails() -> None:
 
 
 def test_a_daemon_that_says_nothing_is_not_waited_for_long() -> None:
-    with asking() as (resolver, _):
+    learning = 1.0
+    with asking(constants={"service.LEARNING": learning}) as (resolver, _):
         resolver.daemon.settle = lambda message: None
         began = time.monotonic()
         reply = resolver.ask("hub.example")
-        assert service.LEARNING <= time.monotonic() - began < service.LEARNING + 1
+        assert learning <= time.monotonic() - began < learning + 1
         assert (rcode(reply), ede(reply)) == ("SERVFAIL", [14])
         for learn in resolver.daemon.of(wire.Learn):  # too late, and twice
             resolver.daemon.say(wire.Settled((learn.id, learn.id, 999), True))
@@ -260,7 +268,7 @@ def test_a_name_that_points_inside_is_refused() -> None:
                 assert (rcode(reply), ede(reply), reply.answer) == ("NOERROR", [17], [])
         assert learned(resolver) == [("inside.example", ["192.0.2.2"]), ("inside.example", ["2001:db8::2"])]
         told = {(refused.name, refused.reason) for refused in resolver.daemon.waits_for(wire.Refused, 2)}
-        assert told == {("private.example", "private-answer"), ("metadata.example", "private-answer")}
+        assert told == {("private.example", "private-answer"), ("metadata.example", "unfit-answer")}
 
 
 def test_a_rule_may_take_private_addresses_and_leave_others_out() -> None:
@@ -329,6 +337,39 @@ def test_a_question_waits_until_it_is_known_what_may_be_asked() -> None:
         resolver.configure("hub.example")
         assert addresses(client.replies(1)[0]) == ["192.0.2.1"]
         resolver.daemon.say(wire.Configure(9, (made.server,), (), ()))
+        assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+
+
+def test_what_is_under_way_fails_when_the_daemon_ends() -> None:
+    """Upstream or with the daemon; and who asks once more is not told another thing."""
+    held: list[tuple[dns.message.Message, Any]] = []
+
+    def answer(question: dns.message.Message, made: Upstream, who: Any) -> bytes | None:
+        if question.question[0].name.to_text() != "inside.example.":
+            return HUB(question, made, who)  # type: ignore[return-value]
+        held.append((question, who))
+        return None
+
+    with asking(answer, there=1) as (resolver, made):
+        resolver.daemon.settle = lambda message: None
+        client = Client(resolver, ("hub.example", "A"), ("inside.example", "A"), ("inside.example", "AAAA"))
+        resolver.daemon.waits_for(wire.Learn)
+        eventually(lambda: len(held) == 2)
+        resolver.link.shutdown(socket.SHUT_RDWR)
+        client.sock.settimeout(0.2)
+        replies = client.replies(3)
+        assert [(rcode(reply), ede(reply), addresses(reply)) for reply in replies] == [("SERVFAIL", [14], [])] * 3
+        assert {reply.id for reply in replies} == {0, 1, 2}
+        for question, who in held:
+            made.udp.sendto(records(question, "inside.example. A 192.0.2.2").to_wire(), who)
+        assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+        assert client.waits()
+
+
+def test_one_who_is_observed_gets_no_answer_without_the_daemon_either() -> None:
+    with asking(mode="observe", there=1) as (resolver, _):
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        resolver.link.shutdown(socket.SHUT_RDWR)
         assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
 
 
@@ -435,6 +476,55 @@ def test_many_who_ask_the_same_are_bounded_too() -> None:
         assert isinstance(answer, bytes)
         made.udp.sendto(answer, made.askers[0])
         assert all(addresses(reply) == ["192.0.2.1"] for reply in client.replies(count - 20))
+
+
+def test_many_who_ask_the_same_cost_one_answer_and_each_gets_his_own() -> None:
+    """One that takes long to put together, which hundreds wait for in different letters, over UDP and TCP."""
+    name = "a." * 115 + "cdn.example."
+    chain = [name, *(f"{first}{'.z' * 125}." for first in "bcdefghi")]
+    texts = [f"{a} CNAME {b}" for a, b in itertools.pairwise(chain)]
+    texts += [f"{chain[-1]} A 192.0.2.1", *["q. DNAME ."] * 500]
+
+    def over_tcp(question: dns.message.Message, *_: Any) -> bytes:
+        return records(question, *texts).to_wire(max_size=65535)
+
+    def query(number: int) -> bytes:
+        asked = "".join(random.Random(number).choice((c, c.upper())) for c in name)
+        return dns.message.make_query(asked, "A", id=number, want_dnssec=True, payload=1232).to_wire()
+
+    wires = [query(number) for number in range(300)]
+    with (
+        upstream(lambda *_: None, tcp=over_tcp) as made,
+        Resolver() as resolver,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        resolver.configure("*.cdn.example", upstreams=[made])
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        where = "127.0.0.1", resolver.ports["w"]
+        udp.settimeout(10)
+        udp.connect(where)
+        with socket.create_connection(where, timeout=10) as tcp:
+            tcp.sendall(b"".join(len(data).to_bytes(2) + data for data in wires[:50]))
+            last = dns.message.make_query("evil.example", "A").to_wire()
+            tcp.sendall(len(last).to_bytes(2) + last)
+            assert read_message(tcp)[:2] == last[:2]  # all before it have been read
+            for data in wires[50:]:
+                udp.send(data)
+            assert rcode(resolver.ask("evil.example")) == "NXDOMAIN"
+            began = time.monotonic()
+            reply = records(made.asked[0])
+            reply.flags |= dns.flags.TC
+            made.udp.sendto(reply.to_wire(), made.askers[0])
+            whole = {data[:2]: data for data in (read_message(tcp) for _ in range(50))}
+            short = {data[:2]: data for data in (udp.recv(4096) for _ in range(250))}
+            assert time.monotonic() - began < 5
+    asked = slice(12, 12 + len(name) + 5)
+    for found, gets in ((whole, (["192.0.2.1"], False)), (short, ([], True))):
+        for data in found.values():
+            read = dns.message.from_wire(data)
+            assert data[asked] == wires[read.id][asked]
+            assert (addresses(read), bool(read.flags & dns.flags.TC)) == gets
+    assert (len(whole), len(short), len(made.asked)) == (50, 250, 2)
 
 
 def test_dnssec_is_passed_as_long_as_nothing_was_taken_out() -> None:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
@@ -21,10 +21,13 @@ import pytest
 
 from conftest import cannot_run
 from penstock.core import resolver_wire as wire
+from penstock.core.dns_answers import MAX_RECORDS
+from penstock.core.dns_records import MAX_PARAMETERS
 from penstock.core.policy import Address
 from penstock.resolver.upstream import MAX_STRANGE, TRIES, TRY
 
 from .running import (
+    AS_IT_IS,
     Answers,
     Resolver,
     Upstream,
@@ -43,8 +46,12 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 @contextmanager
-def asking(*upstreams: Upstream, rules: tuple[str, ...] = ("hub.example", "*.cdn.example")) -> Iterator[Resolver]:
-    with Resolver() as resolver:
+def asking(
+    *upstreams: Upstream,
+    rules: tuple[str, ...] = ("hub.example", "*.cdn.example"),
+    constants: Mapping[str, float] = AS_IT_IS,
+) -> Iterator[Resolver]:
+    with Resolver(constants=constants) as resolver:
         resolver.configure(*rules, upstreams=upstreams)
         yield resolver
 
@@ -100,14 +107,31 @@ def test_nothing_of_a_client_goes_out_but_the_question() -> None:
 
 @pytest.mark.parametrize("flags", ["RD", "RD CD", "RD AD", "", "RD CD AD"])
 @pytest.mark.parametrize("dnssec", [False, True])
-def test_the_bits_of_dnssec_are_passed(flags: str, dnssec: bool) -> None:
+@pytest.mark.parametrize("kind", ["A", "AAAA", "HTTPS"])
+def test_the_bits_of_dnssec_are_passed(flags: str, dnssec: bool, kind: str) -> None:
+    """But for CD where addresses are asked for."""
     wanted = dns.flags.from_text(flags)
     with upstream(HUB) as made, asking(made) as resolver:
-        question = dns.message.make_query("hub.example", "A", want_dnssec=dnssec)
+        question = dns.message.make_query("hub.example", kind, want_dnssec=dnssec)
         question.flags = wanted
-        dns.query.udp(question, "127.0.0.1", 10, resolver.ports["w"])
-    assert made.asked[0].flags == wanted
+        reply = dns.query.udp(question, "127.0.0.1", 10, resolver.ports["w"])
+    assert reply.flags & dns.flags.CD == wanted & dns.flags.CD
+    assert made.asked[0].flags == (wanted & ~dns.flags.CD if kind in ("A", "AAAA") else wanted)
     assert bool(made.asked[0].ednsflags & dns.flags.DO) is dnssec
+
+
+def test_a_client_cannot_have_forged_addresses_opened() -> None:
+    """A server that validates gives them to who says CD."""
+
+    def validating(question: dns.message.Message, *rest: Any) -> bytes:
+        answer = good(question) if question.flags & dns.flags.CD else failing("SERVFAIL")(question, *rest)
+        assert isinstance(answer, bytes)
+        return answer
+
+    with upstream(validating) as made, asking(made) as resolver:
+        reply = resolver.ask("hub.example", flags=dns.flags.RD | dns.flags.CD)
+        assert (rcode(reply), addresses(reply), ede(reply)) == ("SERVFAIL", [], [23])
+        assert resolver.daemon.of(wire.Learn) == []
 
 
 def test_ports_and_ids_cannot_be_guessed() -> None:
@@ -240,10 +264,11 @@ def test_who_is_silent_is_waited_for_once() -> None:
 
 
 def test_silence_is_a_trouble_and_its_end_is_told() -> None:
-    with upstream(silent) as made, asking(made) as resolver:
+    each = 0.5
+    with upstream(silent) as made, asking(made, constants={"upstream.TRY": each}) as resolver:
         began = time.monotonic()
         reply = resolver.ask("hub.example")
-        assert TRIES * TRY <= time.monotonic() - began < TRIES * TRY + 1
+        assert TRIES * each <= time.monotonic() - began < TRIES * each + 1
         assert (rcode(reply), ede(reply)) == ("SERVFAIL", [22])
         (trouble,) = resolver.daemon.waits_for(wire.Trouble)
         assert trouble == wire.Trouble("upstream", "", f"no answer from 127.0.0.1 port {made.server[1]}")
@@ -252,6 +277,37 @@ def test_silence_is_a_trouble_and_its_end_is_told() -> None:
         made.answer = HUB
         assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
         assert resolver.daemon.waits_for(wire.Trouble, 2)[1] == wire.Trouble("ok:upstream", "", "")
+
+
+def test_what_was_told_of_servers_ends_with_them() -> None:
+    """Also what was still asked of them: others are there to be asked."""
+    with upstream(silent) as made, upstream(HUB) as other, asking(constants={"upstream.TRY": 0.3}) as resolver:
+        assert rcode(resolver.ask("hub.example")) == "SERVFAIL"
+        assert resolver.daemon.waits_for(wire.Trouble)[0].text == "there is no server to ask"
+        resolver.configure("hub.example", upstreams=[made])
+        assert resolver.daemon.waits_for(wire.Trouble, 2)[1] == wire.Trouble("ok:upstream", "", "")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(10)
+            sock.connect(("127.0.0.1", resolver.ports["w"]))
+            sock.send(dns.message.make_query("hub.example", "A").to_wire())
+            eventually(lambda: made.asked)
+            resolver.configure("hub.example", upstreams=[other])
+            assert dns.message.from_wire(sock.recv(4096)).rcode() == dns.rcode.SERVFAIL
+        assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+        assert len(resolver.daemon.of(wire.Trouble)) == 2
+
+
+def test_an_answer_of_a_server_that_is_none_any_more_counts() -> None:
+    slow, udp = {"upstream.TRY": 9.0}, socket.SOCK_DGRAM
+    with upstream(silent) as made, asking(made, constants=slow) as resolver, socket.socket(type=udp) as sock:
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", resolver.ports["w"]))
+        sock.send(dns.message.make_query("hub.example", "A").to_wire())
+        eventually(lambda: made.asked)
+        resolver.configure("hub.example", upstreams=[])
+        assert rcode(resolver.ask("hub.example", "AAAA")) == "SERVFAIL"
+        made.udp.sendto(good(made.asked[0]), made.askers[0])
+        assert addresses(dns.message.from_wire(sock.recv(4096))) == ["192.0.2.1"]
 
 
 def test_a_late_answer_to_a_try_that_is_over_counts_for_nothing() -> None:
@@ -317,6 +373,34 @@ def test_what_is_truncated_is_asked_again_over_tcp(version: int) -> None:
 def test_over_tcp_too_the_next_server_is_asked(over_tcp: Answers) -> None:
     with upstream(truncated, tcp=over_tcp) as bad, upstream(HUB) as made, asking(bad, made) as resolver:
         assert addresses(resolver.ask("hub.example")) == ["192.0.2.1"]
+
+
+def test_what_is_truncated_over_tcp_too_is_no_answer() -> None:
+    """Who got it would take it for a name without addresses."""
+    with upstream(truncated) as made, asking(made) as resolver:
+        for tcp in (False, True):
+            reply = resolver.ask("hub.example", tcp=tcp)
+            assert (rcode(reply), ede(reply)) == ("SERVFAIL", [23])
+    assert made.over_tcp == 2
+
+
+def records_beyond(question: dns.message.Message, *_: Any) -> bytes:
+    return records(question, *["hub.example. A 192.0.2.1"] * (MAX_RECORDS + 1)).to_wire(max_size=65535)
+
+
+def parameters_beyond(question: dns.message.Message, *_: Any) -> bytes:
+    keys = " ".join(f"key{100 + number}" for number in range(MAX_PARAMETERS + 1))
+    return records(question, f"hub.example. HTTPS 1 . {keys}").to_wire()
+
+
+@pytest.mark.parametrize(("kind", "over_tcp"), [("A", records_beyond), ("HTTPS", parameters_beyond)])
+def test_an_answer_over_a_bound_of_ours_fails_and_is_told(kind: str, over_tcp: Answers) -> None:
+    with upstream(truncated, tcp=over_tcp) as made, asking(made) as resolver:
+        reply = resolver.ask("hub.example", kind)
+        assert (rcode(reply), ede(reply)) == ("SERVFAIL", [23])
+        (trouble,) = resolver.daemon.waits_for(wire.Trouble)
+        assert (trouble.code, trouble.workload) == ("answer", "")
+        assert resolver.daemon.of(wire.Learn) == []
 
 
 def test_a_server_without_tcp_fails_at_once() -> None:

@@ -25,8 +25,6 @@ from penstock.files import read_config, read_presets
 from penstock.this_host import around
 
 DEFAULT_CONFIG = Path("/etc/penstock")
-OF_THIS_HOST = ("no-interface", "admin-session", "admin-cut")
-"""What is said of files that differ from what this host looks like now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +80,9 @@ def plan(ctx: click.Context, against: Path | None, as_json_: bool) -> None:
         click.echo(json.dumps(_json(compared, found), indent=2))
     else:
         click.echo("\n".join(screen(found)))
-        here = [p.as_json() for p in compared.new.problems if p.code in OF_THIS_HOST]
-        if here and not found.plan.empty:
-            click.echo("\n".join(("", *problem_lines(here, compared.config))))
+        told = [problem.as_json() for problem in compared.new.problems]
+        if told and not found.plan.empty:
+            click.echo("\n".join(("", *problem_lines(told, compared.config))))
 
 
 def _restarts(run: Path, old: Policy | None, new: Policy) -> Sequence[Restart] | None:

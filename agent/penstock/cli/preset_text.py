@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from penstock.cli.format import counted, table, wrapped
 from penstock.core.language.rule_ids import peer_text
-from penstock.core.policy import Known, NamePeer, Ports
-from penstock.core.presets import Opening, Origin, Preset, known_to
+from penstock.core.policy import NamePeer, Ports
+from penstock.core.presets import Origin, Preset, entries_of
 from penstock.core.published import Difference, Published
 from penstock.core.servers import SERVERS
 from penstock.core.text import printable
@@ -28,24 +28,24 @@ def purposes(preset: Preset) -> tuple[str, ...]:
     return tuple(sorted({opening.purpose.value for opening in preset.openings if opening.purpose}))
 
 
-def listing(presets: Sequence[Preset]) -> list[str]:
+def listing(every: Mapping[str, Preset]) -> list[str]:
     """One line each, below a heading."""
     rows = [
         [
             preset.name,
             str(len(names_of(preset))),
             ", ".join(purposes(preset)) or _NONE,
-            "all" if preset.knows_all else str(len(preset.known)),
+            str(len(entries_of([preset], every))),
             preset.origin.date,
             preset.title,
         ]
-        for preset in presets
+        for _, preset in sorted(every.items())
     ]
     header = ["PRESET", "NAMES", "FOR", "DENIED", "DATE", "TITLE"]
     return ["  ".join(row).rstrip() for row in table(header, rows, right=(1, 3))]
 
 
-def summary_json(preset: Preset, path: Path) -> Json:
+def summary_json(preset: Preset, path: Path, every: Mapping[str, Preset]) -> Json:
     """An object of `presets --json`."""
     return {
         "name": preset.name,
@@ -56,21 +56,8 @@ def summary_json(preset: Preset, path: Path) -> Json:
         "published": preset.published or None,
         "names": len(names_of(preset)),
         "for": list(purposes(preset)),
-        "known": len(preset.known),
+        "known": len(entries_of([preset], every)),
     }
-
-
-def known_with_origin(preset: Preset, every: Mapping[str, Preset]) -> Iterator[tuple[Known, Origin | None]]:
-    """What stays denied in a workload that uses it, with where it was seen; None for what every preset knows."""
-    seen = {(one.name, entry.known.pattern): entry.origin for one in every.values() for entry in one.known}
-    opened = {(one.name, name): o.origin for one in every.values() for o in one.openings for name in _names(o)}
-    for known in known_to([preset], every):
-        key = (known.preset, known.pattern)
-        yield known, seen.get(key) or opened.get(key)
-
-
-def _names(opening: Opening) -> tuple[str, ...]:
-    return tuple(peer.pattern for peer in opening.rule.peers if isinstance(peer, NamePeer))
 
 
 def as_json(preset: Preset, path: Path, every: Mapping[str, Preset]) -> Json:
@@ -78,7 +65,7 @@ def as_json(preset: Preset, path: Path, every: Mapping[str, Preset]) -> Json:
     server = next((one for one in SERVERS if one.name == preset.server), None)
     return {
         "v": 1,
-        **summary_json(preset, path),
+        **summary_json(preset, path, every),
         "egress": [
             {
                 "rule": f"{preset.name}/{opening.rule.id}",
@@ -93,14 +80,14 @@ def as_json(preset: Preset, path: Path, every: Mapping[str, Preset]) -> Json:
         ],
         "known": [
             {
-                "name": known.pattern,
-                "kind": str(known.kind),
-                "text": known.text,
-                "preset": known.preset,
-                "source": origin.source if origin else None,
-                "date": origin.date if origin else None,
+                "name": entry.known.pattern,
+                "kind": str(entry.known.kind),
+                "text": entry.known.text,
+                "preset": entry.known.preset,
+                "source": entry.origin.source,
+                "date": entry.origin.date,
             }
-            for known, origin in known_with_origin(preset, every)
+            for entry in entries_of([preset], every)
         ],
         "ports": {"inference": _ports(preset.inference), "admin": _ports(preset.admin)},
         "recognise": {
@@ -151,11 +138,12 @@ def _opens(preset: Preset) -> Iterator[str]:
 def _denied(preset: Preset, every: Mapping[str, Preset]) -> Iterator[str]:
     yield ""
     yield "known, and denied unless a rule opens it"
-    for known, origin in known_with_origin(preset, every):
+    for entry in entries_of([preset], every):
+        known = entry.known
         whose = f"{known.preset}: " if known.preset != preset.name else ""
         yield from _field(str(known.kind), f"{known.pattern}  {whose}{known.text}")
-        if origin is not None and origin != preset.origin and not whose:
-            yield from _field("", f"({_origin(origin)})")
+        if entry.origin != preset.origin:
+            yield from _field("", f"({_origin(entry.origin)})")
 
 
 def _listens(preset: Preset) -> Iterator[str]:

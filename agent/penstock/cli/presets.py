@@ -15,7 +15,7 @@ from penstock.cli import preset_text
 from penstock.cli.context import DEFAULT_RUN, CannotTell, Context, place_of
 from penstock.core import published
 from penstock.core.language.reading import near, shown
-from penstock.core.parse import PRESETS, parse_file, preset_problems
+from penstock.core.parse import PRESETS, parse_file, preset_problems, same_name
 from penstock.core.policy import Place
 from penstock.core.presets import Preset
 from penstock.core.problems import Problem, any_error
@@ -38,15 +38,20 @@ class Read:
 def read_all(directory: Path) -> Read:
     """The presets that a configuration directory can use.  Raises PenstockError for a file that cannot be read."""
     found = Read({}, {}, {})
-    for name, data in read_presets(directory).items():
-        result = parse_file(PRESETS + name, data)
-        path = find_file(directory, PRESETS + name)
-        own = result.part.name if isinstance(result.part, Preset) else name.removesuffix(".yaml")
-        wrong = [_at(problem, path) for problem in preset_problems(result)]
-        if isinstance(result.part, Preset) and not any_error(wrong):
+    results = [parse_file(name, data) for name, data in read_presets(directory).items()]
+    names = {result.part.name for result in results if isinstance(result.part, Preset)}
+    twice = list(same_name(names, results))
+    for result in results:
+        path = find_file(directory, PRESETS + result.path)
+        own = result.part.name if isinstance(result.part, Preset) else result.path.removesuffix(".yaml")
+        if isinstance(result.part, Preset):
             found.presets[own], found.paths[own] = result.part, path
-        if wrong:
-            found.problems[own] = wrong
+        said_twice = (problem for problem in twice if problem.place.file == PRESETS + result.path)
+        if wrong := [_at(problem, path) for problem in (*preset_problems(result), *said_twice)]:
+            found.problems.setdefault(own, []).extend(wrong)
+    for name, wrong in found.problems.items():
+        if any_error(wrong):
+            found.presets.pop(name, None)
     return found
 
 
@@ -94,20 +99,26 @@ def presets(ctx: click.Context, as_json: bool) -> None:
     penstock presets
     penstock presets show huggingface
 
-    NAMES are the names it opens, FOR what it opens them, DENIED the names that it knows and keeps closed.
+    NAMES are the names it opens, FOR what it opens them, DENIED the names that it knows and keeps closed, those
+    that every preset knows among them.
 
     Exit status: 0, or 1 when a preset has mistakes.
     """
     if ctx.invoked_subcommand is not None:
+        if as_json:
+            command = f"penstock presets {ctx.invoked_subcommand} NAME --json"
+            raise click.UsageError(f"write --json at the end: {command}")
         return
     read = _read(ctx)
-    sorted_ = [read.presets[name] for name in sorted(read.presets)]
     wrong = [problem for name in sorted(read.problems) for problem in read.problems[name]]
     if as_json:
-        found = [preset_text.summary_json(preset, read.paths[preset.name]) for preset in sorted_]
+        found = [
+            preset_text.summary_json(preset, read.paths[name], read.presets)
+            for name, preset in sorted(read.presets.items())
+        ]
         click.echo(json.dumps({"v": 1, "presets": found, "problems": [one.as_json() for one in wrong]}, indent=2))
     else:
-        click.echo("\n".join(preset_text.listing(sorted_)))
+        click.echo("\n".join(preset_text.listing(read.presets)))
         for problem in wrong:
             click.echo(problem.line(), err=True)
     ctx.exit(1 if any_error(wrong) else 0)

@@ -206,8 +206,12 @@ def _unknown(workload: str, names: list[str]) -> CannotTell:
 
 
 def _rules(run: Path, workload: str) -> list[dict[str, Any]]:
-    """The rules of a workload with the packets that each let through; `hits` is None when it is not known."""
-    hits = ask(run, Message("hits", {"workload": workload}))["rules"]
+    """The rules of a workload with the packets that each let through; `hits` is None when it is not known.
+
+    `names`: how many of its names are learned now, None without names.
+    """
+    said = ask(run, Message("hits", {"workload": workload}))
+    hits, names = said["rules"], said["names"]
     config, policy = place_of(run, "config"), with_lent(applied_policy(run), run, datetime.now(UTC))
     return [
         {
@@ -217,6 +221,7 @@ def _rules(run: Path, workload: str) -> list[dict[str, Any]]:
             "file": None if is_lent(rule) else path_of(rule.place, config),
             "line": None if is_lent(rule) else rule.place.line,
             "hits": hits.get(rule.id),
+            "names": names.get(rule.id),
         }
         for rule in policy.workloads[workload].rules
     ]

@@ -259,7 +259,8 @@ def _rules(rules: Sequence[Json]) -> Iterator[str]:
         yield f"{number(rule['hits']):>10}  {first.lstrip()}"
         yield from rest
         where = "lent, see below" if rule["file"] is None else f"{rule['file']}:{rule['line']}"
-        yield f"{'':>10}      {rule['id']}  {where}"
+        learned = "" if rule["names"] is None else f"  names learned now: {number(rule['names'])}"
+        yield f"{'':>10}      {rule['id']}  {where}{learned}"
 
 
 def _grants(grants: Sequence[Json], now: datetime, most: int | None) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ from penstock.this_host import own_addresses
 
 ASKED = 128
 """Connections of one question that the kernel is asked about."""
+
+AGAIN = 1.0
+"""Seconds until everything is asked once more when the kernel disagrees: the daemon tells ends to the second."""
 
 
 @click.command()
@@ -79,26 +83,39 @@ def why(
         ctx.exit(_explain(run, block, as_json_))
     if not workload or not what:
         raise click.UsageError("Missing argument 'WORKLOAD'." if not workload else "Missing argument 'WHAT'.")
-    now = datetime.now(UTC)
-    policy = with_lent(applied_policy(run), run, now) if directory is None else _policy_in(directory)
     sentence = _question(what, source)
+    found = _in_force(run, workload, sentence) if directory is None else _in(directory, workload, sentence)
+    if found.kernel is Kernel.DISAGREES:  # a look-up or another policy may have come between the questions
+        time.sleep(AGAIN)
+        found = _in_force(run, workload, sentence)
+    click.echo(json.dumps(as_json(found), indent=2) if as_json_ else "\n".join(lines(found)))
+    ctx.exit(_status(found.answer, found.kernel))
+
+
+def _in_force(run: Path, workload: str, sentence: Sentence) -> Shown:
+    """By what is applied and lent, by what is known of names, and by the kernel."""
+    now = datetime.now(UTC)
+    policy = with_lent(applied_policy(run), run, now)
     _check_names(policy, workload, sentence)
-    names = known(run, workload, sentence, now) if directory is None else None
-    answer = reply(
-        policy,
-        now,
-        workload,
-        sentence,
-        names.learned if names else {},
-        own_addresses() if directory is None else (),
-    )
+    names = known(run, workload, sentence, now)
+    learned = names.learned if names else None
+    answer = _given(reply(policy, now, workload, sentence, learned, own_addresses()), sentence)
+    kernel = _kernel(run, answer)
+    return Shown(policy, policy.workloads[workload], sentence, answer, kernel, place_of(run, "config"), names)
+
+
+def _in(directory: Path, workload: str, sentence: Sentence) -> Shown:
+    """By the files there alone."""
+    policy = _policy_in(directory)
+    _check_names(policy, workload, sentence)
+    answer = _given(reply(policy, datetime.now(UTC), workload, sentence), sentence)
+    return Shown(policy, policy.workloads[workload], sentence, answer, Kernel.UNKNOWN, directory)
+
+
+def _given(answer: Answer | None, sentence: Sentence) -> Answer:
     if answer is None:
         raise CannotTell(f"`{shown(sentence.text)}` names no address")
-    kernel = Kernel.UNKNOWN if directory is not None else _kernel(run, answer)
-    config = directory or place_of(run, "config")
-    found = Shown(policy, policy.workloads[workload], sentence, answer, kernel, config, names)
-    click.echo(json.dumps(as_json(found), indent=2) if as_json_ else "\n".join(lines(found)))
-    ctx.exit(_status(answer, kernel))
+    return answer
 
 
 def _explain(run: Path, block: str, as_json_: bool) -> int:
@@ -148,13 +165,14 @@ def _check_names(policy: Policy, workload: str, sentence: Sentence) -> None:
 def _kernel(run: Path, answer: Answer) -> Kernel:
     """Whether the kernel's sets and chains hold what the rules open, and nothing else of what was asked about.
 
-    Unknown for what a name opens: that is in other sets.
+    Unknown where it can be asked nothing: of a name without addresses.
     """
-    opened = [*(held for _, held in answer.in_sets), *(one.opened for one in answer.in_chains)]
-    if answer.allow and not any(opened):
+    opened = [one.by_address or one.by_name for one in answer.in_sets]
+    opened += [one.opened for one in answer.in_chains]
+    if not opened or (answer.allow and not any(opened)):
         return Kernel.UNKNOWN
-    for connection, held in answer.in_sets[:ASKED]:
-        remote = as_sent(connection).remote
+    for one in answer.in_sets[:ASKED]:
+        connection, remote = one.connection, as_sent(one.connection).remote
         if remote is None:
             return Kernel.UNKNOWN
         question = {
@@ -163,14 +181,16 @@ def _kernel(run: Path, answer: Answer) -> Kernel:
             "address": str(remote),
             "protocol": connection.protocol,
             "port": connection.port or 0,
+            "here": int(connection.here),
         }
         try:
-            holds = ask(run, Message("holds", question))["holds"]
+            said = ask(run, Message("holds", question))
         except PenstockError:
             return Kernel.UNKNOWN
-        if holds is None:
+        if said["holds"] is None:
             return Kernel.UNKNOWN
-        if holds is not held:
+        wanted = {"holds": one.by_address, "learned": one.by_name}
+        if any(said[key] is not held for key, held in wanted.items() if held is not None):
             return Kernel.DISAGREES
     found = _chains(run, answer)
     return Kernel.UNKNOWN if found is Kernel.AGREES and len(answer.in_sets) > ASKED else found

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from penstock.cli.why_text import Kernel, Shown
 from penstock.cli.why_text import as_json as shown_as_json
 from penstock.cli.why_text import lines as shown_lines
 from penstock.core import state
-from penstock.core.asking import BadQuery, incoming, outgoing, reply
+from penstock.core.asking import looked_up, reply
 from penstock.core.blocks import Block
 from penstock.core.language.reading import near, shown
-from penstock.core.policy import Policy, Sentence
+from penstock.core.names import BadName
+from penstock.core.policy import AddressPeer, Direction, Policy, Sentence
 from penstock.errors import PenstockError
 
 _SHOWN = 4
@@ -58,26 +60,19 @@ def explain(run: Path, id_: str) -> Explained:
     """The record whose id begins with `id_`.  CannotTell when it is not one."""
     record = _find(log_directory(run), id_)
     block = record.block
-    sentence = _sentence(block)
-    then, applied, read, trouble = (
-        None,
-        None,
-        "",
-        "the rules are about addresses, names and ports, and it has none of these",
-    )
-    if sentence is not None:
-        try:
-            found = _policy_then(run, block)
-            applied = found.at
-            policy = policy_of(found, applied_path(run))
-            then = _judge(
-                policy, block, sentence, datetime.fromtimestamp(block.first, UTC), place_of(run, "config")
-            )
-            trouble = "" if then else f"the policy of then has no workload {block.workload}"
-            read = _rule_line(found, then) if then else ""
-        except CannotTell as e:
-            trouble = str(e)
-    return Explained(record, then, _now(run, block, sentence), applied, trouble, read)
+    then, applied, read, trouble = None, None, "", _unjudged(block)
+    if trouble:
+        return Explained(record, None, None, None, trouble)
+    try:
+        found = _policy_then(run, block)
+        applied = found.at
+        policy = policy_of(found, applied_path(run))
+        then = _judge(policy, block, datetime.fromtimestamp(block.first, UTC), place_of(run, "config"))
+        trouble = "" if then else f"the policy of then has no workload {block.workload}"
+        read = _rule_line(found, then) if then else ""
+    except CannotTell as e:
+        trouble = str(e)
+    return Explained(record, then, _now(run, block), applied, trouble, read)
 
 
 def _find(directory: Path, id_: str) -> Record:
@@ -125,29 +120,44 @@ def _is_name(policy: str | None) -> bool:
     return policy is not None and policy.isalnum()
 
 
-def _sentence(block: Block) -> Sentence | None:
-    """The question that the block answers; None when it is about no single far end."""
+def _unjudged(block: Block) -> str:
+    """Why no rule can be about such a block; empty when one can."""
     try:
-        if block.is_lookup:
-            return outgoing([f"{block.name}:443"]) if block.name else None
-        if block.address is None:
-            return None
-        if block.protocol in ("icmp", "icmpv6") and block.direction == "out":
-            return outgoing([block.address, "icmp"])
-        if block.port is None or block.protocol not in ("tcp", "udp"):
-            return None
-        port = f"{block.port}/{block.protocol}"
-        if block.direction == "in":
-            return incoming(block.address, [port])
-        host = f"[{block.address}]" if ":" in block.address else block.address
-        return outgoing([f"{host}:{port}"])
-    except BadQuery:
-        return None
+        _sentence(Policy(), block, datetime.fromtimestamp(block.first, UTC))
+    except CannotTell as e:
+        return str(e)
+    return ""
 
 
-def _judge(policy: Policy, block: Block, sentence: Sentence, when: datetime, config: Path | None) -> Shown | None:
+def _sentence(policy: Policy, block: Block, when: datetime) -> Sentence:
+    """The question that the block answers, under `policy`.  CannotTell when no rule can be about it."""
+    if block.is_lookup and block.name:
+        try:
+            return looked_up(policy, when, block.workload, block.name)
+        except BadName as e:
+            raise CannotTell(f"no rule can have such a name: {e}") from e
+    if block.address is None:
+        raise CannotTell("it is about no single address or name, and rules are about these")
+    try:
+        far = AddressPeer(ip_address(block.address))
+    except ValueError as e:
+        raise CannotTell(f"`{shown(block.address)}` is no address") from e
+    direction, protocol, port = Direction(block.direction), block.protocol, block.port
+    if protocol in ("icmp", "icmpv6") and direction is Direction.OUT:
+        return Sentence(f"{block.address} icmp", direction, far, "icmp", None, allow=True)
+    if port is None or protocol not in ("tcp", "udp"):
+        what = "packets of several protocols" if protocol is None else f"protocol {shown(protocol)}"
+        raise CannotTell(f"no rule can be about {what}")
+    host = f"[{block.address}]" if ":" in block.address else block.address
+    into = direction is Direction.IN
+    text = f"from {block.address} {port}/{protocol}" if into else f"{host}:{port}/{protocol}"
+    return Sentence(text, direction, far, protocol, port, allow=True)
+
+
+def _judge(policy: Policy, block: Block, when: datetime, config: Path | None) -> Shown | None:
     if block.workload not in policy.workloads:
         return None
+    sentence = _sentence(policy, block, when)
     said = reply(policy, when, block.workload, sentence)
     if said is None:
         return None
@@ -165,13 +175,13 @@ def _rule_line(applied: state.Applied, then: Shown) -> str:
     return ""
 
 
-def _now(run: Path, block: Block, sentence: Sentence | None) -> Shown | None:
+def _now(run: Path, block: Block) -> Shown | None:
     now = datetime.now(UTC)
     try:
         policy = with_lent(applied_policy(run), run, now)
     except CannotTell:
         return None
-    return _judge(policy, block, sentence, now, place_of(run, "config")) if sentence else None
+    return _judge(policy, block, now, place_of(run, "config"))
 
 
 def text(found: Explained) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from penstock.core.connection import Connection, as_sent
 from penstock.core.lookups import Reason
 from penstock.core.policy import Address, AddressPeer, Direction, NamePeer, Sentence
 from penstock.core.text import duration
+from penstock.core.verdict import NamesAt
 from penstock.core.wire import Json, Message
 from penstock.errors import PenstockError
 
@@ -23,19 +25,20 @@ SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """`said` is the daemon's answer to the command `names`, about `address` or a name (None)."""
+    """`said` is the daemon's answer to the command `names`, about that address or name."""
 
     said: Json
     now: datetime
-    address: Address | None
+    about: Address | str
 
     @property
-    def learned(self) -> Mapping[Address, Collection[str]]:
-        """The names that lead to the address now."""
-        if self.address is None:
-            return {}
+    def learned(self) -> NamesAt:
+        """The names that lead to the address now; of a name, the addresses where it is."""
+        if isinstance(self.about, str):
+            found = (address for address, until in self._pairs("addresses") if until > self.now)
+            return {ip_address(address): [self.about] for address in found}
         names = [name for name, until in self._pairs("names") if until > self.now]
-        return {self.address: names} if names else {}
+        return {self.about: names} if names else {}
 
     def as_json(self) -> dict[str, Any]:
         """Keys of the answer for programs."""
@@ -45,9 +48,9 @@ class Known:
         """For people; `allowed`: what was asked about is."""
         if not self.said.get("resolving"):
             return
-        if self.address is None:
+        if isinstance(self.about, str):
             yield from self._of_name(allowed)
-        elif not self.address.is_loopback:
+        elif not self.about.is_loopback:
             yield from self._of_address(allowed)
 
     def _of_name(self, allowed: bool) -> Iterator[str]:
@@ -55,8 +58,8 @@ class Known:
         if found:
             shown = ", ".join(f"{address} for another {self._left(until)}" for address, until in found[:SHOWN])
             yield f"learned now: {shown}{_more(found)}"
-        elif allowed:
-            yield "not looked up lately: the next look-up opens its addresses"
+        elif allowed and self._reason() not in AGAIN:
+            yield "not answered lately: the next answer opens its addresses"
         yield from self._asked("refused", "not answered")
 
     def _of_address(self, allowed: bool) -> Iterator[str]:
@@ -68,7 +71,7 @@ class Known:
         elif found:
             name, until = found[0]
             yield f"learned for {name}, expired {self._ago(until)} ago; a look-up opens it again"
-        asked = list(self._asked("asked", "without a rule"))
+        asked = list(self._asked("asked", "not in its rules"))
         yield from asked
         if not found and not asked and not allowed:
             yield "literal address: nobody has looked it up"
@@ -77,8 +80,11 @@ class Known:
         asked = self.said.get("asked")
         when = moment(asked.get("when")) if isinstance(asked, dict) else None
         if when is not None and isinstance(asked, dict):
-            reason = asked.get("reason")
-            yield f"{verb} {asked.get('name')} {self._ago(when)} ago, {WORDS.get(reason, why)}"
+            yield f"{verb} {asked.get('name')} {self._ago(when)} ago, {WORDS.get(self._reason(), why)}"
+
+    def _reason(self) -> Any:
+        asked = self.said.get("asked")
+        return asked.get("reason") if isinstance(asked, dict) else None
 
     def _pairs(self, key: str) -> list[tuple[str, datetime]]:
         """(address or name, end)."""
@@ -101,9 +107,13 @@ WORDS: Mapping[Any, str] = {
     Reason.NAME.value: "not in its rules",
     Reason.TYPE.value: "for a type of record that is not given out",
     Reason.PRIVATE_ANSWER.value: "because of the addresses in the answer",
+    Reason.UNFIT_ANSWER.value: "because of the addresses in the answer",
     Reason.RATE.value: "too many new names in a short time",
     Reason.LOCKED.value: "when the workload was locked",
 }
+
+AGAIN = (Reason.PRIVATE_ANSWER.value, Reason.UNFIT_ANSWER.value, Reason.RATE.value)
+"""Why a name that the rules allow was refused, and may be the next time: they have no part in it."""
 
 
 def known(run: Path, workload: str, sentence: Sentence, now: datetime) -> Known | None:
@@ -111,15 +121,18 @@ def known(run: Path, workload: str, sentence: Sentence, now: datetime) -> Known 
     peer = sentence.peer
     if sentence.direction is not Direction.OUT or not isinstance(peer, AddressPeer | NamePeer):
         return None
-    address = None
-    if isinstance(peer, AddressPeer):
-        connection = Connection(workload, Direction.OUT, sentence.protocol, peer.address)
-        address = as_sent(connection).remote
-    name = peer.pattern if isinstance(peer, NamePeer) else str(address)
+    about = peer.pattern if isinstance(peer, NamePeer) else _sent(peer.address)
     try:
-        return Known(ask(run, Message("names", {"workload": workload, "name": name})), now, address)
+        return Known(ask(run, Message("names", {"workload": workload, "name": str(about)})), now, about)
     except PenstockError:
         return None
+
+
+def _sent(address: Address) -> Address:
+    """The address as a packet to it carries it."""
+    found = as_sent(Connection("", Direction.OUT, "tcp", address)).remote
+    assert found is not None
+    return found
 
 
 def _more(found: Collection[Any]) -> str:

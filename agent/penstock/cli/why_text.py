@@ -12,7 +12,9 @@ from penstock.cli.applied import path_of
 from penstock.cli.format import localised, paint, wrapped
 from penstock.cli.why_names import KEYS, Known
 from penstock.core.asking import Answer
+from penstock.core.blocks import DNS_PORT
 from penstock.core.lookups import known_as
+from penstock.core.name_rules import resolves
 from penstock.core.nearest import describe, is_lent
 from penstock.core.policy import AddressPeer, Direction, Mode, NamePeer, Policy, Sentence, Workload
 from penstock.core.text import printable, time_text
@@ -72,13 +74,16 @@ def lines(found: Shown) -> list[str]:
         heading = "DEPENDS on the interface"
     word, kernel_colour = KERNEL[found.kernel]
     result = [f"{paint(heading, colour, bold=True)}  {_subject(found)}"]
-    texts = [found.answer.verdict.text] if found.answer.allow is not None else _both(found.answer)
+    both = found.answer.allowed and found.answer.denied
+    texts = _both(found.answer) if both else [found.answer.verdict.text]
     result += [line for text in texts for line in wrapped(localised(text), 2)]
     rule = _place(found, "rule") or _place(found, "nearest")
     if rule is not None and rule["file"] is not None:  # of what is lent all was said
         result.append(f"  {_where(rule)}")
     by_name = found.names.lines(allowed=found.answer.allow is True) if found.names else ()
     result += [line for text in by_name for line in wrapped(text, 2)]
+    if isinstance(found.sentence.peer, NamePeer) and found.names and found.kernel is Kernel.UNKNOWN:
+        word += ", it can only be asked about addresses"
     result.append(f"  kernel: {paint(word, kernel_colour)}")
     result += [line for note in notes(found) for line in wrapped(note, 8, "  note: ")]
     return result
@@ -113,7 +118,8 @@ def as_json(found: Shown) -> dict[str, Any]:
 def notes(found: Shown) -> Iterator[str]:
     """What else one should know."""
     peer, name = found.sentence.peer, found.workload.name
-    if isinstance(peer, NamePeer) and found.answer.allow and found.names is None:
+    ours = _goes_out(found) and resolves(found.workload) and found.workload.mode is not Mode.LOCK
+    if isinstance(peer, NamePeer) and found.answer.allow and found.names is None and ours:
         yield "its addresses are open once they are looked up; whether they were is known to the daemon alone"
     elif isinstance(peer, AddressPeer) and peer.address.is_loopback and found.workload.mode is not Mode.LOCK:
         own = f"{name} always reaches its own listeners here" if _goes_out(found) else f"{name} itself always may"
@@ -122,6 +128,8 @@ def notes(found: Shown) -> Iterator[str]:
         known = known_as(found.workload, peer.pattern)
         if known is not None:
             yield f"{known.kind}, which preset {known.preset} leaves closed: {known.text}"
+    if ours and found.sentence.port == DNS_PORT:
+        yield f"look-ups of {name} go to penstock's resolver all the same, whomever it asks: rules by name decide"
     if found.answer.allow is None and found.answer.by_interface:
         way = "leaves" if _goes_out(found) else "comes"
         yield f"an address does not tell by which interface it {way}; ask about a network by its name"

@@ -16,26 +16,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from penstock.core.log_prefix import format_prefix
-from penstock.core.policy import Cidr, Plane, Policy, PortRange
-from penstock.core.regions import merge, subtract
-from penstock.core.rule_parts import (
-    Action,
+from penstock.core.actions import Action, Count, Goto, Jump, Log
+from penstock.core.conditions import (
     CalledAt,
-    Count,
     End,
-    Goto,
     Hook,
     InSet,
     Interface,
-    Jump,
-    Log,
     PortIn,
     Protocol,
     Redirected,
     TcpSyn,
     Tracked,
 )
+from penstock.core.log_prefix import format_prefix
+from penstock.core.policy import Cidr, Plane, Policy, PortRange
+from penstock.core.regions import merge, subtract
 from penstock.core.ruleset import AddressSet, Chain, Element, Rule
 
 ADMIN_IN = "admin_in"

@@ -1,4 +1,5 @@
-"""What was asked lately and no rule has: look-ups that were refused, and those that observe mode let through.
+"""What was asked lately and no rule has: look-ups that were refused, that observe mode let through, or whose rule
+is gone.
 
 Bounded: what was asked longest ago is forgotten first.  Names are in the form of `names.normalise`, addresses are
 packed, times are seconds since the epoch and come from the caller.
@@ -31,7 +32,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """An answer for a name without a rule: the name, and when last."""
+    """An answer for a name that no rule has, or has any more: the name, and when last."""
 
     name: str
     when: float
@@ -54,7 +55,7 @@ class Asked:
         _put(self._of(workload).refused, name, Refused(reason, now), MAX_REFUSED)
 
     def observed(self, workload: str, name: str, addresses: Iterable[bytes], now: float) -> None:
-        """`name` was asked, no rule has it, and the answer was given all the same."""
+        """`name` was asked, no rule has it now, and the answer was given all the same."""
         held = self._of(workload).observed
         for address in addresses:
             _put(held, address, Observed(name, now), MAX_OBSERVED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penstock.core.actions import Count, Dispatch, Final, Goto, Jump, Log, SetLabel
 from penstock.core.cgroup_maps import (
     IN,
     OUT,
@@ -15,27 +16,20 @@ from penstock.core.cgroup_maps import (
     PROOF_OUT,
     place_maps,
 )
-from penstock.core.log_prefix import format_prefix
-from penstock.core.policy import Direction
-from penstock.core.rule_parts import (
-    Count,
-    Dispatch,
-    Final,
+from penstock.core.conditions import (
     ForeignSource,
     FullSocket,
-    Goto,
     HasLabel,
     Hook,
     InCgroup,
-    Jump,
-    Log,
     Loopback,
     Original,
     Protocol,
-    SetLabel,
     TcpReset,
     Tracked,
 )
+from penstock.core.log_prefix import format_prefix
+from penstock.core.policy import Direction
 from penstock.core.ruleset import Chain, Rule
 
 UNPROVEN, WORKLOAD, STALE = 0, 1, 2
@@ -61,11 +55,16 @@ def refusals() -> list[Chain]:
 
 
 def shared(
-    labels: Sequence[tuple[str, int]], depth: int, levels: Sequence[int], unmet: Sequence[Rule] = ()
+    labels: Sequence[tuple[str, int]],
+    depth: int,
+    levels: Sequence[int],
+    surely: Sequence[Rule] = (),
+    unmet: Sequence[Rule] = (),
 ) -> list[Chain]:
     """What the base chains call.  `labels`: each workload, and its label in connections.
 
-    `unmet` are for what no full socket takes: look-ups, and what comes to sockets in TIME_WAIT.
+    `surely` are for what is UNPROVEN whoever else has that connection, and `unmet` for what no full socket takes:
+    look-ups, and what comes to sockets in TIME_WAIT.
     """
 
     def unbound(direction: Direction, refuse: str, counter: str, cgroups: str) -> tuple[Rule, ...]:
@@ -79,8 +78,12 @@ def shared(
         )
 
     unproven = (
+        *surely,
         _rule(HasLabel(STALE), Final.RETURN),
         _rule(ICMP, Final.RETURN),
+        _rule(Goto("met")),
+    )
+    met = (
         _rule(Dispatch(OWN, depth + 1)),
         *_dispatches(2, levels),
         _rule(FullSocket(), Goto("not_own")),
@@ -100,6 +103,7 @@ def shared(
         Chain("inherited", inherited),
         *(Chain(name, (_rule(Count(name)), _rule(Final.DROP))) for name in (PROOF_OUT, PROOF_IN)),
         Chain("not_own", not_own),
+        Chain("met", met),
         Chain("unproven", unproven),
         Chain("governed_out", unbound(Direction.OUT, "refuse_out", UNBOUND_OUT, OUT)),
         Chain("governed_in", unbound(Direction.IN, "refuse_in", UNBOUND_IN, IN)),
@@ -112,17 +116,18 @@ def _dispatches(which: int, levels: Sequence[int]) -> list[Rule]:
 
 
 def base(
-    governed: InCgroup, levels: Sequence[int], *, names: bool = False, strangers: Sequence[Rule] = ()
+    governed: InCgroup, levels: Sequence[int], *, sent: Sequence[Rule] = (), strangers: Sequence[Rule] = ()
 ) -> list[Chain]:
-    """Where our packets come in; `governed` is our slice; `names`: look-ups are governed.
+    """Where our packets come in; `governed` is our slice.
 
-    `strangers` are for what arrives at somebody who is no workload.
+    `sent` and `strangers` are for what is sent by, and arrives at, somebody who is no workload.
     """
     # Nobody who gets here is governed: most have nothing to do with any label, and go on at once.  Labels are on
-    # what travels on loopback; on look-ups, whose interface is still the one from before, wherever they went.
+    # what travels on loopback.
     # An established TCP connection is inherited by nobody; to ask for the label costs more than for all else.
-    here = () if names else (ON_LOOPBACK_OUT,)
-    inherited = [_rule(*here, which, HasLabel(WORKLOAD), Jump("inherited")) for which in (Tracked.NEW, UDP)]
+    inherited = [
+        _rule(ON_LOOPBACK_OUT, which, HasLabel(WORKLOAD), Jump("inherited")) for which in (Tracked.NEW, UDP)
+    ]
     return [
         Chain(
             "output",
@@ -130,6 +135,7 @@ def base(
                 _rule(governed, Goto("governed_out")),
                 *_dispatches(0, levels),
                 *inherited,
+                *sent,
             ),
             Hook.OUTPUT,
         ),

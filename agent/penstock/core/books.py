@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from penstock.core import admin_chains, base_chains, chains
 from penstock.core.blocks import Block, Explanation, Process
 from penstock.core.folding import Folder
 from penstock.core.log_prefix import NO_WORKLOAD
+from penstock.core.lookups import SEARCH, Lookup
 from penstock.core.packets import Denied
 from penstock.core.policy import Direction, Mode, Policy
+from penstock.core.resolver_wire import FromResolver, Observed, Refused
 
 HOUR = 60  # minutes
 
@@ -61,14 +63,25 @@ class Books:
             self._seen[counter] = packets
             if grown:
                 changed = True
-                totals = self._totals[workload]
-                totals.counted += grown
-                minute = int(now // 60)
-                totals.by_minute[minute] = totals.by_minute.get(minute, 0) + grown
+                self._totals[workload].counted += grown
+                self._denied(workload, grown, now)
                 mode = policy.workloads[workload].mode if workload in policy.workloads else Mode.ENFORCE
                 verdict = "would-deny" if mode is Mode.OBSERVE else "deny"
                 blocks += self._folder.counted(workload, direction, grown, now, verdict, mode)
         return changed, blocks
+
+    def lookups(self, messages: Iterable[FromResolver], workloads: Container[str], now: float) -> None:
+        """What the resolver says of look-ups that no rule stands for: no packets, and denied all the same."""
+        for said in messages:
+            # Others than `workloads` are none: the resolver is not believed.
+            if isinstance(said, Refused | Observed) and said.workload in workloads:
+                lookup = Lookup.of(said)
+                if lookup.reason != SEARCH:
+                    self._denied(said.workload, lookup.count, now)
+
+    def _denied(self, workload: str, count: int, now: float) -> None:
+        by_minute, minute = self._totals[workload].by_minute, int(now // 60)
+        by_minute[minute] = by_minute.get(minute, 0) + count
 
     def flush(self, now: float) -> list[Block]:
         """Blocks that are due."""
@@ -84,7 +97,7 @@ class Books:
         return max(0, totals.counted - totals.logged)
 
     def last_hour(self, workload: str, now: float) -> int:
-        """Packets counted in the last hour, as far as this daemon saw it."""
+        """Packets and look-ups that were denied in the last hour, as far as this daemon saw it."""
         totals = self._totals[workload]
         oldest = int(now // 60) - HOUR
         totals.by_minute = {minute: n for minute, n in totals.by_minute.items() if minute > oldest}

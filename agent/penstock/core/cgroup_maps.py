@@ -14,9 +14,11 @@ MAPS = (OUT, IN, OWN)
 PROOF_OUT, PROOF_IN = "proof_out", "proof_in"
 """Chains, and their counters, that catch what proves that cgroups are matched."""
 
-ZONES, ASKS = "zone_cgroups", "dns_cgroups"
-NAME_MAPS = (ZONES, ASKS)
-"""Only while some workload has rules by name: whose look-ups are tracked apart, and go to which listener."""
+ASKS = "dns_cgroups"
+"""Only while some workload has rules by name: whose look-ups go to which listener."""
+
+OWN_LOOKUPS = "own_lookups"
+"""The chain of what is bound in place for a workload without rules by name: it asks whom its rules let it ask."""
 
 RESOLVER_OUT, RESOLVER_IN, RESOLVER_OWN = "resolver_out", "resolver_in", "resolver_own"
 """Chains of the resolver's own cgroup; the first two are also counters of what they refuse."""
@@ -30,9 +32,9 @@ def place_maps(level: int) -> tuple[str, str, str]:
     return f"out_place{level}", f"in_place{level}", f"own_place{level}"
 
 
-def place_name_maps(level: int) -> tuple[str, str]:
-    """As `NAME_MAPS`, of what is bound in place at that level."""
-    return f"zone_place{level}", f"dns_place{level}"
+def place_name_map(level: int) -> str:
+    """As `ASKS`, of what is bound in place at that level."""
+    return f"dns_place{level}"
 
 
 def held_back(name: str) -> tuple[str, str] | None:
@@ -49,7 +51,7 @@ def maps(levels: Sequence[int] = (), *, names: bool = False) -> tuple[str, ...]:
     places = (name for level in sorted(levels) for name in place_maps(level))
     if not names:
         return (*MAPS, *places)
-    return (*MAPS, *places, *NAME_MAPS, *(name for level in sorted(levels) for name in place_name_maps(level)))
+    return (*MAPS, *places, ASKS, *(place_name_map(level) for level in sorted(levels)))
 
 
 def bindings(workload: str, names: tuple[str, str, str] = (OUT, IN, OWN)) -> tuple[tuple[str, str, str], ...]:
@@ -63,7 +65,10 @@ def place_bindings(workload: str, level: int) -> tuple[tuple[str, str, str], ...
     return bindings(workload, place_maps(level))
 
 
-def name_bindings(workload: str, level: int | None = None) -> tuple[tuple[str, str, str], ...]:
-    """How a workload whose look-ups are governed is bound besides; `level`: in place, at that level."""
-    zones, asks = NAME_MAPS if level is None else place_name_maps(level)
-    return (zones, "jump", f"zone_{workload}"), (asks, "jump", f"dns_{workload}")
+def name_bindings(workload: str | None, level: int | None = None) -> tuple[tuple[str, str, str], ...]:
+    """How a workload whose look-ups are governed is bound besides; `level`: in place, at that level.
+
+    Without a workload: whose are not, though those of what is around it may be.
+    """
+    chain = OWN_LOOKUPS if workload is None else f"dns_{workload}"
+    return ((ASKS if level is None else place_name_map(level), "goto", chain),)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from penstock.core import hits
+from penstock.core.actions import Count
+from penstock.core.conditions import Before, Echo, End, ForeignSource, HasLabel, Interface, PortIn
 from penstock.core.policy import Direction
-from penstock.core.rule_parts import Before, Count, Echo, End, ForeignSource, HasLabel, Interface, PortIn
 from penstock.core.ruleset import Rule, Ruleset
 
 HOST, WORKLOAD, INTERFACE = "host", "workload", "interface"

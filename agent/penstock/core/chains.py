@@ -27,7 +27,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from penstock.core import admin_chains, base_chains, denial_chains, interface_chains, name_chains, peer_chains
+from penstock.core import (
+    admin_chains,
+    base_chains,
+    denial_chains,
+    interface_chains,
+    lookup_chains,
+    name_chains,
+    peer_chains,
+)
+from penstock.core.actions import Action, Count, Final, Goto, Jump, Log, SetLabel
 from penstock.core.admin_chains import OPEN, Barred
 from penstock.core.base_chains import (
     ICMP,
@@ -47,34 +56,28 @@ from penstock.core.cgroup_maps import (
     RESOLVER_IN,
     RESOLVER_OUT,
 )
-from penstock.core.log_prefix import format_prefix
-from penstock.core.name_chains import NamePlan
-from penstock.core.peer_chains import NOBODY, Calls
-from penstock.core.policy import Direction, Mode, PortRange
-from penstock.core.rule_parts import (
-    Action,
-    Count,
+from penstock.core.conditions import (
     Detour,
     Echo,
     End,
     Family,
-    Final,
     ForeignSource,
-    Goto,
     HasLabel,
     InCgroup,
     InSet,
-    Jump,
     LocalDestination,
-    Log,
+    Marked,
     Original,
     OtherSource,
     Reply,
-    SetLabel,
     TcpAnswer,
     TcpSyn,
     Tracked,
 )
+from penstock.core.log_prefix import format_prefix
+from penstock.core.name_chains import NamePlan
+from penstock.core.peer_chains import NOBODY, Calls
+from penstock.core.policy import Direction, Mode, PortRange
 from penstock.core.ruleset import Chain, Rule
 
 
@@ -114,7 +117,7 @@ def counter_name(direction: Direction, workload: str) -> str:
 def counters(plans: Sequence[Plan], barred: Barred = OPEN) -> tuple[str, ...]:
     """Names of all counters."""
     own = [counter_name(direction, plan.name) for plan in plans for direction in Direction]
-    resolver = (RESOLVER_OUT, RESOLVER_IN) if _by_name(plans) else ()
+    resolver = (RESOLVER_OUT, RESOLVER_IN) if by_name(plans) else ()
     hits = dict.fromkeys(c for plan in plans for c in (*plan.links.counters, *plan.calls.counters))
     return (UNBOUND_OUT, UNBOUND_IN, PROOF_OUT, PROOF_IN, *admin_chains.counters(barred), *resolver, *own, *hits)
 
@@ -131,8 +134,9 @@ def _strangers(served: bool, barred: Barred) -> list[Rule]:
     return [*syns, *([_rule(ON_LOOPBACK_IN, Final.ACCEPT)] if clients else []), *clients]
 
 
-def _by_name(plans: Sequence[Plan]) -> bool:
-    return any(plan.names is not None for plan in plans)
+def by_name(plans: Sequence[Plan]) -> list[NamePlan]:
+    """Of the workloads with rules by name."""
+    return [plan.names for plan in plans if plan.names is not None]
 
 
 def build(
@@ -144,21 +148,27 @@ def build(
     """
     depth = governed.level
     workload_chains = [chain for plan in plans for chain in _workload(plan)]
-    names, served = _by_name(plans), serving(plans)
+    names, served = by_name(plans), serving(plans)
+    surely = lookup_chains.unproven() if names else ()
     unmet = (
-        *(name_chains.unanswered() if names else ()),
+        *(lookup_chains.unanswered() if names else ()),
         *([_rule(TcpSyn(), Jump("unproven_syn"))] if served else []),
     )
     return (
         *base_chains.refusals(),
         *workload_chains,
-        *(name_chains.shared() if names else ()),
+        *(lookup_chains.shared(names) if names else ()),
         *peer_chains.waiting(served),
-        *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels, unmet),
+        *base_chains.shared([(plan.name, plan.label) for plan in plans], depth, levels, surely, unmet),
         *admin_chains.shared(barred),
-        *base_chains.base(governed, levels, names=names, strangers=_strangers(bool(served), barred)),
+        *base_chains.base(
+            governed,
+            levels,
+            sent=lookup_chains.sent(names),
+            strangers=[*lookup_chains.unclaimed(names), *_strangers(bool(served), barred)],
+        ),
         *admin_chains.passing(barred),
-        *(name_chains.base([plan.names for plan in plans if plan.names], depth, levels) if names else ()),
+        *(lookup_chains.base(names, depth, levels) if names else ()),
     )
 
 
@@ -167,14 +177,17 @@ _rule = Rule.of
 
 def _in_set(direction: Direction, workload: str, peer: End, port: End) -> list[Rule]:
     return [
-        _rule(InSet(set_name(direction, family, workload), family, peer, port), Final.ACCEPT)
-        for family in (4, 6)
+        _rule(InSet(set_name(direction, family, workload), family, peer, port), Final.ACCEPT) for family in (4, 6)
     ]
 
 
 def _workload(plan: Plan) -> list[Chain]:
     lists = {Mode.OBSERVE: _observing, Mode.ENFORCE: _enforcing, Mode.LOCK: _locked}
-    names = [_stray(plan), *name_chains.own_chains(plan.names)] if plan.names else []
+    names = (
+        [_stray(plan), *name_chains.own_chains(plan.names), *lookup_chains.own_chains(plan.names)]
+        if plan.names
+        else []
+    )
     called = peer_chains.build(plan.name, plan.calls, locked=plan.mode is Mode.LOCK)
     peers = [*called, *interface_chains.own_chains(plan.name, plan.links)]
     ends = denial_chains.Ends(plan.name, plan.mode, plan.until)
@@ -183,10 +196,10 @@ def _workload(plan: Plan) -> list[Chain]:
 
 
 def _stray(plan: Plan) -> Chain:
-    """A look-up that would leave although it was redirected.  Nobody can be told where it is seen."""
+    """A look-up that would leave although it was diverted.  Nobody can be told where it is seen."""
     counter = counter_name(Direction.OUT, plan.name)
     prefix = format_prefix(Direction.OUT, "deny", plan.mode, "loopback", plan.name)
-    return Chain(name_chains.stray(plan.name), (_rule(Count(counter)), _rule(Log(prefix)), _rule(Final.DROP)))
+    return Chain(lookup_chains.stray(plan.name), (_rule(Count(counter)), _rule(Log(prefix)), _rule(Final.DROP)))
 
 
 def _locked(plan: Plan) -> list[Chain]:
@@ -214,7 +227,7 @@ def _enforcing(plan: Plan) -> list[Chain]:
         (
             *_in_set(Direction.OUT, name, End.SOURCE, End.SOURCE),
             *interface_chains.answered(name, plan.links),
-            *(name_chains.answered(plan.names) if plan.names else ()),
+            *([*lookup_chains.answered(plan.names), *name_chains.answered(plan.names)] if plan.names else ()),
             _rule(ON_LOOPBACK_IN, Jump(f"own_{name}")),
             _rule(Goto(f"deny_in_{name}")),
         ),
@@ -233,7 +246,7 @@ def _open(plan: Plan, to_replies: Rule) -> list[Chain]:
     allowed = _in_set(Direction.OUT, name, End.DESTINATION, End.DESTINATION)
     pings = plan.echo or bool(names and names.echo)
     echo = [_rule(ICMP, Goto(f"echo_{name}"))] if pings else []
-    asks = name_chains.asks(names) if names else []
+    asks = lookup_chains.asks(names) if names else []
     # Names first: to ask whether an address was learned costs less than to ask whether a rule has it.
     opened, opened_here = (
         [
@@ -284,6 +297,7 @@ def _loopback(
     stale = Chain(
         f"stale_{name}",
         (
+            *asks,
             _rule(HasLabel(label), Final.RETURN),
             _rule(HasLabel(WORKLOAD), SetLabel(STALE), Final.RETURN),
             # Answered, and without a label: it was of somebody who is no workload, and must not be taken for his.
@@ -300,6 +314,8 @@ def _loopback(
     )
     elder = _elder(plan)
     unlisted = (
+        # Not diverted: who may mark packets himself would ask for others.
+        _rule(Marked(lookup_chains.LOOKUP), *deny.do),
         _rule(HasLabel(UNPROVEN), Jump(f"own_{name}")),
         _rule(HasLabel(STALE), *deny.do),
         _rule(TCP, Tracked.NEW, LocalDestination(), SetLabel(UNPROVEN)),
@@ -313,6 +329,7 @@ def _loopback(
         *before,
         _rule(UDP, Jump(stale.name)),
         _rule(Tracked.NEW, Jump(new.name)),
+        *asks,
         *admin_chains.called(plan.barred, Goto(tail)),
         *allowed,
         _rule(Goto(tail)),

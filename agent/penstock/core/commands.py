@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from penstock.core import chain_rules, questions, status
 from penstock.core.asked import Asked
 from penstock.core.effects import Answer, CountHits, Effect, Refuse
 from penstock.core.events import Command, Hits
 from penstock.core.learned import Learned
-from penstock.core.name_questions import names_answer
+from penstock.core.name_questions import names_answer, names_by_rule
 from penstock.core.policy import Policy
 from penstock.core.view import InForce, View
 
@@ -38,7 +35,7 @@ class Commands:
             case "opens":
                 return _tell_chains(event, view, in_force)
             case _:
-                return _ask_kernel(request, arguments, in_force)
+                return _ask_kernel(event, in_force)
 
     def _count_hits(self, request: int, workload: str, in_force: InForce | None) -> list[Effect]:
         if in_force is None or workload not in in_force.policy.workloads:
@@ -62,7 +59,8 @@ class Commands:
         if in_force is None or workload not in in_force.policy.workloads:
             return [Refuse(event.request, "the policy has changed meanwhile")]
         hits = questions.hits_by_rule(in_force, workload, event.sets, event.counters)
-        return [Answer(event.request, {"rules": hits})]
+        names = names_by_rule(in_force.policy, workload, self._names[0], event.now)
+        return [Answer(event.request, {"rules": hits, "names": names})]
 
     def forget(self, request: int) -> None:
         """The kernel did not answer."""
@@ -81,11 +79,12 @@ def _tell_chains(event: Command, view: View, in_force: InForce | None) -> list[E
     return [Answer(event.request, {"rules": list(found)})]
 
 
-def _ask_kernel(request: int, arguments: Mapping[str, Any], in_force: InForce | None) -> list[Effect]:
+def _ask_kernel(event: Command, in_force: InForce | None) -> list[Effect]:
+    policy = in_force.policy if in_force else Policy()
     try:
-        question = questions.to_kernel(request, arguments)
+        question = questions.to_kernel(event.request, event.message.arguments, policy, event.now)
     except ValueError as e:
-        return [Refuse(request, str(e))]
-    if in_force is None or arguments["workload"] not in in_force.policy.workloads:
-        return [Answer(request, {"holds": None})]
+        return [Refuse(event.request, str(e))]
+    if event.message.arguments["workload"] not in policy.workloads:
+        return [Answer(event.request, {"holds": None, "learned": None})]
     return [question]

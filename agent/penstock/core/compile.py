@@ -17,10 +17,12 @@ from penstock.core import (
     chains,
     control_ports,
     interface_chains,
+    lookup_chains,
     name_chains,
     name_rules,
     peer_chains,
 )
+from penstock.core.conditions import InCgroup
 from penstock.core.name_chains import NamePlan
 from penstock.core.policy import (
     LINK_LOCAL,
@@ -43,7 +45,6 @@ from penstock.core.policy import (
     WorkloadPeer,
 )
 from penstock.core.regions import Allowance, Interval, disjoint, merge, subtract
-from penstock.core.rule_parts import InCgroup
 from penstock.core.ruleset import MARKER, AddressSet, Element, Ruleset
 from penstock.core.slices import SLICE
 
@@ -113,7 +114,7 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
         )
         for workload in workloads
     ]
-    by_name = [plan.names for plan in plans if plan.names is not None]
+    by_name = chains.by_name(plans)
     sets = [s for workload in workloads for s in _sets(policy, workload, live.now)]
     return Ruleset(
         counters=(MARKER, *chains.counters(plans, barred)),
@@ -124,7 +125,11 @@ def compile_policy(policy: Policy, live: Live) -> Ruleset:
             *(_upstreams(live.resolver) if by_name and live.resolver else ()),
         ),
         chains=chains.build(plans, InCgroup(live.slice, live.depth), live.levels, barred),
-        name_sets=(*name_chains.name_sets(by_name), *peer_chains.served(chains.serving(plans))),
+        name_sets=(
+            *lookup_chains.sets(by_name),
+            *name_chains.name_sets(by_name),
+            *peer_chains.served(chains.serving(plans)),
+        ),
         by_name=tuple(plan.workload for plan in by_name),
     )
 
@@ -136,11 +141,12 @@ def _names(policy: Policy, workload: Workload, live: Live) -> NamePlan | None:
     rules = name_rules.name_rules(policy, workload, live.now)
     port = live.resolver.ports.get(workload.name, 0)
     observed = workload.mode is Mode.OBSERVE
-    return NamePlan(workload.name, live.labels[workload.name], port, name_rules.groups(rules), observed)
+    groups = name_rules.groups(rules)
+    return NamePlan(workload.name, live.labels[workload.name], port, groups, observed, workload.until)
 
 
 def _upstreams(resolver: Resolver) -> Iterable[AddressSet]:
-    for family, name in name_chains.UPSTREAM.items():
+    for family, name in lookup_chains.UPSTREAM.items():
         elements = {
             Element(int(server.address), int(server.address), protocol, server.port, server.port): ""
             for server in resolver.upstreams

@@ -13,7 +13,7 @@ class Connection:
     """The first packet of a connection, seen from `workload`.
 
     `port` is the remote's port when going out and the workload's own port when coming in.  What is not
-    known is empty: `remote` None is an address nobody has looked up yet.
+    known is empty: `remote` None is an address nobody has looked up yet, or, without a `name`, that others did.
     """
 
     workload: str
@@ -21,11 +21,17 @@ class Connection:
     protocol: str  # "tcp", "udp", "icmp" (an echo request of either family), else a number as text
     remote: Address | None
     port: int | None = None  # None for everything but tcp and udp
-    name: str = ""  # the domain name that was asked for `remote`, as `names.normalise` returns it
+    name: str = ""  # the domain name that we were asked for `remote`, as `names.normalise` returns it
     peer_workload: str = ""  # who is at the far end, if it is a workload of this host
     interface: str = ""  # where the packet leaves or enters
     own: bool = False  # the far end is a socket of the same workload
     here: bool = False  # the far end is an address of this host; those of loopback need no telling
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether it goes out to an address of which nothing is known."""
+        unknown = self.remote is None and not self.name and not self.peer_workload
+        return unknown and self.direction is Direction.OUT
 
 
 def as_sent(connection: Connection) -> Connection:

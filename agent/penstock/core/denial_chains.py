@@ -10,22 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from penstock.core.actions import Action, Count, Final, Goto, Jump, Log
 from penstock.core.base_chains import STALE
+from penstock.core.conditions import Before, Condition, ForeignSource, HasLabel, Tracked
 from penstock.core.log_prefix import format_prefix
 from penstock.core.policy import Direction, Mode
-from penstock.core.rule_parts import (
-    Action,
-    Before,
-    Condition,
-    Count,
-    Final,
-    ForeignSource,
-    Goto,
-    HasLabel,
-    Jump,
-    Log,
-    Tracked,
-)
 from penstock.core.ruleset import Chain, Rule
 
 _rule = Rule.of

@@ -30,7 +30,6 @@ MAX_ADDRESSES = 64
 
 _FAILURES = frozenset({code.FORMERR, code.SERVFAIL, code.NOTIMP, code.REFUSED})
 _FOREVER = 0x7FFFFFFF  # seconds
-_ADDRESSES = frozenset({code.A, code.AAAA})
 _RUNS = {
     b"\xc0\x0c" + code.TYPE_CLASS.pack(kind, code.IN): (kind, struct.Struct(f">6sIH{length}s"), length)
     for kind, length in ((code.A, 4), (code.AAAA, 16))
@@ -213,7 +212,7 @@ def follow(answer: Answer, name: str, qtype: int) -> Chain:
     records, cut = _terminal_records(answer, terminal, qtype)
     ttls = [link.ttl for link in links]
     packed: tuple[tuple[bytes, int], ...] = ()
-    if qtype in _ADDRESSES:
+    if qtype in code.ADDRESSES:
         least = min(ttls, default=_FOREVER)
         packed = tuple([(rdata, ttl if ttl < least else least) for _, _, ttl, rdata in records])
     ttls += [record.ttl for record in records]
@@ -224,15 +223,18 @@ def _terminal_records(answer: Answer, owner: bytes, qtype: int) -> tuple[tuple[R
     """Those of `owner` that answer the question, each once with its lowest TTL; and were there too many?"""
     if answer.rcode != code.NOERROR:
         return (), False
-    found: dict[bytes, Record] = {}
+    records = [record for record in answer.answer if record.type == qtype and record.owner == owner]
+    found = {record.rdata: record for record in records}
+    if len(found) == len(records) and (len(found) <= MAX_ADDRESSES or qtype not in code.ADDRESSES):
+        return tuple(records), False  # as nearly always
+    found.clear()
     cut = False
-    for record in answer.answer:
-        if record.type == qtype and record.owner == owner:
-            known = found.get(record.rdata)
-            if known is None and qtype in _ADDRESSES and len(found) == MAX_ADDRESSES:
-                cut = True
-            elif known is None or known.ttl > record.ttl:
-                found[record.rdata] = record
+    for record in records:
+        known = found.get(record.rdata)
+        if known is None and qtype in code.ADDRESSES and len(found) == MAX_ADDRESSES:
+            cut = True
+        elif known is None or known.ttl > record.ttl:
+            found[record.rdata] = record
     return tuple(found.values()), cut
 
 

@@ -9,6 +9,7 @@ NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 
 A, NS, CNAME, SOA, NULL, PTR, MX, TXT, AAAA, SRV, DNAME, OPT = 1, 2, 5, 6, 10, 12, 15, 16, 28, 33, 39, 41
 DS, RRSIG, NSEC, DNSKEY, NSEC3, SVCB, HTTPS = 43, 46, 47, 48, 50, 64, 65
 IXFR, AXFR, ANY = 251, 252, 255
+ADDRESSES = frozenset({A, AAAA})
 META = frozenset({OPT, *range(128, 256)})
 """Types of questions and of transport: no record of an answer has them."""
 

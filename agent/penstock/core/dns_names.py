@@ -106,6 +106,14 @@ def wire_of(name: str) -> bytes:
     return wire
 
 
+def is_plain(name: str) -> bool:
+    """Whether it is a plain name as `text_of` returns it, and not the root."""
+    try:
+        return len(wire_of(name)) > 1
+    except ValueError:
+        return False
+
+
 def is_below(name: bytes, parent: bytes) -> bool:
     """Whether `name` is `parent` or below it; both lower-case in wire form."""
     while len(name) > len(parent):

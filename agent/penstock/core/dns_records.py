@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from penstock.core import dns_codes as code
-from penstock.core.dns_names import Malformed, name_end, read_name
+from penstock.core.dns_names import Malformed, OverBound, name_end, read_name
 
 Reader = Callable[[bytes, int, int], bytes]
 """(message, first byte, byte after the last) -> the record's data without compression; Malformed, IndexError."""
@@ -20,6 +20,8 @@ _DIGEST_SIZES = {1: 20, 2: 32, 3: 32, 4: 48}  # of DS records, by kind of digest
 _MANDATORY, _ALPN, _NO_DEFAULT_ALPN, _PORT, _HINT4, _ECH, _HINT6 = range(7)  # parameters of SVCB, RFC 9460
 _OHTTP = 8
 _HINTS = frozenset({_HINT4, _HINT6})
+MAX_PARAMETERS = 32
+"""Of one service; IANA knows a dozen."""
 
 
 def without_hints(rdata: bytes) -> bytes:
@@ -135,6 +137,8 @@ def _parameters(data: bytes, at: int, end: int) -> dict[int, bytes]:
         at += 4 + length
         if key <= last:
             raise Malformed("parameters of a service that do not rise")
+        if len(found) == MAX_PARAMETERS:
+            raise OverBound("a service with more parameters than there are")
         last = key
         found[key] = data[at - length : at]
     if at != end:

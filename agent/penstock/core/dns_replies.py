@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from penstock.core import dns_codes as code
 from penstock.core.dns import Query
@@ -17,41 +18,40 @@ _EDE = struct.Struct(">HHH")  # code of the option, its length, the extended err
 _EDE_OPTION = 15
 _POINTER_TO_QUESTION = b"\xc0\x0c"
 _HEADS = {kind: _POINTER_TO_QUESTION + code.TYPE_CLASS.pack(kind, code.IN) for kind in (code.A, code.AAAA)}
+_ADDRESS = {4: struct.Struct(">6sIH4s").pack, 16: struct.Struct(">6sIH16s").pack}  # head, TTL, length, address
 _PROOFS = frozenset({code.NSEC, code.NSEC3})
 _SERVICES = frozenset({code.SVCB, code.HTTPS})
+
+
+class Content(NamedTuple):
+    """What a reply says to everybody who asks the same."""
+
+    rcode: int
+    flags: int = 0
+    records: bytes = b""
+    counts: tuple[int, int] = (0, 0)  # records in the answer section, and in the authority section
 
 
 def build_reply(
     query: Query, rcode: int, *, ede: int | None = None, ede_text: str = "", limit: int = 65535
 ) -> bytes:
-    """A reply without records: the question as the client wrote it, RA, and RD, CD and the operation copied.
-
-    `ede` is an extended error, said only to who speaks EDNS; its text is left out where the reply would get
-    longer than `limit` bytes (512 or more).  An `rcode` above 15 is SERVFAIL to who does not speak EDNS.
-    """
-    return _reply(query, rcode, 0, b"", (0, 0), ede, ede_text, limit)
+    """A reply without records; see `reply`."""
+    return reply(query, Content(rcode), ede=ede, ede_text=ede_text, limit=limit)
 
 
-def rebuild(
-    query: Query,
-    answer: Answer,
-    chain: Chain,
-    admits: Callable[[Address], bool] | None,
-    *,
-    ede: int | None = None,
-    ede_text: str = "",
-    limit: int = 65535,
-) -> bytes:
-    """The reply to a client whose `query` got this `answer`, `chain` being follow(answer, name, qtype) of it.
+def rebuild(query: Query, answer: Answer, chain: Chain, admits: Callable[[Address], bool] | None) -> Content:
+    """What clients get whose `query` got this `answer`, `chain` being follow(answer, name, qtype) of it.
 
-    It holds the question as the client wrote it, the chain's CNAMEs, the terminal records (of addresses those
-    that `admits` takes, None: all; services without address hints), SOA for a negative answer, and with DO what
-    proves it; nothing of the additional section.  It is empty and says TC when longer than `limit` bytes.  AD
-    only to who asked for it, and not when something was taken out.  NOERROR and NXDOMAIN stay; any other rcode is
-    SERVFAIL, without records.
+    It holds the chain's CNAMEs, the terminal records (of addresses those that `admits` takes, None: all; services
+    without address hints), SOA for a negative answer, and with DO what proves it; nothing of the additional
+    section.  AD only to who asked for it, and not when something was taken out.  NOERROR and NXDOMAIN stay; any
+    other rcode is SERVFAIL, without records.
+
+    It is the same for all who ask for that name and type with the same flags, in whatever letters: of a long
+    answer it takes milliseconds, and hundreds may wait for one.
     """
     if answer.rcode not in (code.NOERROR, code.NXDOMAIN):
-        return build_reply(query, code.SERVFAIL, ede=ede, ede_text=ede_text, limit=limit)
+        return Content(code.SERVFAIL)
     kept = _admitted(chain, admits)
     whole = len(kept) == len(chain.records) and kept == chain.records and not chain.cut
     answers: tuple[Record, ...] = chain.links + kept
@@ -63,8 +63,30 @@ def rebuild(
         authority += tuple(r for r in answer.authority if _subject(r) in _PROOFS)
     ad = whole and answer.authentic and (query.dnssec or query.authentic)
     records = _written(query, answers + authority)
-    counts = len(answers), len(authority)
-    return _reply(query, answer.rcode, code.AD if ad else 0, records, counts, ede, ede_text, limit)
+    return Content(answer.rcode, code.AD if ad else 0, records, (len(answers), len(authority)))
+
+
+def reply(
+    query: Query, content: Content, *, ede: int | None = None, ede_text: str = "", limit: int = 65535
+) -> bytes:
+    """The reply to one client: the question as it was written, RA, and RD, CD and the operation copied.
+
+    `ede` is an extended error, said only to who speaks EDNS; its text is left out where the reply would get
+    longer than `limit` bytes (512 or more).  Longer than that without it, a reply says TC and has no records.
+    An rcode above 15 is SERVFAIL to who does not speak EDNS.
+    """
+    rcode, flags, records, counts = content
+    if rcode > 15 and not query.edns:
+        rcode = code.SERVFAIL
+    flags |= code.QR | code.RA | query.flags & (code.OPCODE | code.RD | code.CD) | rcode & 15
+    room = limit - HEADER_SIZE - len(query.question) - len(records)
+    opt = _opt(query, rcode, ede, ede_text)
+    if len(opt) > room and ede_text:
+        opt = _opt(query, rcode, ede, "")
+    if len(opt) > room and records:
+        flags, records, counts = flags | code.TC, b"", (0, 0)
+    head = code.HEADER.pack(query.id, flags, 1 if query.question else 0, *counts, 1 if opt else 0)
+    return head + query.question + records + opt
 
 
 def _admitted(chain: Chain, admits: Callable[[Address], bool] | None) -> tuple[Record, ...]:
@@ -118,8 +140,9 @@ def _written(query: Query, records: tuple[Record, ...]) -> bytes:
     for owner, kind, ttl, rdata in records:
         head = _HEADS.get(kind) if owner == asked else None
         if head is not None:  # as with most there are
-            parts.append(head + ttl.to_bytes(4, "big") + len(rdata).to_bytes(2, "big") + rdata)
-            at += len(rdata) + 12
+            size = len(rdata)
+            parts.append(_ADDRESS[size](head, ttl, size, rdata))
+            at += size + 12
             continue
         name = places.get(owner)
         if name is None:
@@ -136,30 +159,6 @@ def _written(query: Query, records: tuple[Record, ...]) -> bytes:
 def _remember(places: dict[bytes, bytes], name: bytes, at: int) -> None:
     if at < 0x4000 and len(name) > 2:
         places.setdefault(name, (0xC000 | at).to_bytes(2, "big"))
-
-
-def _reply(
-    query: Query,
-    rcode: int,
-    flags: int,
-    records: bytes,
-    counts: tuple[int, int],
-    ede: int | None,
-    ede_text: str,
-    limit: int,
-) -> bytes:
-    """A reply of `records`, `counts` of them in the answer and authority sections; too long: empty, with TC."""
-    if rcode > 15 and not query.edns:
-        rcode = code.SERVFAIL
-    flags |= code.QR | code.RA | query.flags & (code.OPCODE | code.RD | code.CD) | rcode & 15
-    room = limit - HEADER_SIZE - len(query.question) - len(records)
-    opt = _opt(query, rcode, ede, ede_text)
-    if len(opt) > room and ede_text:
-        opt = _opt(query, rcode, ede, "")
-    if len(opt) > room and records:
-        flags, records, counts = flags | code.TC, b"", (0, 0)
-    head = code.HEADER.pack(query.id, flags, 1 if query.question else 0, *counts, 1 if opt else 0)
-    return head + query.question + records + opt
 
 
 def _opt(query: Query, rcode: int, ede: int | None, text: str) -> bytes:

@@ -132,17 +132,24 @@ class Learn:
     """Put learned addresses into the kernel's sets, for the look-ups `ids`.
 
     They were judged by what the operation `loaded` loads, and what was in force before it.  Once a later one has
-    loaded something else it fails.
+    loaded something else it fails.  `then` are the elements once that is loaded, if it may still be.
     """
 
     ids: tuple[int, ...]
     opened: tuple[Opened, ...]
     loaded: int
+    then: tuple[Opened, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class SayAnswering:
-    """Let the kernel know that look-ups are answered, for some seconds more."""
+class SayThere:
+    """Let the kernel know who is there for look-ups, for some seconds more, and who is not any more.
+
+    Both are sets of `lookup_chains`.
+    """
+
+    there: tuple[str, ...]
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +214,14 @@ class ScanUnits:
 
 @dataclass(frozen=True, slots=True)
 class AskKernel:
-    """Ask whether a set holds (address, protocol number, port) -> Held."""
+    """Ask whether a set holds (address, protocol number, port), and one of `learned` the address -> Held."""
 
     request: int
     set: str
     address: bytes
     protocol: int
     port: int
+    learned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +359,7 @@ class Quit:
     text: str
 
 
-OfNames = SaveNames | Configure | Settle | SayAnswering
+OfNames = SaveNames | Configure | Settle | SayThere
 OfGrants = Account | KeepGrants
 Saying = EndTrial | Notify | Journal | TellBlocks | Answer | Refuse | Quit
 Telling = Record | SaveBooks | WriteMetrics | OfNames | OfGrants | KeepFloor | Saying

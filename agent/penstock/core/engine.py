@@ -66,7 +66,7 @@ class Engine:
             events.HistoryRead: self._history_read,
             events.Compiled: self._operations.compiled,
             events.Listening: self._operations.listening,
-            events.FromResolver: lambda e: self._naming.take(e, self.in_force, self._operations.current),
+            events.FromResolver: self._from_resolver,
             events.ResolverChanged: lambda e: self._naming.resolver_changed(e, self.in_force),
             events.UpstreamsRead: self._operations.upstreams_read,
             events.ReadBack: self._read_back,
@@ -79,7 +79,7 @@ class Engine:
             events.RulesetChanged: self._ruleset_changed,
             events.PacketsDenied: self._packets_denied,
             events.Command: self._command,
-            events.Held: lambda e: [effects.Answer(e.request, {"holds": e.holds})],
+            events.Held: lambda e: [effects.Answer(e.request, {"holds": e.holds, "learned": e.learned})],
             events.Hits: self._hits,
             events.Ticked: self._ticked,
             events.Leaving: self._leaving,
@@ -112,9 +112,8 @@ class Engine:
     def _started(self, event: events.Started) -> list[Effect]:
         self._operations.depth, self._operations.slice = event.depth, event.slice
         self.view.units, self.view.floor = event.units, event.floor
-        self._naming.restore(event)
-        lent = self._lending.restore(event)
-        return [*lent, *self._begin(event)]
+        told = [*self._naming.restore(event), *self._lending.restore(event)]
+        return [*told, *self._begin(event)]
 
     def _begin(self, event: events.Started) -> list[Effect]:
         if event.snapshot.exists and not event.snapshot.ours:
@@ -162,7 +161,8 @@ class Engine:
             return results.not_applied(request, self.in_force, problems)
         in_force = self.in_force
         good = self.view.agrees and UNSAVED not in self.view.troubles
-        if good and in_force and in_force.policy.hash == policy.hash:
+        same = bool(good and in_force and in_force.policy.hash == policy.hash)
+        if same and in_force and (request is None or in_force.applied.presets == event.presets):
             if request is None:
                 return []
             self._operations.chosen()
@@ -172,8 +172,9 @@ class Engine:
             policy.hash, event.now.timestamp(), event.files, event.presets, assign(policy.workloads, before)
         )
         kind = "start" if request is None else "apply"
+        confirm = 0 if same else event.confirm  # what can be lent needs no trial
         return self._operations.begin(
-            kind, policy, applied, event.now, request=request, problems=problems, confirm=event.confirm
+            kind, policy, applied, event.now, request=request, problems=problems, confirm=confirm, same=same
         )
 
     def _history_read(self, event: events.HistoryRead) -> list[Effect]:
@@ -354,16 +355,17 @@ class Engine:
         self.view.malformed += event.malformed
         policy = self._lending.explaining(self.in_force.policy) if self.in_force else Policy()
         now = event.now.timestamp()
+        why = partial(explain, policy, now=event.now, learned=self._naming.learned, asked=self._naming.asked)
         blocks = []
         for denied in event.packets:
-            blocks += self.books.packet(
-                denied,
-                now,
-                partial(explain, policy, now=event.now, learned=self._naming.learned, asked=self._naming.asked),
-                policy.hash or None,
-                only_process(event.processes.get(denied.workload, ()), denied.uid),
-            )
+            process = only_process(event.processes.get(denied.workload, ()), denied.uid)
+            blocks += self.books.packet(denied, now, why, policy.hash or None, process)
         return self._record(blocks)
+
+    def _from_resolver(self, event: events.FromResolver) -> list[Effect]:
+        workloads = self.in_force.policy.workloads if self.in_force else {}
+        self.books.lookups(event.messages, workloads, event.now.timestamp())
+        return self._naming.take(event, self.in_force, self._operations.current)
 
     def _leaving(self, event: events.Leaving) -> list[Effect]:
         self._waiting.clear()
@@ -373,7 +375,8 @@ class Engine:
 
     def _stopping(self, event: events.Stopping) -> list[Effect]:
         self._waiting.clear()
-        told = [*self._record(self.books.close(event.now.timestamp())), *self._naming.stopping(event.now)]
+        told = self._record(self.books.close(event.now.timestamp()))
+        told += self._naming.stopping(event.now, self.in_force)
         return [*told, *self._measuring.stopping(), effects.Notify("STOPPING=1")]
 
     @staticmethod

@@ -247,7 +247,7 @@ class Listener:
 class Files:
     """What the configuration directory holds now: file -> sha256 of its content, and how many mistakes."""
 
-    digests: Mapping[str, str]
+    digests: Mapping[str, str]  # of presets, of those in use
     errors: int = 0
 
 
@@ -325,11 +325,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Whether the kernel's set holds what was asked, None when it could not be asked."""
+    """Whether the kernel's set holds what was asked, and whether a set of learned addresses does."""
 
     now: datetime
     request: int
-    holds: bool | None
+    holds: bool
+    learned: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -25,6 +26,9 @@ LITERAL = "literal"
 
 NEVER = "literal address, never looked up"
 """How the text of a block begins whose workload's look-ups were seen, when none was for that address."""
+
+LOOKED_AT = 16
+"""Names of one address: content networks have thousands at one, and each is judged by all rules."""
 
 PLAIN = frozenset({Reason.METADATA, Reason.LINK_LOCAL, Reason.LOCKED, Reason.UNKNOWN_WORKLOAD})
 """Here names explain nothing."""
@@ -61,7 +65,7 @@ def explain(
         return None
     entries = learned.names_of(workload.name, remote.packed)
     if entries:
-        return _learned(policy, connection, verdict, now, entries[0], here)
+        return _learned(policy, connection, verdict, now, _telling(policy, connection, now, entries), here)
     observed = asked.about(workload.name, remote.packed)
     if observed is not None:
         return _observed(policy, connection, now, observed)
@@ -71,6 +75,16 @@ def explain(
     if verdict.reason in (Reason.NO_RULE, Reason.NO_RULES) and _opens_by_name(workload, connection, now):
         reason = LITERAL
     return Explanation(reason, f"{NEVER}; {verdict.text}", nearest=verdict.nearest)
+
+
+def _telling(policy: Policy, connection: Connection, now: datetime, entries: Sequence[Entry]) -> Entry:
+    """Of the names of one address the one whose rule opens this, else the one that ends last."""
+    opening = (
+        entry
+        for entry in entries[:LOOKED_AT]
+        if judge(policy, Live(now), replace(connection, name=entry.name)).allow
+    )
+    return next(opening, entries[0])
 
 
 def _learned(
@@ -99,12 +113,12 @@ def _learned(
 
 
 def _observed(policy: Policy, connection: Connection, now: datetime, observed: Observed) -> Explanation:
-    """It was looked up, for a name that no rule had, and observe mode answered."""
+    """It was looked up, for a name that no rule had when observe mode answered, or that has lost its rule."""
     name = observed.name
     text = f"asked {printable(name)} {duration(now.timestamp() - observed.when)} ago"
     asked = judge(policy, Live(now), replace(connection, name=name))
     if asked.allow:
-        text += ", when no rule had it; a look-up opens it now"
+        text += ", and not since its rule is in force; a look-up opens it now"
         return Explanation(lookups.Reason.NAME.value, text, nearest=asked.rule, name=name)
     known = lookups.known_as(policy.workloads[connection.workload], name)
     if known is not None and known.kind == "telemetry":

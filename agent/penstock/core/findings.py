@@ -132,8 +132,19 @@ def _of_bypasses(view: View) -> Iterator[Json]:
         who = f"process {found.pid} ({printable(found.comm, 32)})"
         others = f"{ANSWERERS.get(found.path, 'somebody else')} ({printable(found.path)})"
         text = f"{who} may have any name looked up by {others}, past its rules"
-        remedy = "penstock protect UNIT hides it, from the unit's next start on"
+        remedy = _hiding(view.groups.get(found.workload, ()))
         yield finding("name-bypass", "warning", text, remedy, found.workload)
+
+
+def _hiding(groups: Sequence[Group]) -> str:
+    """Only a unit can be told what its processes see."""
+    units = [group.unit for group in groups if group.how in ("slice", "in-place")]
+    unit = printable(units[0]) if len(units) == 1 else "UNIT"
+    remedy = f"penstock protect {unit} hides it, from the unit's next start on"
+    if all(group.how not in ("run", "adopted") for group in groups):
+        return remedy
+    plain = "what `penstock run` or `adopt` brought in sees it as before: make a unit of it, then protect that"
+    return f"{remedy}; {plain}" if units else plain
 
 
 def _of_enrolment(view: View, in_force: InForce) -> Iterator[Json]:

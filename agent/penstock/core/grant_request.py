@@ -7,15 +7,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 
+from penstock.core.advice import has_port
 from penstock.core.coverage import Cover
-from penstock.core.grants import MAX_ALL, MAX_OF_ONE, MAX_PEERS, MAX_RULES, Grant, missing
+from penstock.core.grants import (
+    MAX_ALL,
+    MAX_OF_ONE,
+    MAX_PEERS,
+    MAX_RULES,
+    Grant,
+    beside,
+    missing,
+    with_grants,
+)
 from penstock.core.language.parse_peer import BadPeer, peer
 from penstock.core.language.parse_ports import BadPorts, merged, port_range
 from penstock.core.language.reading import near, shown
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.lint import lint
-from penstock.core.names import is_shared_suffix
-from penstock.core.nearest import called, describe, terms
+from penstock.core.name_rules import resolves
+from penstock.core.names import shared_suffix
+from penstock.core.nearest import called, describe, is_over, terms
 from penstock.core.parse import parse_file
 from penstock.core.policy import (
     EVERY_PORT,
@@ -46,6 +57,7 @@ LONGEST_REASON = 200
 LONGEST_USER = 64
 WIDEST = {4: 16, 6: 48}
 """The shortest prefix that is lent without more ado."""
+NEW_PRESETS = "see: penstock presets; a new one can be lent after: penstock apply"
 BY_PAIR = "one-sided"
 """A problem of lint: the other workload has no rule for this one.  It may be lent as well, afterwards."""
 
@@ -93,6 +105,7 @@ def grant(request: Request, name: str) -> tuple[Grant, list[str]]:
     _check_width(policy, made, wide=bool(said["wide"]))
     notes = list(_problems(policy, workload, made))
     _check_news(request, workload, made)
+    notes += _look_ups(request, workload, made)
     room_for(request, workload)
     if workload.mode is Mode.OBSERVE:
         notes.insert(0, f"{workload.name} is in observe mode: nothing is denied to it, with or without the grant")
@@ -169,7 +182,7 @@ def _no_such(request: Request, word: str) -> BadGrant:
     hint = near(word, sorted(names | request.policy.networks.keys()))
     if word in request.policy.workloads:
         hint = f"write workload:{word} for the workload"
-    return BadGrant(f"there is no network and no preset `{shown(word)}`", hint or "see: penstock presets")
+    return BadGrant(f"there is no network and no preset `{shown(word)}`", hint or NEW_PRESETS)
 
 
 def _ports(text: str, far: Peer, direction: Direction) -> Ports:
@@ -210,7 +223,8 @@ def _preset(presets: Mapping[str, bytes], name: str) -> Preset | None:
         result = parse_file(path, presets[path])
         if isinstance(result.part, Preset) and result.part.name == name:
             if any_error(result.problems):
-                raise BadGrant(f"the preset `{name}` has mistakes", f"see: penstock presets check {shown(path)}")
+                hint = "`penstock presets` says which; once they are mended: penstock apply"
+                raise BadGrant(f"the preset `{name}` has mistakes", hint)
             return result.part
     return None
 
@@ -245,7 +259,7 @@ def _check_width(policy: Policy, made: Grant, *, wide: bool) -> None:
             if isinstance(far, AnyPeer):
                 raise BadGrant("`any` is every address", "name what is needed, or say --yes-wide")
             pattern = far.pattern if isinstance(far, NamePeer) else ""
-            if pattern.startswith("*.") and is_shared_suffix(pattern.removeprefix("*.")):
+            if pattern.startswith("*.") and shared_suffix(pattern.removeprefix("*.")):
                 raise BadGrant(f"{pattern} is names of many owners", "name what is needed, or say --yes-wide")
             for cidr in _prefixes(policy, far):
                 if cidr.prefixlen < WIDEST[cidr.version]:
@@ -290,6 +304,18 @@ def _forbids(problem: Problem) -> bool:
     return problem.code == CODE or (problem.severity == "error" and problem.code != BY_PAIR)
 
 
+def _look_ups(request: Request, workload: Workload, made: Grant) -> Iterator[str]:
+    """What a first name changes for all other names.  BadGrant when it would end look-ups that a rule allows."""
+    before = with_grants(request.policy, request.lent, request.now).workloads[workload.name]
+    if resolves(before) or not resolves(beside(before, made)) or workload.mode is Mode.OBSERVE:
+        return
+    for rule in before.egress:
+        if not is_over(rule, request.now) and any(has_port(rule.ports, 53, name) for name in ("udp", "tcp")):
+            text = f"{workload.name} looks names up by {called(rule)}; with a name lent it could look up no other"
+            raise BadGrant(text, "lend the address, or write rules by name into its file")
+    yield "while it is lent, penstock's resolver answers the look-ups: names that no rule has do not exist"
+
+
 def _check_news(request: Request, workload: Workload, made: Grant) -> None:
     """Whether some rule, or some grant that lasts as long, opens all of it already."""
     others = list(workload.rules)
@@ -330,5 +356,3 @@ def room_for(request: Request, workload: Workload) -> None:
         raise BadGrant(f"{workload.name} has {MAX_OF_ONE} grants already", hint)
     if len(request.lent) >= MAX_ALL:
         raise BadGrant(f"{MAX_ALL} grants are live on this host", "revoke some: penstock grants")
-
-

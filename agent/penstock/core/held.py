@@ -1,7 +1,7 @@
 """What the kernel must hold so that it answers a question as the policy does: in a set, or in a chain.
 
-Sets are about addresses, chains about who is at the far end (`chain_rules`).  The mode does not matter to sets;
-the chains of what is locked are asked nothing.
+Sets are about addresses, written or learned; chains are about who is at the far end (`chain_rules`), and those of
+what is locked are asked nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from penstock.core.policy import (
     WorkloadPeer,
 )
 from penstock.core.sentences import connections
-from penstock.core.verdict import Live, judge
+from penstock.core.verdict import Live, NamesAt, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,18 @@ class InChain:
     connection: Connection
     far: str
     opened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InSets:
+    """Whether a rule opens `connection` by address, and whether by name; None: it does not matter.
+
+    The mode does not matter to rules by address; a locked workload has none by name.
+    """
+
+    connection: Connection
+    by_address: bool | None
+    by_name: bool | None
 
 
 def in_set(policy: Policy, now: datetime, connection: Connection) -> bool:
@@ -52,6 +64,18 @@ def in_set(policy: Policy, now: datetime, connection: Connection) -> bool:
     if connection.direction is Direction.OUT:  # which are closed on this host is said by a chain
         only = replace(only, admin_ports=Ports())
     return judge(only, Live(now), replace(connection, interface="")).allow
+
+
+def in_learned(policy: Policy, now: datetime, connection: Connection, names: NamesAt) -> bool:
+    """Whether a rule opens it by name, so that a set of learned addresses must hold the far end."""
+
+    def by_name(peer: Peer) -> bool:
+        return isinstance(peer, NamePeer)
+
+    if policy.workloads[connection.workload].mode is Mode.LOCK:
+        return False
+    only = replace(_only(policy, connection.workload, by_name), admin_ports=Ports())
+    return judge(only, Live(now, {connection.workload: names}), connection).allow
 
 
 def in_chain(policy: Policy, now: datetime, connection: Connection) -> InChain | None:

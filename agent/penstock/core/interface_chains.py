@@ -19,6 +19,8 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from penstock.core import control_ports, hits
+from penstock.core.actions import Count, Final, Jump
+from penstock.core.conditions import Among, Before, Condition, Echo, End, ForeignSource, Interface, PortIn
 from penstock.core.policy import (
     LINK_LOCAL,
     METADATA,
@@ -31,19 +33,6 @@ from penstock.core.policy import (
     Workload,
 )
 from penstock.core.policy import Rule as PolicyRule
-from penstock.core.rule_parts import (
-    Among,
-    Before,
-    Condition,
-    Count,
-    Echo,
-    End,
-    Final,
-    ForeignSource,
-    Interface,
-    Jump,
-    PortIn,
-)
 from penstock.core.ruleset import Chain, Rule
 
 FAMILIES = (4, 6)

@@ -6,7 +6,7 @@ the form of `names.normalise`, addresses are packed (4 or 16 bytes), times are s
 from the caller.
 
 All of it is bounded.  At a bound `learn` says no and changes nothing: the new is refused, what is learned stays.
-500,000 answers (10,000 names with 50 IPv6 addresses each) take 90 MiB.
+500,000 answers (10,000 names with 50 IPv6 addresses each) take 90 MiB, and 130 where each address has two names.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from penstock.core import learned_file
 from penstock.core.learned_file import Saved
@@ -71,7 +72,7 @@ class _Name:
 class _Workload:
     name: str
     names: dict[str, _Name] = field(default_factory=dict)
-    at: dict[bytes, _Name | tuple[_Name, ...]] = field(default_factory=dict)  # most addresses have one name
+    at: dict[bytes, _Name | dict[_Name, None]] = field(default_factory=dict)  # most addresses have one name
     count: int = 0  # answers
 
 
@@ -134,7 +135,10 @@ class Learned:
                 held.ends[address] = end
         for address in new:
             others = owner.at.get(address)
-            owner.at[address] = held if others is None else (*_several(others), held)
+            if isinstance(others, dict):
+                others[held] = None
+            else:
+                owner.at[address] = held if others is None else {others: None, held: None}
         owner.count += len(new)
         self._count += len(new)
         if new:
@@ -175,10 +179,15 @@ class Learned:
         """The names that gave the address, also those that are over, the one that ends last first."""
         owner = self._workloads.get(workload)
         found = dict(self._past.of(workload, address))
-        for held in _several(owner.at.get(address, ())) if owner else ():
+        for held in _several(owner.at.get(address, {})) if owner else ():
             found[held.text] = held.ends[address]
         entries = (Entry(name, end + self._shift) for name, end in found.items())
         return tuple(sorted(entries, key=lambda entry: -entry.until))
+
+    def names(self, workload: str) -> tuple[str, ...]:
+        """The names whose answers count, or did a moment ago."""
+        owner = self._workloads.get(workload)
+        return tuple(owner.names) if owner else ()
 
     def addresses_of(self, workload: str, name: str, now: float) -> list[tuple[bytes, float]]:
         """(address, end) of the answers for one name that count."""
@@ -199,6 +208,18 @@ class Learned:
         return all(end < now - CLOSE for end in dict(self._past.of(workload, address)).values())
 
     # --- forgetting ---
+
+    def lost(self, workload: str, keep: Callable[[str], bool]) -> Iterator[tuple[float, bytes, str]]:
+        """(when, address, name) of all answers for names that `keep` is false of, also of those that are over.
+
+        `when` they came; later than that, maybe later than now, where their TTL is above `FLOOR`.
+        """
+        owner = self._workloads.get(workload)
+        held = owner.names.values() if owner else ()
+        counting = ((a, name.text, end) for name in held if not keep(name.text) for a, end in name.ends.items())
+        over = (answer for answer in self._past.latest_first(workload) if not keep(answer[1]))
+        for address, text, end in chain(counting, over):
+            yield end + self._shift - FLOOR - SLACK, address, text
 
     def forget(self, workload: str, keep: Callable[[str], bool]) -> None:
         """Forget all names that `keep` is false of: no rule stands for them any more."""
@@ -269,9 +290,11 @@ class Learned:
         at = held.owner.at
         for address in addresses:
             del held.ends[address]
-            others = tuple(other for other in _several(at[address]) if other is not held)
-            if others:
-                at[address] = others if len(others) > 1 else others[0]
+            names = at[address]
+            if isinstance(names, dict):
+                del names[held]
+                if len(names) == 1:
+                    (at[address],) = names
             else:
                 del at[address]
             held.owner.count -= 1
@@ -306,9 +329,8 @@ class Learned:
     def _to_save(self) -> Iterator[Saved]:
         for workload, owner in self._workloads.items():
             for address, names in owner.at.items():
-                several = _several(names)
-                if len(several) > 1 or len(several[0].text) > learned_file.KERNEL_KEEPS:
-                    for held in several:
+                if isinstance(names, dict) or len(names.text) > learned_file.KERNEL_KEEPS:
+                    for held in _several(names):
                         yield workload, address, held.text, held.ends[address] + self._shift
         for workload in self._past.workloads():
             for address, name, until in self._past.latest_first(workload):
@@ -319,5 +341,5 @@ def _missing(held: _Name | None, ends: dict[bytes, float]) -> list[bytes]:
     return [address for address in ends if address not in held.ends] if held else list(ends)
 
 
-def _several(names: _Name | tuple[_Name, ...]) -> tuple[_Name, ...]:
-    return names if isinstance(names, tuple) else (names,)
+def _several(names: _Name | dict[_Name, None]) -> Iterable[_Name]:
+    return names if isinstance(names, dict) else (names,)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from penstock.core.names import normalise
+from penstock.core.dns_names import is_plain
 from penstock.core.state import LATEST
 
 VERSION = 1
@@ -46,31 +46,33 @@ def encode(answers: Iterable[Saved], limit: int) -> bytes:
 
 
 def decode(data: bytes) -> list[Saved]:
-    """The answers in `data`.  ValueError when it is no such file."""
+    """The answers in `data`, without those that make no sense.  ValueError when it is no such file.
+
+    What one workload looked up must not take from the others what they know.
+    """
     try:
         value: Any = json.loads(data)
-        if value.keys() != {"penstock-names", "texts", "answers"} or value["penstock-names"] != VERSION:
-            raise ValueError("of another version")
-        if len(value["answers"]) > MOST:
-            raise ValueError("too many answers")
-        texts, names = value["texts"], [False] * len(value["texts"])
-        return [_answer(row, texts, names) for row in value["answers"]]
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as e:
-        raise ValueError(f"not a list of answers: {type(e).__name__}") from e
+    except RecursionError as e:
+        raise ValueError("not a list of answers") from e
+    if not isinstance(value, dict) or value.keys() != {"penstock-names", "texts", "answers"}:
+        raise ValueError("not a list of answers")
+    texts, rows = value["texts"], value["answers"]
+    if value["penstock-names"] != VERSION or not isinstance(texts, list) or not isinstance(rows, list):
+        raise ValueError("of another version")
+    if len(rows) > MOST:
+        raise ValueError("too many answers")
+    plain = [isinstance(text, str) and is_plain(text) for text in texts]
+    return [answer for row in rows if (answer := _answer(row, texts, plain)) is not None]
 
 
-def _answer(row: Any, texts: list[Any], names: list[bool]) -> Saved:
-    """`names` says which of `texts` are known to be names."""
-    workload, address, name, until = row
-    if not all(type(number) is int and number >= 0 for number in (workload, name, until)):
-        raise ValueError("not a number")
-    if not isinstance(texts[workload], str) or not isinstance(texts[name], str):
-        raise ValueError("not text")
-    if not names[name]:
-        if normalise(texts[name]) != texts[name]:
-            raise ValueError("not a name in its one form")
-        names[name] = True
-    packed = bytes.fromhex(address)
-    if len(packed) not in (4, 16) or until >= LATEST:
-        raise ValueError("no such address, or no such time")
-    return texts[workload], packed, texts[name], float(until)
+def _answer(row: Any, texts: list[Any], plain: list[bool]) -> Saved | None:
+    """`plain` says which of `texts` the resolver may have said."""
+    try:
+        workload, address, name, until = row
+        whose, text, packed = texts[workload], texts[name], bytes.fromhex(address)
+        good = all(type(number) is int and number >= 0 for number in (workload, name, until))
+        if not good or not isinstance(whose, str) or not plain[name]:
+            return None
+    except (ValueError, TypeError, IndexError):
+        return None
+    return (whose, packed, text, float(until)) if len(packed) in (4, 16) and until < LATEST else None

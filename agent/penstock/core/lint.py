@@ -194,6 +194,7 @@ CHECKS: tuple[Callable[[Policy], Iterator[Problem]], ...] = (
     lint_names.public_resolver,
     lint_names.other_resolvers,
     lint_names.shared_suffix,
+    lint_names.metadata_name,
     lint_names.known_name,
     _metadata,
     lint_literal.control_port,

@@ -1,7 +1,8 @@
 """Refused look-ups -> blocks: what was asked, by whom, why it got no answer, and what would give it one.
 
 A look-up is no denied packet: the kernel lets it through to the resolver, and its counter of denied packets does
-not know it.  So these blocks have no part in the books.  They have a name, the port 53 and no address.
+not know it.  So of these blocks the books know only how many there were of late.  They have a name, the port 53
+and no address.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from penstock.core import names
+from penstock.core.advice import has_port
 from penstock.core.blocks import DNS_PORT, Block, Explanation, Process
 from penstock.core.folds import Folds, Key, Owner
 from penstock.core.nearest import NearestNames, describe, is_over
-from penstock.core.policy import Direction, Known, Mode, NamePeer, Policy, Rule, Workload
+from penstock.core.policy import CONTROL_PORTS, Direction, Known, Mode, NamePeer, Policy, Rule, Workload
 from penstock.core.remedies import to_name
 from penstock.core.resolver_wire import Observed, Refused
 from penstock.core.text import printable
@@ -33,10 +35,16 @@ class Reason(StrEnum):
     TELEMETRY = "telemetry"  # no rule has it, and a preset knows it as telemetry
     METADATA_NAME = "metadata-name"  # a name of a cloud's metadata service
     TYPE = "type"  # a type of record that is not given out
-    PRIVATE_ANSWER = "private-answer"  # the answer held only addresses that its rule does not take
+    PRIVATE_ANSWER = "private-answer"  # the answer held only addresses that its rule takes with `private` alone
+    UNFIT_ANSWER = "unfit-answer"  # the answer held only addresses that its rule never takes
     RATE = "rate"  # too many new names in a short time
     LOCKED = "locked"  # the mode denies everything
 
+
+ROOT = "."
+"""How people write the name without labels."""
+
+HTTPS = 443
 
 OVERFLOW = Explanation("overflow", "more names at once than are kept apart")
 
@@ -52,9 +60,10 @@ METADATA_NAMES = frozenset(
 """Names of the services at `policy.METADATA`; an answer for them is never learned."""
 
 TEXTS = {
-    Reason.METADATA_NAME: "a cloud's metadata service, which `to: metadata` opens, and no name",
+    Reason.METADATA_NAME: "a cloud's metadata service: no name opens it, and `to: metadata` only its address",
     Reason.RATE: "too many new names under one pattern in a short time",
     Reason.LOCKED: "the workload is locked: everything is denied",
+    Reason.UNFIT_ANSWER: "its rule never takes what it resolves to: metadata, link-local, reserved or excepted",
 }
 
 
@@ -78,9 +87,10 @@ class Lookup:
     def of(cls, said: Refused | Observed) -> Lookup:
         """What the resolver said."""
         if isinstance(said, Observed):
-            return cls(said.workload, said.name, answered=True)
+            return cls(said.workload, said.name or ROOT, answered=True)
+        name = said.name or ("" if said.reason == OVERFLOW.reason else ROOT)
         count = min(max(said.count, 1), MOST)
-        return cls(said.workload, said.name, said.reason, said.qtype, said.protocol, count)
+        return cls(said.workload, name, said.reason, said.qtype, said.protocol, count)
 
 
 class Lookups:
@@ -137,10 +147,12 @@ def explain(workload: Workload, lookup: Lookup, now: datetime, near: NearestName
             return _said(Reason.TYPE, f"records of type {lookup.qtype or 'unknown'} are not given out for it")
         case Reason.RATE | Reason.LOCKED as reason:
             return _said(Reason(reason), TEXTS[Reason(reason)])
-        case Reason.PRIVATE_ANSWER:
-            return _private(workload, name, now)
+        case Reason.PRIVATE_ANSWER | Reason.UNFIT_ANSWER as reason:
+            return _unfit(workload, name, now, Reason(reason))
         case Reason.NAME | Reason.TELEMETRY | Reason.METADATA_NAME:
             return _unruled(workload, name, now, near)
+        case OVERFLOW.reason:
+            return OVERFLOW
         case other:
             return Explanation(printable(other, 32), f"refused by the resolver: {printable(other, 32)}")
 
@@ -166,7 +178,7 @@ def _unruled(workload: Workload, name: str, now: datetime, near: NearestNames) -
     over = next((rule for rule in workload.egress if is_over(rule, now) and _stands_for(rule, name)), None)
     if over is not None:
         text = f"the rule that allowed it has expired; it is rule {over.id} ({describe(over)})"
-        return Explanation(Reason.NAME.value, text, nearest=over.id, allow=allow)
+        return Explanation(Reason.NAME.value, text, nearest=over.id, allow=_again(workload, name, over))
     found = near.of(name, now)
     text = "not in its rules" + (f"; {found.text}" if found else "")
     if known is not None:
@@ -174,14 +186,24 @@ def _unruled(workload: Workload, name: str, now: datetime, near: NearestNames) -
     return Explanation(Reason.NAME.value, text, nearest=found.rule.id if found else None, allow=allow)
 
 
-def _private(workload: Workload, name: str, now: datetime) -> Explanation:
+def _again(workload: Workload, name: str, over: Rule) -> str | None:
+    """What opens again what that rule did, or its first port; None when nothing is to be offered lightly."""
+    if has_port(over.ports, HTTPS):
+        return to_name(workload, name)
+    first = next(iter(over.ports.ranges), None)
+    if first is None or (first.protocol == "tcp" and first.first in CONTROL_PORTS):
+        return None
+    return to_name(workload, name, first.protocol, first.first)
+
+
+def _unfit(workload: Workload, name: str, now: datetime, reason: Reason) -> Explanation:
     """A rule has the name, and the answer was not to its taste."""
     rules = [rule for rule in workload.egress if not is_over(rule, now) and _stands_for(rule, name)]
-    if not rules or any(rule.private for rule in rules):
-        text = "every address in the answer is one that its rule never takes: metadata, link-local or excepted"
-        return Explanation(Reason.PRIVATE_ANSWER.value, text, nearest=rules[0].id if rules else None)
-    text = f"it resolves to a private address; `private: true` in rule {rules[0].id} would allow that"
-    return Explanation(Reason.PRIVATE_ANSWER.value, text, nearest=rules[0].id)
+    strict = next((rule for rule in rules if not rule.private), None)
+    if reason is Reason.UNFIT_ANSWER or strict is None:
+        return Explanation(reason.value, TEXTS[Reason.UNFIT_ANSWER], nearest=rules[0].id if rules else None)
+    text = f"it resolves to a private or loopback address; `private: true` in rule {strict.id} would allow that"
+    return Explanation(reason.value, text, nearest=strict.id)
 
 
 def _said(reason: Reason, text: str) -> Explanation:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
 
 from penstock.core import rebinding
 from penstock.core.learned import Learned
-from penstock.core.name_chains import FAMILIES, flow_set, learned_set
+from penstock.core.name_chains import FAMILIES, flow_set, learned_set, revoked_of
 from penstock.core.name_rules import Index, NameRule, groups, name_rules, resolves
 from penstock.core.policy import Address, Mode, Policy
 
@@ -29,11 +29,15 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Retract:
-    """Take out of a set what is about these addresses, or (`others`) about all others."""
+    """Take out of a set what is about these addresses, or (`others`) about all others; flows to them end.
+
+    `known` are some of those others: a look at a large set may miss what is in it.
+    """
 
     set: str
     addresses: frozenset[bytes]
     others: bool = False
+    known: frozenset[bytes] = frozenset()
 
 
 class Names:
@@ -94,35 +98,48 @@ def changed(before: Names, after: Names) -> tuple[str, ...]:
     return tuple(name for name, rules in after.rules.items() if rules != before.rules.get(name))
 
 
+def sparing(gone: Retract, fresh: Iterable[Opened]) -> Retract:
+    """`gone` without what was learned since it was found out, and belongs there."""
+    spared = frozenset(a.address for a in fresh if revoked_of(a.set) == revoked_of(gone.set))
+    addresses = gone.addresses | spared if gone.others else gone.addresses - spared
+    return replace(gone, addresses=addresses, known=gone.known - spared)
+
+
 def retractions(
-    names: Names, workloads: Iterable[str], learned: Learned, now: datetime, *, strangers: bool
+    names: Names, workloads: Iterable[str], learned: Learned, *, before: Names, strangers: bool
 ) -> tuple[Retract, ...]:
     """What must go out of the sets of these workloads, because none of their rules gives it.
 
-    `strangers`: flows to addresses that nobody remembers go too.  Learned addresses of that kind always go.
+    `before` is what was in force, empty where that is not known.  `strangers`: flows to addresses that nobody
+    remembers go too.  Learned addresses of that kind always go.
     """
-    return tuple(r for w in workloads for r in _retractions(names, w, learned, now, strangers))
+    return tuple(r for w in workloads for r in _retractions(names, w, learned, before, strangers))
 
 
 def _retractions(
-    names: Names, workload: str, learned: Learned, now: datetime, strangers: bool
+    names: Names, workload: str, learned: Learned, before: Names, strangers: bool
 ) -> Iterator[Retract]:
     known: dict[str, set[bytes]] = {}
-    gone: set[bytes] = set()
+    gone: dict[str, set[bytes]] = {}
+    every = groups(names.rules[workload])
     for address, name in learned.remembered(workload):
         admitting = groups(names.admitting(workload, name, address))
         for group in admitting:
             known.setdefault(group.id, set()).add(address)
-        if not admitting:
-            gone.add(address)
-    for group in groups(names.rules[workload]):
+        gave = every if not admitting else []
+        if workload in before.rules:
+            gave = groups(before.admitting(workload, name, address))
+        for group in gave:
+            gone.setdefault(group.id, set()).add(address)
+    for group in every:
         for family, size in zip(FAMILIES, (4, 16), strict=True):
             kept = frozenset(a for a in known.get(group.id, ()) if len(a) == size)
-            yield Retract(learned_set(workload, group.id, family), kept, others=True)
+            out = frozenset(a for a in gone.get(group.id, ()) if len(a) == size) - kept
+            yield Retract(learned_set(workload, group.id, family), kept, others=True, known=out)
             flows = flow_set(workload, group.id, family)
             if strangers:
-                yield Retract(flows, kept, others=True)
-            elif out := frozenset(a for a in gone if len(a) == size) - kept:
+                yield Retract(flows, kept, others=True, known=out)
+            elif out:
                 yield Retract(flows, out)
 
 

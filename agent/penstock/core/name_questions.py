@@ -1,4 +1,4 @@
-"""What the daemon knows of one name, or of the names of one address: the answer to the command `names`."""
+"""What the daemon knows of names: of one, of those of an address (the command `names`), or of those of rules."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ipaddress import ip_address
 from penstock.core import names
 from penstock.core.asked import Asked
 from penstock.core.learned import Learned
-from penstock.core.name_rules import Index, name_rules, resolves
+from penstock.core.name_rules import Index, groups, name_rules, resolves
 from penstock.core.policy import Address, Policy, Workload
 from penstock.core.text import time_text
 from penstock.core.wire import Json
 
 MOST_NAMES = 100
-"""Names of an address that are told, those that end last."""
+"""Names of an address that are told: for each way to be open the one that ends last, then the others so."""
 
 
 def names_answer(policy: Policy, learned: Learned, asked: Asked, arguments: Json, now: datetime) -> Json:
@@ -32,7 +32,7 @@ def names_answer(policy: Policy, learned: Learned, asked: Asked, arguments: Json
     if address is None:
         told = _of_name(policy, workload, learned, asked, names.normalise(arguments["name"]), now)
     else:
-        told = _of_address(workload, learned, asked, address)
+        told = _of_address(policy, workload, learned, asked, address, now)
     return {"resolving": resolves(workload), "mode": workload.mode.value, **nothing, **told}
 
 
@@ -56,8 +56,25 @@ def _of_name(
     }
 
 
-def _of_address(workload: Workload, learned: Learned, asked: Asked, address: Address) -> Json:
-    entries = learned.names_of(workload.name, address.packed)[:MOST_NAMES]
+def names_by_rule(policy: Policy, workload: str, learned: Learned, now: datetime) -> dict[str, int]:
+    """For each rule of the workload that has names: how many of those it stands for are learned now."""
+    rules = name_rules(policy, policy.workloads[workload], now)
+    index, found = Index(rules), dict.fromkeys((rule.rule for rule in rules), 0)
+    for name in learned.names(workload):
+        for rule in {rule.rule for rule in index.of(name)}:
+            found[rule] += 1
+    return found
+
+
+def _of_address(
+    policy: Policy, workload: Workload, learned: Learned, asked: Asked, address: Address, now: datetime
+) -> Json:
+    entries = learned.names_of(workload.name, address.packed)
+    if len(entries) > MOST_NAMES:
+        index = Index(name_rules(policy, workload, now))
+        first = {groups(index.of(entry.name)): entry for entry in reversed(entries)}
+        told = list(dict.fromkeys([*first.values(), *entries]))[:MOST_NAMES]
+        entries = tuple(sorted(told, key=lambda entry: -entry.until))
     observed = asked.about(workload.name, address.packed)
     return {
         "names": [{"name": entry.name, "until": _time(entry.until)} for entry in entries],

@@ -18,26 +18,33 @@ _SHARED_SUFFIXES = frozenset(
     """
     ac.uk co.uk gov.uk org.uk com.au net.au org.au co.nz co.jp ne.jp or.jp co.kr com.br com.cn com.tw com.hk
     com.mx com.tr com.sg co.in co.za co.il com.ar com.ua com.pl
-    amazonaws.com s3.amazonaws.com elb.amazonaws.com cloudfront.net awsapprunner.com on.aws
+    amazonaws.com amazonaws.com.cn s3.amazonaws.com elb.amazonaws.com cloudfront.net awsapprunner.com on.aws
     elasticbeanstalk.com
     r2.cloudflarestorage.com r2.dev workers.dev pages.dev trycloudflare.com cloudflare.net
-    blob.core.windows.net core.windows.net azurewebsites.net azureedge.net azurefd.net cloudapp.azure.com
-    cloudapp.net windows.net trafficmanager.net
-    storage.googleapis.com appspot.com run.app web.app firebaseapp.com firebaseio.com cloudfunctions.net
+    blob.core.windows.net dfs.core.windows.net file.core.windows.net web.core.windows.net core.windows.net
+    azurewebsites.net azureedge.net azurefd.net cloudapp.azure.com cloudapp.net windows.net trafficmanager.net
+    storage.googleapis.com appspot.com a.run.app run.app web.app firebaseapp.com firebaseio.com cloudfunctions.net
     googleusercontent.com
     github.io gitlab.io githubusercontent.com herokuapp.com vercel.app netlify.app onrender.com fly.dev
-    digitaloceanspaces.com ondigitalocean.app backblazeb2.com wasabisys.com fastly.net akamaized.net
-    edgekey.net edgesuite.net b-cdn.net hf.space gradio.live
+    digitaloceanspaces.com ondigitalocean.app backblazeb2.com wasabisys.com
+    global.ssl.fastly.net fastly.net akamaized.net edgekey.net edgesuite.net b-cdn.net hf.space gradio.live
     ngrok.io ngrok.app ngrok-free.app ngrok.dev loca.lt serveo.net
     duckdns.org dyndns.org no-ip.org nip.io sslip.io
     blogspot.com wordpress.com
     """.split()  # noqa: SIM905 (a table is easier to read and to sort)
 )
 
+# What lies above one of them: of `*.cloudflarestorage.com` all that is in `r2.cloudflarestorage.com` is a part.
+_ABOVE = {
+    suffix.split(".", n)[n]: suffix
+    for suffix in sorted(_SHARED_SUFFIXES, reverse=True)  # of several the first in the alphabet stays
+    for n in range(1, suffix.count("."))
+}
+
 # The same of one region: `s3.eu-west-1.amazonaws.com`, `eu-west-1.elb.amazonaws.com`.
 _OF_A_REGION = re.compile(
     r"(?:[a-z0-9-]+\.){0,2}(?:[a-z0-9]+-)?[a-z]{2}(?:-[a-z]+){1,2}-[0-9](?:\.[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?"
-    r"|[a-z0-9]+\.cloudapp\.azure\.com"
+    r"|[a-z0-9]+\.cloudapp\.azure\.com|z[0-9]+\.web\.core\.windows\.net|[a-z]+-[a-z]+[0-9]+\.run\.app"
 )
 
 
@@ -90,8 +97,15 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def is_shared_suffix(name: str) -> bool:
-    """Whether strangers can get names under this one: a registry's or a cloud's suffix."""
-    return "." not in name or name in _SHARED_SUFFIXES or bool(_OF_A_REGION.fullmatch(name))
+    """Whether strangers can get names below this one: directly, or under a suffix that lies below it."""
+    return bool(shared_suffix(name))
+
+
+def shared_suffix(name: str) -> str:
+    """The suffix of a registry or a cloud that `name` is, or one that lies below it; empty when none is known."""
+    if "." not in name or name in _SHARED_SUFFIXES or _OF_A_REGION.fullmatch(name):
+        return name
+    return _ABOVE.get(name, "")
 
 
 def _check_label(label: str) -> None:

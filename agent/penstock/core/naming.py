@@ -8,30 +8,40 @@ While an operation brings another policy, a name is learned only when both polic
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cache
+from heapq import nlargest
 
 from penstock.core import effects, events, name_elements, resolver_wire
-from penstock.core.asked import Asked
+from penstock.core.asked import MAX_OBSERVED, Asked
 from penstock.core.blocks import Block
 from penstock.core.compile import Resolver
+from penstock.core.dns_names import is_plain
 from penstock.core.effects import Effect
 from penstock.core.learned import Learned
+from penstock.core.lookup_chains import ANSWERING, LISTENING
 from penstock.core.lookups import Lookup, Lookups
-from penstock.core.name_chains import ANSWERING
 from penstock.core.name_elements import Names, Opened, Retract
-from penstock.core.name_rules import NameRule, resolves
+from penstock.core.name_rules import resolves
 from penstock.core.policy import Mode, Policy
 from penstock.core.view import InForce, Operation, View
 
 SAVE_EVERY = 30
 """Ticks between two savings of what is remembered of addresses that have run out."""
 
+PATIENCE = timedelta(seconds=10)
+"""For which look-ups wait for a resolver that has ended: it is started anew at once."""
+
 MAX_TROUBLES = 64
 """That are told at once."""
 
 FULL = "names-full"
 """The trouble of a workload that has looked up more than is remembered."""
+
+DAMAGED = "names-damaged"
+"""The trouble with what was saved of names, until it is saved anew."""
 
 Changes = tuple[tuple[Retract, ...], tuple[Opened, ...]]
 
@@ -50,6 +60,7 @@ class Naming:
         self._told: resolver_wire.Configure | None = None  # to the resolver
         self._generation = 0
         self._ticks = 0
+        self._missing: datetime | None = None  # the resolver, since then
         self._brought = 0, Names()  # by that operation
         self._saved = b""
 
@@ -66,18 +77,20 @@ class Naming:
         state = self._view.resolver
         return Resolver(state.ports, policy.upstreams or state.upstreams)
 
-    def restore(self, event: events.Started) -> None:
+    def restore(self, event: events.Started) -> list[Effect]:
         """Take in what the kernel holds of a daemon before this one, and what that had saved."""
-        now = event.now.timestamp()
+        now, told = event.now.timestamp(), list[Effect]()
         if event.names:
             try:
                 self.learned.restore(event.names, now)
             except ValueError as e:
-                self._view.troubles[effects.SaveNames.__name__] = f"what was saved of names is damaged: {e}"
+                self._view.troubles[DAMAGED] = text = f"what was saved of names is damaged: {e}"
+                told.append(effects.Journal("error", text))
         for element in event.opened:
             workload, _ = name_elements.workload_and_group(element.set)
             # Without a name it is no rule's: it goes, and with it the flows that it let in.
             self.learned.found(workload, element.address, element.name, now + element.seconds)
+        return told
 
     def changes(self, operation: Operation, in_force: InForce | None) -> Changes:
         """What goes before the operation loads, because its policy does not give it; what comes after that."""
@@ -87,7 +100,7 @@ class Naming:
         else:
             which = name_elements.changed(self.names, names)
         strangers = in_force is not None
-        gone = name_elements.retractions(names, which, self.learned, now, strangers=strangers)
+        gone = name_elements.retractions(names, which, self.learned, before=self.names, strangers=strangers)
         return gone, tuple(name_elements.all_opened(names, which, self.learned, now))
 
     def renewal(self, now: datetime) -> list[Effect]:
@@ -95,7 +108,7 @@ class Naming:
         if not self.names.rules:
             return []
         every = tuple(self.names.rules)
-        gone = name_elements.retractions(self.names, every, self.learned, now, strangers=True)
+        gone = name_elements.retractions(self.names, every, self.learned, before=self.names, strangers=True)
         opened = tuple(name_elements.all_opened(self.names, every, self.learned, now))
         return [effects.Renew(gone, opened, self._loaded)]
 
@@ -103,12 +116,31 @@ class Naming:
         """What that operation loaded is in force: forget what no rule stands for any more, tell the resolver."""
         self.names, self._policy, self._loaded = Names(in_force.policy, now), in_force.policy, operation
         for workload in self.learned.workloads():
-            if workload in self.names.rules:
-                self.learned.forget(workload, lambda name, w=workload: bool(self.names.of(w, name)))  # type: ignore[misc]
-            else:
-                self.learned.drop(workload)
-        self.asked.keep(self.names.rules)
-        return [*self.configure(in_force), *self._say_answering(in_force)]
+            self._forget(workload, now.timestamp())
+        self.asked.keep(self._policy.workloads)
+        self._forget_troubles(in_force)
+        return [*self.configure(in_force), *self._say_there(in_force, now)]
+
+    def _forget(self, workload: str, now: float) -> None:
+        """Forget names without a rule; packets to their addresses are told of as of names that were asked so."""
+        has_rule = cache(lambda name: bool(self.names.of(workload, name)))
+        for when, address, name in sorted(nlargest(MAX_OBSERVED, self.learned.lost(workload, has_rule))):
+            asked, other = min(when, now), self.asked.about(workload, address)
+            if other is None or other.when <= asked:
+                self.asked.observed(workload, name, [address], asked)
+        if workload in self.names.rules:
+            self.learned.forget(workload, has_rule)
+        else:
+            self.learned.drop(workload)
+
+    def _forget_troubles(self, in_force: InForce) -> None:
+        """Of workloads that look nothing up any more: nobody would say that they are over."""
+        by_name, state = in_force.ruleset.by_name, self._view.resolver
+        state.troubles = {key: text for key, text in state.troubles.items() if key[1] in ("", *by_name)}
+        for trouble in list(self._view.troubles):
+            word, _, workload = trouble.partition(" ")
+            if word == FULL and workload not in by_name:
+                del self._view.troubles[trouble]
 
     def configure(self, in_force: InForce | None) -> list[Effect]:
         """Tell the resolver what is in force, unless it knows; and when nobody needs it any more."""
@@ -148,6 +180,7 @@ class Naming:
     ) -> list[Effect]:
         """Learn, and let the resolver answer; or refuse to.  Write down what it refused."""
         opened: list[Opened] = []
+        then: list[Opened] = []
         good: list[int] = []
         bad: list[int] = []
         told: list[int] = []
@@ -161,6 +194,8 @@ class Naming:
                     found = self._learn(message, in_force, coming, event.now)
                     (bad if found is None else good).append(message.id)
                     opened += found or ()
+                    if found and operation:
+                        then += self._opened(coming or self.names, message, event.now)
                 case resolver_wire.Refused():
                     told.append(message.id)
                     blocks += self._refused(message, policy, event)
@@ -171,7 +206,8 @@ class Naming:
         done: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
         done += [effects.Settle((*told, *bad), False)] if told or bad else []
         if good:
-            done += [effects.Learn(tuple(good), tuple(opened), loaded), effects.Settle(tuple(good), True)]
+            learn = effects.Learn(tuple(good), tuple(opened), loaded, tuple(then))
+            done += [learn, effects.Settle(tuple(good), True)]
         return done
 
     def _refused(self, message: resolver_wire.Refused, policy: Policy, event: events.FromResolver) -> list[Block]:
@@ -210,42 +246,39 @@ class Naming:
         if in_force is None or message.generation != self._generation:
             return None
         policy = in_force.policy.workloads.get(workload)
-        if policy is None or policy.mode is Mode.LOCK:
+        if policy is None or policy.mode is Mode.LOCK or not is_plain(name):
             return None
-        if coming is not None and not coming.of(workload, name):
+        found, moment = [(address.packed, ttl) for address, ttl in message.addresses], now.timestamp()
+        rules = [names.of(workload, name) for names in (self.names, coming) if names is not None]
+        if not found or not all(name_elements.admitting(of, a) for of in rules for a, _ in message.addresses):
             return None
-        rules, moment = self.names.of(workload, name), now.timestamp()
-        found: list[tuple[bytes, int, list[NameRule]]] = []
-        for address, ttl in message.addresses:
-            admitted = name_elements.admitting(rules, address)
-            if not admitted or not (coming is None or coming.admitting(workload, name, address.packed)):
-                return None
-            found.append((address.packed, ttl, admitted))
-        if not found:
-            return None
-        new = {address for address, _, _ in found if self.learned.is_new(workload, address, moment)}
-        if not self.learned.learn(workload, name, [(a, ttl) for a, ttl, _ in found], moment):
+        new = {address for address, _ in found if self.learned.is_new(workload, address, moment)}
+        if not self.learned.learn(workload, name, found, moment):
             self._view.troubles[f"{FULL} {workload}"] = f"{workload} has looked up more than is remembered"
             return None
         self._view.troubles.pop(f"{FULL} {workload}", None)
-        ends = dict(self.learned.addresses_of(workload, name, moment))
-        return [
-            element
-            for address, _, admitted in found
-            for element in name_elements.opened(
-                admitted, workload, name, address, ends[address], moment, new=address in new
+        return [replace(one, new=one.address in new) for one in self._opened(self.names, message, now)]
+
+    def _opened(self, names: Names, message: resolver_wire.Learn, now: datetime) -> Iterator[Opened]:
+        """The elements by these rules for an answer that is learned."""
+        workload, name, moment = message.workload, message.name, now.timestamp()
+        ends, rules = dict(self.learned.addresses_of(workload, name, moment)), names.of(workload, name)
+        for address, _ in message.addresses:
+            admitting = name_elements.admitting(rules, address)
+            yield from name_elements.opened(
+                admitting, workload, name, address.packed, ends[address.packed], moment
             )
-        ]
 
     def resolver_changed(self, event: events.ResolverChanged, in_force: InForce | None) -> list[Effect]:
         """It ended: until it is back nobody gets an answer.  Or it is new, and knows nothing."""
         state = self._view.resolver
         news = (state.up, state.error) != (event.up, event.error)
         state.up, state.error = event.up, event.error
+        self._missing = None if event.up else self._missing or event.now
         self._told = None
         state.troubles.clear()
         said: list[Effect] = [effects.Journal("error", event.error)] if news and event.error else []
-        return [*said, *([*self.configure(in_force), *self._say_answering(in_force)] if event.up else [])]
+        return [*said, *([*self.configure(in_force), *self._say_there(in_force, event.now)] if event.up else [])]
 
     def unlearned(self, ids: Iterable[int], error: str) -> list[Effect]:
         """The kernel did not take the addresses: no answer."""
@@ -259,24 +292,31 @@ class Naming:
         self._ticks += 1
         blocks = self._lookups.flush(now.timestamp())
         told: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
-        told += self._say_answering(in_force)
+        told += self._say_there(in_force, now)
         return [*told, *(self.save() if self._ticks % SAVE_EVERY == 0 else [])]
 
-    def _say_answering(self, in_force: InForce | None) -> list[Effect]:
-        """Where nothing is denied yet, look-ups must not fail because we do."""
-        if in_force is None or ANSWERING not in in_force.ruleset.set_names or not self._view.resolver.up:
-            return []
-        return [effects.SayAnswering()]
+    def _say_there(self, in_force: InForce | None, now: datetime) -> list[Effect]:
+        """Where nothing is denied yet, look-ups must not fail because we do; elsewhere they fail at once."""
+        missing = None if self._view.resolver.up else self._missing
+        expected = missing is None or now - missing < PATIENCE
+        there = [ANSWERING] if self._view.resolver.up else []
+        there += [LISTENING] if expected else []
+        declared = in_force.ruleset.set_names if in_force else ()
+        said = tuple(name for name in there if name in declared)
+        return [effects.SayThere(said)] if said else []
 
-    def stopping(self, now: datetime) -> list[Effect]:
-        """Give out what is left."""
+    def stopping(self, now: datetime, in_force: InForce | None) -> list[Effect]:
+        """Give out what is left.  From now on nobody answers."""
         blocks = self._lookups.close(now.timestamp())
-        return [*([effects.Record(tuple(blocks))] if blocks else []), *self.save()]
+        declared = in_force.ruleset.set_names if in_force else ()
+        gone = tuple(name for name in (LISTENING, ANSWERING) if name in declared)
+        left: list[Effect] = [effects.SayThere((), gone)] if gone else []
+        return [*left, *([effects.Record(tuple(blocks))] if blocks else []), *self.save()]
 
     def save(self) -> list[Effect]:
         """Save it, if it is not what was saved last."""
-        data = self.learned.save()
-        if data == self._saved or (not self._saved and not self.names.rules):
+        data, damaged = self.learned.save(), self._view.troubles.pop(DAMAGED, None)
+        if data == self._saved or not (self._saved or self.names.rules or damaged):
             return []
         self._saved = data
         return [effects.SaveNames(data)]

@@ -73,11 +73,12 @@ class Operations:
         request: int | None = None,
         problems: tuple[Problem, ...] = (),
         confirm: int = 0,
+        same: bool = False,
     ) -> list[Effect]:
         """Begin one; there must be none under way.  `policy` is that of files: what is lent comes to it."""
         bare, policy = policy, self._lending.merged(policy, now)
         operation = self._new(kind, policy, applied, now, saved, request, problems)
-        operation.confirm = confirm
+        operation.confirm, operation.same = confirm, same
         operation.bare = None if bare is policy else bare
         operation.places = places(policy, self._view.units)
         levels = questions.levels(operation.places, self.depth)
@@ -99,14 +100,15 @@ class Operations:
     def _compile(self, operation: Operation) -> list[Effect]:
         policy = operation.policy
         resolver = self._naming.resolver(policy)
-        operation.upstreams = resolver.upstreams if resolver else None
+        listening = resolver is not None and resolver.ports.keys() >= set(self._naming.listeners(policy))
+        operation.upstreams = resolver.upstreams if resolver and listening else None  # None: to be tried again
         labels = operation.applied.labels
         live = Live(operation.began, labels, self.depth, operation.levels, resolver, self.slice)
         floor = operation.kind in (*BY_PEOPLE, "start")
         return [effects.Compile(operation.id, policy, live, floor, operation.bare)]
 
     def upstreams_read(self, event: events.UpstreamsRead) -> list[Effect]:
-        """If the host asks other servers now, so must the resolver, and the kernel let it."""
+        """Ask whom the host asks; the kernel must let us.  Who could not listen may be able to now."""
         self._view.resolver.upstreams, self._view.resolver.search = event.servers, event.search
         in_force = self.in_force
         if in_force is None or self.current is not None:

@@ -43,12 +43,13 @@ class FileResult:
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """`policy` is None when one of the problems is an error; `host` is then what is said of networks, as far as it
-    was understood.
+    was understood.  `presets` are the files of those in use.
     """
 
     policy: Policy | None
     problems: tuple[Problem, ...]
     host: Policy = NOTHING
+    presets: tuple[str, ...] = ()
 
 
 def parse_file(path: str, data: bytes) -> FileResult:
@@ -91,19 +92,19 @@ def assemble(results: Sequence[FileResult], presets: Mapping[str, FileResult]) -
         assembly.add(result.part, result.path)
     known = {part.name: result for result in presets.values() if isinstance(part := result.part, Preset)}
     used, missing = assembly.expand({name: r.part for name, r in known.items() if isinstance(r.part, Preset)})
-    assembly.problems.extend(_same_name(used, presets.values()))
+    assembly.problems.extend(same_name(used, presets.values()))
     read = [known[name] for name in used]
     read += [presets[path] for name in missing if (path := f"{name}.yaml") in presets]
     if any(isinstance(result.part, Preset) and result.part.knows_all for result in read):
         read = list(presets.values())
     assembly.problems.extend(problem for result in read for problem in preset_problems(result))
     assembly.check_references([reference for result in results for reference in result.references])
-    problems = in_order(assembly.problems)
+    problems, paths = in_order(assembly.problems), tuple(result.path for result in read)
     if any_error(problems):
-        return Parsed(None, problems, replace(assembly.policy(""), workloads={}))
+        return Parsed(None, problems, replace(assembly.policy(""), workloads={}), paths)
     contents = [(result.path, result.digest) for result in results]
     contents += [(f"preset:{part.name}", r.digest) for r in read if isinstance(part := r.part, Preset)]
-    return Parsed(assembly.policy(_hash(contents)), problems)
+    return Parsed(assembly.policy(_hash(contents)), problems, presets=paths)
 
 
 def preset_problems(result: FileResult) -> Iterator[Problem]:
@@ -116,7 +117,7 @@ def preset_problems(result: FileResult) -> Iterator[Problem]:
         yield replace(problem, place=Place(path, problem.place.line, problem.place.column))
 
 
-def _same_name(used: Collection[str], results: Iterable[FileResult]) -> Iterator[Problem]:
+def same_name(used: Collection[str], results: Iterable[FileResult]) -> Iterator[Problem]:
     """Of two files that say the same name, which one is meant?"""
     first: dict[str, str] = {}
     for result in results:

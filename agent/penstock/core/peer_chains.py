@@ -18,28 +18,23 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from penstock.core import admin_chains, control_ports, hits
+from penstock.core.actions import Action, Count, Final, Goto, Jump, Note
 from penstock.core.base_chains import STALE, WORKLOAD
-from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
-from penstock.core.rule_parts import (
-    Action,
+from penstock.core.conditions import (
     AddressIn,
     AnySocket,
     Before,
-    Count,
     End,
     Family,
-    Final,
     FullSocket,
-    Goto,
     HasLabel,
     Hook,
-    Jump,
     Loopback,
-    Note,
     PortIn,
     TcpEnd,
 )
-from penstock.core.ruleset import Chain, NameSet
+from penstock.core.policy import HostPeer, Policy, PortRange, Rule, WorkloadPeer
+from penstock.core.ruleset import Chain, Holds, NameSet
 from penstock.core.ruleset import Rule as ChainRule
 
 
@@ -139,7 +134,7 @@ def _served(family: int, name: str = "") -> str:
 def served(names: Sequence[str]) -> tuple[NameSet, ...]:
     """Sets in which these workloads note where they end connections."""
     owners = ("", *names) if names else ()
-    return tuple(NameSet(_served(family, name), family, listeners=True) for name in owners for family in (4, 6))
+    return tuple(NameSet(_served(family, name), family, Holds.SERVED) for name in owners for family in (4, 6))
 
 
 def answering(name: str) -> list[ChainRule]:

@@ -6,14 +6,26 @@ cannot change a verdict (order, places, `tests:`) is no difference either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from penstock.core.language.rule_ids import peer_text
+from penstock.core.name_rules import resolves
 from penstock.core.nearest import describe
-from penstock.core.policy import Mode, Network, NetworkPeer, Place, PlanePeer, Policy, Ports, Rule, Workload
+from penstock.core.policy import (
+    Known,
+    Mode,
+    Network,
+    NetworkPeer,
+    Place,
+    PlanePeer,
+    Policy,
+    Ports,
+    Rule,
+    Workload,
+)
 from penstock.core.text import printable
 
 SHOWN = 8
@@ -24,6 +36,13 @@ MODES: Mapping[Mode, str] = {
     Mode.ENFORCE: "what no rule allows is refused",
     Mode.LOCK: "everything is refused",
 }
+
+OTHER_NAMES: Mapping[Mode, str] = {
+    Mode.OBSERVE: "what no rule names is answered, and recorded",
+    Mode.ENFORCE: "names that no rule has do not exist for it",
+    Mode.LOCK: "no name exists for it",
+}
+"""What penstock's resolver makes of them."""
 
 
 class Kind(StrEnum):
@@ -150,6 +169,19 @@ def _of_workload(old: Workload | None, new: Workload | None) -> Iterator[str]:
         yield f"mode {old.mode} -> {new.mode}: {MODES[new.mode]}"
     if old.match != new.match:
         yield "how it is recognised (`match`)"
+    if resolves(new) and not resolves(old):
+        yield f"its look-ups go to penstock's resolver from then on: {OTHER_NAMES[new.mode]}"
+    elif resolves(old) and not resolves(new):
+        yield "penstock's resolver takes its look-ups no more: they go where its rules let them"
+    yield from _known(old.known, new.known)
+
+
+def _known(old: Sequence[Known], new: Sequence[Known]) -> Iterator[str]:
+    """What presets know and leave closed: it decides what is said of a name that was refused."""
+    told = tuple(_set("known and left closed", *([known.pattern for known in side] for side in (old, new))))
+    yield from told
+    if not told and old != new:
+        yield "what presets say of the names that they leave closed"
 
 
 def _rules(old: Workload | None, new: Workload | None) -> Iterator[RuleChange]:

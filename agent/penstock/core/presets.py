@@ -7,7 +7,7 @@ listens.  Only `rules` opens anything, and only in a workload that says `use:`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from penstock.core import names
@@ -80,21 +80,38 @@ class Preset:
         return tuple(opening.rule for opening in self.openings)
 
 
-_CREDENTIALS = "the metadata service of {}, which hands out credentials"
+_LISTED = Origin("lists of such names; not measured", "2026-11-27")
 
-EVERYWHERE: tuple[Known, ...] = (
-    # The first was measured 2026-11 with a Ray head.  The others are in lists of such names, not measured.
-    Known("metadata.google.internal", Kind.METADATA, _CREDENTIALS.format("Google Cloud"), ""),
-    Known("metadata.goog", Kind.METADATA, _CREDENTIALS.format("Google Cloud"), ""),
-    Known("instance-data.ec2.internal", Kind.METADATA, _CREDENTIALS.format("AWS"), ""),
-    Known("metadata.tencentyun.com", Kind.METADATA, _CREDENTIALS.format("Tencent Cloud"), ""),
-    # Measured 2026-11 with onnxruntime 1.32: asked 9, 15 and 23 s after `import`, by whatever program has it.
-    Known(
-        "mobile.events.data.microsoft.com",
-        Kind.TELEMETRY,
-        "usage reports of the library onnxruntime; ORT_DISABLE_TELEMETRY=1 stops them",
-        "",
+
+def _measured(program: str) -> Origin:
+    return Origin(f"measured with {program}, names answered by a sinkhole", "2026-11-24")
+
+
+def _metadata(pattern: str, cloud: str, origin: Origin = _LISTED) -> KnownName:
+    text = f"the metadata service of {cloud}, which hands out credentials"
+    return KnownName(Known(pattern, Kind.METADATA, text, ""), origin)
+
+
+def _reports(pattern: str, whose: str, switch: str, origin: Origin) -> KnownName:
+    return KnownName(Known(pattern, Kind.TELEMETRY, f"usage reports of {whose}; {switch} stops them", ""), origin)
+
+
+EVERYWHERE: tuple[KnownName, ...] = (
+    _metadata("metadata.google.internal", "Google Cloud", _measured("a Ray 2 head")),
+    _metadata("metadata.goog", "Google Cloud"),
+    _metadata("instance-data.ec2.internal", "AWS"),
+    _metadata("metadata.azure.internal", "Azure"),
+    _metadata("metadata.tencentyun.com", "Tencent Cloud"),
+    # Asked 9, 15 and 23 s after `import`, by whatever program has it.
+    _reports(
+        *("mobile.events.data.microsoft.com", "the library onnxruntime", "ORT_DISABLE_TELEMETRY=1"),
+        _measured("onnxruntime 1.32"),
     ),
+    # Libraries too, with which servers of all kinds are built: none has a preset of its own.
+    _reports("t.bentoml.com", "BentoML", "BENTOML_DO_NOT_TRACK=True", _measured("bentoml")),
+    _reports("config.mlflow-telemetry.io", "MLflow", "MLFLOW_DISABLE_TELEMETRY=true", _measured("mlflow 3.17")),
+    _reports("api.gradio.app", "Gradio", "GRADIO_ANALYTICS_ENABLED=False", _measured("gradio 6.31")),
+    KnownName(Known("marimo.io", Kind.OTHER, "asked by marimo when it starts", ""), _measured("marimo 0.25")),
 )
 """What any server may ask, whatever the product: libraries and cloud tools do.  Their preset is the one in use."""
 
@@ -104,30 +121,38 @@ def known_to(used: Iterable[Preset], every: Mapping[str, Preset]) -> tuple[Known
 
     `every` are all presets there are, for the one that knows what all know.
     """
-    found: dict[str, Known] = {}
+    return tuple(entry.known for entry in entries_of(used, every))
+
+
+def entries_of(used: Iterable[Preset], every: Mapping[str, Preset]) -> tuple[KnownName, ...]:
+    """The same, with where each was seen."""
+    found: dict[str, KnownName] = {}
     for preset in used:
-        for known in _known_to(preset, every):
-            found.setdefault(known.pattern, known)
+        for entry in _entries_of(preset, every):
+            found.setdefault(entry.known.pattern, entry)
     return tuple(found.values())
 
 
-def _known_to(preset: Preset, every: Mapping[str, Preset]) -> Iterator[Known]:
-    everywhere = [Known(known.pattern, known.kind, known.text, preset.name) for known in EVERYWHERE]
+def _entries_of(preset: Preset, every: Mapping[str, Preset]) -> Iterator[KnownName]:
+    everywhere = [replace(entry, known=replace(entry.known, preset=preset.name)) for entry in EVERYWHERE]
     if not preset.knows_all:
-        yield from (entry.known for entry in preset.known)
+        yield from preset.known
         yield from everywhere
         return
-    # The sharpest first: a call home, then whose downloads it is, then what some product does with it besides.
-    others = [other for _, other in sorted(every.items())]
-    known = [entry.known for other in others for entry in other.known]
-    yield from (one for one in known if one.kind != Kind.OTHER)
+    # The sharpest first: what any program may ask, a call home, then whose downloads it is, then what some product
+    # does with it besides.
     yield from everywhere
+    others = [other for _, other in sorted(every.items())]
+    known = [entry for other in others for entry in other.known]
+    yield from (entry for entry in known if entry.known.kind != Kind.OTHER)
     for other in others:
-        for rule in other.rules:
-            for peer in rule.peers:
+        text = f"{other.title} (preset {other.name} opens it)"
+        for opening in other.openings:
+            for peer in opening.rule.peers:
                 if isinstance(peer, NamePeer):
-                    yield Known(peer.pattern, Kind.OTHER, other.title, other.name)
-    yield from (one for one in known if one.kind == Kind.OTHER)
+                    # It is this preset that leaves it closed.
+                    yield KnownName(Known(peer.pattern, Kind.OTHER, text, preset.name), opening.origin)
+    yield from (entry for entry in known if entry.known.kind == Kind.OTHER)
 
 
 def overlap(pattern: str, other: str) -> bool:

@@ -49,7 +49,8 @@ def read(data: bytes) -> Published:
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
     try:
-        whole = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+        # No number is looked at; as an integer one of 5,000 digits is refused, with a hint for programmers.
+        whole = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_int=float)
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     except (json.JSONDecodeError, RecursionError):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
 
-from penstock.core import cgroup_maps, chains, hits
+from penstock.core import cgroup_maps, chains, control_ports, hits
 from penstock.core.compile import ECHO, NUMBERS
 from penstock.core.effects import AskKernel
-from penstock.core.policy import Direction, NamePeer
+from penstock.core.name_chains import learned_set
+from penstock.core.name_elements import Names
+from penstock.core.name_rules import Group, groups
+from penstock.core.policy import Direction, NamePeer, Policy
 from penstock.core.ruleset import Element
 from penstock.core.slices import RESOLVER, slice_of
 from penstock.core.snapshot import Bindings
@@ -56,8 +60,11 @@ def bindings(
     if by_name:
         paths.append((RESOLVER, cgroup_maps.RESOLVER_BINDINGS))
         paths += [(slice_of(name), cgroup_maps.name_bindings(name)) for name in by_name]
-        found = ((path, name) for path, name in places.items() if name in by_name)
-        paths += [(path, cgroup_maps.name_bindings(name, level(path, depth))) for path, name in found]
+        paths += [
+            (path, cgroup_maps.name_bindings(name if name in by_name else None, level(path, depth)))
+            for path, name in places.items()
+            if name in workloads
+        ]
     for path, verdicts in paths:
         if path in cgroups:
             for name, verb, chain in verdicts:
@@ -93,13 +100,28 @@ def hits_by_rule(
     return found
 
 
-def to_kernel(request: int, arguments: Mapping[str, Any]) -> AskKernel:
-    """The kernel's side of `why`.  ValueError for arguments that make no sense."""
+def to_kernel(request: int, arguments: Mapping[str, Any], policy: Policy, now: datetime) -> AskKernel:
+    """The kernel's side of `why`, under `policy` at `now`.  ValueError for arguments that make no sense."""
     direction = Direction(arguments["direction"])
     address = ip_address(arguments["address"])
     protocol, port = arguments["protocol"], arguments["port"]
     numbers = {**NUMBERS, "icmp": ECHO[address.version]}
     if protocol not in numbers or not 0 <= port <= 65535:
         raise ValueError("protocol must be tcp, udp or icmp, port 0 to 65535")
-    name = chains.set_name(direction, address.version, arguments["workload"])
-    return AskKernel(request, name, address.packed, numbers[protocol], port)
+    workload = arguments["workload"]
+    name = chains.set_name(direction, address.version, workload)
+    learned: tuple[str, ...] = ()
+    if direction is Direction.OUT:
+        found = Names(policy, now).rules.get(workload, ())
+        here = bool(arguments["here"]) or address.is_loopback
+        opening = (g for g in groups(found) if _opens(g, protocol, port) and (g.private or not here))
+        learned = tuple(learned_set(workload, group.id, address.version) for group in opening)
+    return AskKernel(request, name, address.packed, numbers[protocol], port, learned)
+
+
+def _opens(group: Group, protocol: str, port: int) -> bool:
+    """Whether an address in the group's sets is open at that port."""
+    if protocol == "icmp":
+        return group.ports.icmp
+    ranges = control_ports.opened(group.ports.ranges)
+    return any(r.protocol == protocol and r.first <= port <= r.last for r in ranges)

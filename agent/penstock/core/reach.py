@@ -19,6 +19,7 @@ from typing import Any
 
 from penstock.core import control_ports
 from penstock.core.compile import ECHO, NUMBERS, allowances
+from penstock.core.coverage import Cover
 from penstock.core.interface_chains import interfaces
 from penstock.core.language.rule_ids import peer_text
 from penstock.core.nearest import describe
@@ -55,6 +56,7 @@ NOT_REFUSED = "everything: nothing is refused, only recorded"
 IN_SLICE = "everything, for processes in its slice: they belong to no workload then"
 IN_PLACE = "everything, for units governed where they are: nothing governs them then"
 
+_PRIVATE = "private addresses"
 _NAMES = {number: name for name, number in NUMBERS.items()} | dict.fromkeys(ECHO.values(), "icmp")
 _Place = tuple[Direction, int, int]  # which way, family, protocol
 _Piece = tuple[int, int, tuple[Interval, ...]]  # first and last address, ports
@@ -162,25 +164,52 @@ class _Opened:
         """What `rule` opens and nothing there does: the rule itself, or the parts of it that are left."""
         pieces = list(_pieces(self._policy, rule))
         left = [(place, part) for place, one in pieces for part in _without(one, other._by_address.get(place, []))]
-        words = [
-            (peer, word, _split(control_ports.of(rule)))
-            for peer in rule.peers
-            for word in _words(self._policy, peer)
-        ]
-        rest = [(peer, word, _minus(ports, other._of_word(rule, peer, word))) for peer, word, ports in words]
+        ports = _split(control_ports.of(rule))
+        words = [(peer, word) for peer in rule.peers for word in _words(self._policy, peer)]
+        rest = [(peer, *part) for peer, word in words for part in self._rest(rule, peer, word, ports, other)]
         direction = rule.direction.value
-        if (left, rest) == (pieces, words):
+        if left == pieces and all(own == ports for _, _, own in rest):
             later = all(is_later(self._policy, rule, peer) for peer in rule.peers)
             if pieces or words:
                 yield Opening(describe(rule), direction, rule.id, enforced=not later)
             return
         for text in _parts(rule, left):
             yield Opening(text, direction, rule.id)
-        for peer, _, ports in rest:
-            if any(ports.values()):
-                part = Rule(rule.id, rule.direction, (peer,), _joined(ports))
+        for peer, zone, own in rest:
+            if any(own.values()):
+                part = Rule(rule.id, rule.direction, (peer,), _joined(own))
+                where = f", at {zone}" if zone else ""
                 later = is_later(self._policy, rule, peer)
-                yield Opening(describe(part), direction, rule.id, enforced=not later)
+                yield Opening(f"{describe(part)}{where}", direction, rule.id, enforced=not later)
+
+    def _rest(
+        self, rule: Rule, peer: Peer, word: str, ports: _Split, other: _Opened
+    ) -> Iterator[tuple[str, _Split]]:
+        """The ports that no rule there opens to it; of a name also those that none opens at some addresses."""
+        there = [one for wider in _wider(peer, word) for one in other._by_word.get((rule.direction, wider), ())]
+        left = _minus(ports, _split(*map(control_ports.of, there)))
+        yield "", left
+        if not isinstance(peer, NamePeer):
+            return
+        takers: dict[str, list[Rule]] = {}
+        if rule.private:
+            takers[_PRIVATE] = [one for one in there if one.private or _is_any(one)]
+        cut = [(one, Cover(other._policy, one.excepted)) for one in there]
+        zones = dict.fromkeys(cidr for one in there for cidr in other._cut(one))
+        own = Cover(self._policy, rule.excepted if zones else ())
+        for zone in zones:
+            if not own.holds(zone):
+                takers[peer_text(zone)] = [one for one, gone in cut if not gone.holds(zone)]
+        for text, some in takers.items():
+            more = _minus(ports, _split(*map(control_ports.of, some)))
+            if more != left:
+                yield text, more
+
+    def _cut(self, rule: Rule) -> Iterator[CidrPeer]:
+        """What is taken out of it by address."""
+        for peer in rule.excepted:
+            cidrs = (peer.cidr,) if isinstance(peer, CidrPeer) else self._policy.networks[peer.name].cidrs
+            yield from map(CidrPeer, cidrs)
 
     @cached_property
     def _by_address(self) -> dict[_Place, list[_Piece]]:
@@ -198,22 +227,21 @@ class _Opened:
         }
 
     @cached_property
-    def _by_word(self) -> dict[tuple[Direction, str], _Split]:
-        """What is open to names, other workloads and whatever else is no address."""
-        found: dict[tuple[Direction, str], list[Ports]] = defaultdict(list)
+    def _by_word(self) -> dict[tuple[Direction, str], list[Rule]]:
+        """The rules that open something to names, other workloads and whatever else is no address."""
+        found: dict[tuple[Direction, str], list[Rule]] = defaultdict(list)
         for rule in self._rules:
             for peer in rule.peers:
                 if is_later(self._policy, rule, peer):
                     continue
                 words = ["any"] if isinstance(peer, AnyPeer) else _words(self._policy, peer)
                 for word in words:
-                    found[rule.direction, word].append(control_ports.of(rule))
-        return {key: _split(*ports) for key, ports in found.items()}
+                    found[rule.direction, word].append(rule)
+        return found
 
-    def _of_word(self, rule: Rule, peer: Peer, word: str) -> _Split:
-        """The ports that any rule opens to `peer`, in the direction of `rule`."""
-        found = [self._by_word.get((rule.direction, wider)) for wider in _wider(peer, word)]
-        return _split(*(_joined(ports) for ports in found if ports is not None))
+
+def _is_any(rule: Rule) -> bool:
+    return any(isinstance(peer, AnyPeer) for peer in rule.peers)
 
 
 def _words(policy: Policy, peer: Peer) -> list[str]:

@@ -13,19 +13,17 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 
+from penstock.core.conditions import Hook
 from penstock.core.render_rule import rule_text
-from penstock.core.rule_parts import Hook
-from penstock.core.ruleset import CATCH_ALL, TABLE, AddressSet, Chain, Element, NameSet, Ruleset
+from penstock.core.ruleset import ASKED, CATCH_ALL, TABLE, AddressSet, Chain, Element, Holds, NameSet, Ruleset
 
 BASE = {
     # After destination NAT (-100).  Among filters the order does not matter.
     Hook.OUTPUT: ("filter", "output", 0),
     Hook.INPUT: ("filter", "input", 0),
-    # Connections are tracked at -200; what decides on that comes at -300.
-    Hook.BEFORE_TRACKING: ("filter", "output", -300),
-    # Before the destination NAT of others: whose look-up it is, we know better.
-    Hook.NAT: ("nat", "output", -110),
-    # Here the interface is the one after destination NAT.
+    # Before connections are tracked (-200), and before others say of whose look-ups they are not (-300).
+    Hook.DIVERTING: ("route", "output", -310),
+    # Here the interface is the one that it leaves over.
     Hook.LEAVING: ("filter", "postrouting", 0),
     Hook.PASSING: ("filter", "forward", 0),
 }
@@ -126,24 +124,43 @@ def _declarations(ruleset: Ruleset, present: Present) -> Iterator[str]:
             )
     for name_set in ruleset.name_sets:
         if name_set.name not in present.sets:
-            yield f"add set inet {TABLE} {name_set.name} {{ {_name_set(name_set)} }}"
+            yield f"add {_kind(name_set.name)} inet {TABLE} {name_set.name} {{ {_name_set(name_set)} }}"
 
 
-LEARNED, FLOWS, LISTENERS = 1 << 20, 1 << 18, 1 << 12
+def _kind(name: str) -> str:
+    return "map" if name.startswith(ASKED) else "set"
+
+
+LEARNED, FLOWS, SERVED, PORTS = 1 << 20, 1 << 18, 1 << 12, 1 << 16
 """Elements that a set takes at most: of learned addresses more than the resolver ever asks for; of flows, what is
-above is not remembered, and ends with the address that let it in."""
+above is not remembered, and ends with the address that let it in; of ports, all of them."""
+
+
+SWEPT = "1m"
+"""How often the kernel removes addresses that have run out.
+
+By itself it looks each second, and with half a million of them that processor does nothing else for 50 ms.
+"""
 
 
 def _name_set(name_set: NameSet) -> str:
-    if name_set.ports:
-        return "type inet_service ; flags timeout ; size 16 ;"
-    address = f"ipv{name_set.family}_addr"
-    if name_set.listeners:
-        return f"type {address} . inet_service ; flags dynamic, timeout ; size {LISTENERS} ;"
-    if not name_set.flows:
-        return f"type {address} ; flags timeout ; size {LEARNED} ;"
-    ends = f"{address} . inet_service . {address} . inet_service . inet_proto"
-    return f"type {ends} ; flags dynamic, timeout ; size {FLOWS} ;"
+    address, dynamic = f"ipv{name_set.family}_addr", "flags dynamic, timeout"
+    match name_set.holds:
+        case Holds.SAID:
+            return "type inet_service ; flags timeout ; size 16 ;"
+        case Holds.PORTS:
+            return f"type inet_service ; {dynamic} ; size {PORTS} ;"
+        case Holds.ASKED:
+            return f"type inet_service . inet_proto : {address} ; {dynamic} ; size {2 * PORTS} ;"
+        case Holds.LATELY:
+            return f"type inet_service . inet_proto . {address} ; {dynamic} ; size {2 * PORTS} ;"
+        case Holds.SERVED:
+            return f"type {address} . inet_service ; {dynamic} ; size {SERVED} ;"
+        case Holds.FLOWS:
+            ends = f"{address} . inet_service . {address} . inet_service . inet_proto"
+            return f"type {ends} ; {dynamic} ; size {FLOWS} ;"
+        case Holds.LEARNED | Holds.REVOKED:
+            return f"type {address} ; flags timeout ; gc-interval {SWEPT} ; size {LEARNED} ;"
 
 
 def _elements(ruleset: Ruleset, present: Present, now: datetime) -> Iterator[str]:
@@ -234,7 +251,8 @@ def _removals(ruleset: Ruleset, present: Present) -> Iterator[str]:
         ("counter", present.counters, set(ruleset.counters)),
     )
     for kind, held, wanted in kinds:
-        yield from (f"delete {kind} inet {TABLE} {name}" for name in sorted(held - wanted))
+        for name in sorted(held - wanted):
+            yield f"delete {_kind(name) if kind == 'set' else kind} inet {TABLE} {name}"
 
 
 TITLES = {

@@ -5,61 +5,72 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
-from penstock.core.label_bits import FIRST_LABEL, SHARED, bits
-from penstock.core.log_prefix import LOG_GROUP
-from penstock.core.rule_parts import (
+from penstock.core.actions import (
     LOG_BURST,
     LOG_RATE,
     SNAPLEN,
     Action,
+    ByPort,
+    Count,
+    Dispatch,
+    Divert,
+    Final,
+    Forget,
+    Goto,
+    Jump,
+    Log,
+    Note,
+    NotePort,
+    Remember,
+    Restore,
+    SetLabel,
+    SetMark,
+)
+from penstock.core.conditions import (
     AddressIn,
     Among,
-    Answering,
+    AnyMark,
+    AnyPortIn,
     AnySocket,
-    AskedAt,
+    AskedLately,
     Away,
     Before,
     CalledAt,
     Condition,
-    Count,
     Detour,
-    Dispatch,
     Echo,
     End,
     Family,
-    Final,
     FlowIn,
     ForeignSource,
     FullSocket,
-    Goto,
     HasLabel,
     Hook,
     InCgroup,
     InSet,
     Interface,
-    Jump,
     LinkLocalDestination,
     LocalDestination,
-    Log,
     Loopback,
-    Note,
+    Marked,
+    OfProcess,
     Original,
     OtherSource,
     PortIn,
+    PortKnown,
     Protocol,
-    Redirect,
     Redirected,
-    Remember,
     Reply,
-    SetLabel,
-    SetZone,
     TcpAnswer,
     TcpData,
     TcpEnd,
     TcpReset,
     TcpSyn,
     Tracked,
+    Unreached,
 )
+from penstock.core.label_bits import FIRST_LABEL, SHARED, bits
+from penstock.core.log_prefix import LOG_GROUP
 from penstock.core.ruleset import Rule
 
 
@@ -87,7 +98,10 @@ ECHO = {4: "icmp type echo-request", 6: "icmpv6 type echo-request"}
 PROTOCOLS = {"icmp": "{ icmp, icmpv6 }", "tcp": "tcp", "udp": "udp"}
 
 
+MARK = 0x7073
+
 FIXED: Mapping[Condition, str] = {
+    AnyMark(): f"meta priority and 0xffff0000 == {MARK << 16:#x}",
     Reply(): "ct direction reply",
     Original(): "ct direction original",
     TcpReset(): "tcp flags & rst == rst",
@@ -108,6 +122,8 @@ FIXED: Mapping[Condition, str] = {
     # `socket mark` loads only from full sockets; every mark passes the comparison.
     FullSocket(): "socket mark & 0x0 == 0x0",
     AnySocket(): "socket transparent 0",
+    # Over IPv4 the kernel has a full socket of its own for resets.  It has no file, and so no user.
+    OfProcess(): "meta skuid >= 0",
 }
 
 
@@ -142,8 +158,12 @@ def _condition(condition: Condition) -> str:
 def _of_names(condition: Condition) -> str:
     """A condition about look-ups, or about what they opened."""
     match condition:
-        case AskedAt(port):
-            return f"ct original proto-dst {port}"
+        case Marked(number):
+            return f"meta priority {_mark(number)}"
+        case Unreached(family, port):
+            return f"{UNREACHED[family]},16 {port}"
+        case AnyPortIn(end, first, last):
+            return f"th {ENDS[end]}port {first}" + (f"-{last}" if last != first else "")
         case CalledAt(protocol, first, last):
             return f"meta l4proto {protocol} ct original proto-dst {first}" + (f"-{last}" if last != first else "")
         case PortIn(protocol, end, first, last):
@@ -152,12 +172,15 @@ def _of_names(condition: Condition) -> str:
             return f"{protocol} {ENDS[end]}port {first}" + (f"-{last}" if last != first else "")
         case Before(time):
             return f"meta time < {min(int(time.timestamp()), LATEST)}"
-        case Answering(name):
-            return f"th dport @{name}"
+        case AskedLately(name, family):
+            return f"{ASKING} . {HEADERS[family]} daddr @{name}"
+        case PortKnown(name, end):
+            return f"th {ENDS[end]}port @{name}"
         case AddressIn(name, family, end, port):
             return f"{HEADERS[family]} {ENDS[end]}addr{f' . th {ENDS[end]}port' if port else ''} @{name}"
-        case FlowIn(name, family, answer):
-            return f"{_flow(family, answer)} @{name}"
+        case FlowIn(name, family, revoked, answer):
+            called = f"{HEADERS[family]} {'saddr' if answer else 'daddr'}"
+            return f"{_flow(family, answer)} @{name} {called} != @{revoked}"
     raise TypeError(f"no condition: {condition!r}")
 
 
@@ -165,6 +188,7 @@ LATEST = 18_000_000_000
 """In 2540: nft counts nanoseconds, and what it cannot count any more comes out as long ago."""
 
 HEADERS = {4: "ip", 6: "ip6"}
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 NUMBER = {4: "ip protocol", 6: "meta l4proto"}
 """Where the number of the protocol stands: in IPv6 other headers may come before."""
 
@@ -176,6 +200,21 @@ def _flow(family: int, answer: bool = False) -> str:
     return (
         f"{header} {caller}addr . th {caller}port . {header} {called}addr . th {called}port . meta l4proto"
     )
+
+
+UNREACHED = {
+    4: "icmp type destination-unreachable @th,224",
+    6: "icmpv6 type destination-unreachable @th,384",
+}
+"""With the bit at which the port of what is quoted stands: behind eight bytes, and a header without options."""
+
+
+def _mark(number: int) -> str:
+    """What of a packet is its own and lasts over loopback: its priority, in hexadecimal.
+
+    One above 6 is for CAP_NET_ADMIN (socket(7), SO_PRIORITY), and since Linux 5.14 for CAP_NET_RAW.
+    """
+    return f"{MARK:x}:{number:x}"
 
 
 def _action(action: Action) -> str:
@@ -201,14 +240,32 @@ def _action(action: Action) -> str:
     return _name_action(action)
 
 
+ASKING = "th sport . meta l4proto"
+"""The key of whom a port asked.  With its address as well nft 1.0.6 runs out of registers, in IPv6."""
+
+
 def _name_action(action: Action) -> str:
     match action:
         case Remember(name, family, seconds, anew):
             return f"{'update' if anew else 'add'} @{name} {{ {_flow(family)} timeout {seconds}s }}"
         case Note(name, family, seconds):
             return f"update @{name} {{ {HEADERS[family]} saddr . th sport timeout {seconds}s }}"
-        case Redirect(protocol, port):
-            return f"meta l4proto {protocol} redirect to :{port}"
-        case SetZone(zone):
-            return f"ct original zone set {zone}"
+        case Forget(name, lately, family, milliseconds):
+            address = f"{HEADERS[family]} daddr"
+            noted = f"add @{lately} {{ {ASKING} . {address} timeout {milliseconds}ms }}"
+            return f"{noted} delete @{name} {{ {ASKING} : {address} }}"
+        case Divert(name, family, protocol, port, seconds):
+            header = HEADERS[family]
+            noted = f"update @{name} {{ {ASKING} timeout {seconds}s : {header} daddr }}"
+            return f"{noted} {header} daddr set {LOOPBACK[family]} {protocol} dport set {port}"
+        case Restore(name, family, protocol, port):
+            header = HEADERS[family]
+            asked = f"{header} saddr set th dport . meta l4proto map @{name}"
+            return f"{asked} {protocol} sport set {port}"
+        case SetMark(number):
+            return f"meta priority set {_mark(number)}"
+        case NotePort(name, seconds):
+            return f"update @{name} {{ th sport timeout {seconds}s }}"
+        case ByPort(end, chains):
+            return f"th {ENDS[end]}port vmap {{ {', '.join(f'{port} : goto {name}' for port, name in chains)} }}"
     raise TypeError(f"no action: {action!r}")

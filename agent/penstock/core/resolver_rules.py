@@ -54,6 +54,7 @@ NO_DATA = Refusal("type", code.NOERROR, code.EDE_PROHIBITED, "penstock: records 
 NO_TYPE = Refusal("type", code.REFUSED, code.EDE_PROHIBITED, "penstock: records of this type are not given out")
 RATE = Refusal("rate", code.SERVFAIL, code.EDE_PROHIBITED, "penstock: too many new names in a short time")
 PRIVATE = Refusal("private-answer", code.NOERROR, code.EDE_FILTERED, "penstock: no rule takes these addresses")
+UNFIT = PRIVATE._replace(reason="unfit-answer")
 
 
 class Rule(NamedTuple):
@@ -82,6 +83,11 @@ class Forward(NamedTuple):
     def admits(self, address: Address) -> bool:
         """Whether one of the rules may open this address."""
         return any(admits(address, rule.said.private, rule.said.excepted) for rule in self.rules)
+
+    def refusal(self, addresses: Iterable[Address]) -> Refusal:
+        """What to say when they take none of these: whether `private: true` would open one."""
+        near = any(admits(a, True, rule.said.excepted) for a in addresses for rule in self.rules)
+        return PRIVATE if near else UNFIT
 
 
 OBSERVED = Forward(())

@@ -16,6 +16,11 @@ from typing import Any
 
 from penstock.core.policy import Address, Cidr
 
+THERE = 6
+"""Seconds for which the kernel sends look-ups to the listeners when the daemon has said that they are there: a few
+ticks.  So long a resolver outlives a daemon that died.
+"""
+
 MAX_TO_DAEMON = 64 << 10
 MAX_TO_RESOLVER = 64 << 20
 """Bytes of a frame."""
@@ -74,6 +79,11 @@ class Unlisten:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """End at once.  A daemon that dies does not say that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """The look-ups may be answered, or must fail."""
 
@@ -81,7 +91,7 @@ class Settled:
     ok: bool
 
 
-ToResolver = Configure | Listen | Unlisten | Settled
+ToResolver = Configure | Listen | Unlisten | Settled | Leave
 
 
 # --- what the resolver says ---
@@ -220,6 +230,8 @@ def decode_to_resolver(frame: bytes) -> ToResolver:
             return Configure(_number(generation), servers, tuple(map(_text, search)), names)
         case ["Listen", workload]:
             return Listen(_text(workload))
+        case ["Leave"]:
+            return Leave()
         case ["Unlisten", workload]:
             return Unlisten(_text(workload))
         case ["Settled", list(ids), bool(ok)]:

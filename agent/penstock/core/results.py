@@ -43,7 +43,7 @@ def _answer(operation: Operation, in_force: InForce, trial: Trial | None, second
         case "rollback" | "revert":
             return rolled_back(in_force, changed=True, seconds=seconds)
         case _:
-            return applied(in_force, operation.problems, True, seconds, trial)
+            return applied(in_force, operation.problems, not operation.same, seconds, trial)
 
 
 def applied(

@@ -1,7 +1,7 @@
 """The ruleset as a value: what the kernel shall hold, said without any firewall's syntax.
 
 `compile` makes it, a renderer turns it into text, `kernel` loads that text.  A rule is conditions that must all
-hold, then actions in their order (`rule_parts`).
+hold (`conditions`), then `actions` in their order.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum, auto
 from typing import NamedTuple
 
-from penstock.core.rule_parts import Action, Condition, Hook
+from penstock.core.actions import Action
+from penstock.core.conditions import Condition, Hook
 
 TABLE = "penstock"
 MARKER = "penstock-agent-1"
@@ -51,6 +53,9 @@ class Element(NamedTuple):
     last: int
 
 
+ASKED = "asked"
+"""What the names of those sets begin with that are maps: from who asks to whom he asked."""
+
 CATCH_ALL = Element(-1, -1, -1, -1, -1)
 """The element `*`, which holds everything.  Never ours; somebody else may add one to a set of ours."""
 
@@ -65,17 +70,26 @@ class AddressSet:
     expires: Mapping[Element, datetime] = field(default_factory=dict)
 
 
+class Holds(Enum):
+    """What a set holds that is filled while the table is in force."""
+
+    LEARNED = auto()  # addresses, for names
+    FLOWS = auto()  # that such an address let in
+    REVOKED = auto()  # addresses to which no such flow goes on
+    SERVED = auto()  # addresses and ports at which a workload served
+    SAID = auto()  # ports at which somebody says that he is there
+    PORTS = auto()  # from which something was sent
+    LATELY = auto()  # such ports, each with the server that was asked from it a moment ago
+    ASKED = auto()  # a map: from such a port to the server that was asked from it last
+
+
 @dataclass(frozen=True, slots=True)
 class NameSet:
-    """Filled while the table is in force: addresses learned for names, or flows that such an address let in; or
-    (`ports`) ports at which somebody answers; or (`listeners`) addresses and ports at which a workload served.
-    """
+    """Filled while the table is in force, by packets or by the daemon.  For ports alone `family` means nothing."""
 
     name: str
     family: int
-    flows: bool = False
-    ports: bool = False
-    listeners: bool = False
+    holds: Holds = Holds.LEARNED
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from penstock.core.name_rules import resolves
 from penstock.core.policy import (
     LINK_LOCAL,
     METADATA,
@@ -39,7 +40,7 @@ from penstock.core.policy import (
 )
 from penstock.core.problems import Problem
 from penstock.core.text import printable
-from penstock.core.verdict import Connection, Live, judge
+from penstock.core.verdict import Connection, Live, Reason, judge
 
 EVERYWHERE: tuple[Cidr, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 LOOPBACK: tuple[Cidr, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -66,6 +67,9 @@ def _failure(policy: Policy, live: Live, workload: Workload, sentence: Sentence)
     for connection in connections(policy, workload, sentence):
         asked += 1
         verdict = judge(policy, live, connection, as_written=True)
+        if verdict.reason is Reason.DEPENDS:
+            message = f"{_subject(sentence)} is neither allowed nor denied, the test expects {expected}"
+            return Problem(sentence.place, "error", "test-failed", message, verdict.text)
         if verdict.allow != sentence.allow:
             answer = "allowed" if verdict.allow else "denied"
             where = "" if _is_one(sentence.peer) else f" for {connection.remote}"
@@ -94,7 +98,8 @@ def connections(policy: Policy, workload: Workload, sentence: Sentence) -> Itera
         case AddressPeer(address):
             yield replace(base, remote=address)
         case NamePeer(pattern):  # as if it had been asked, and nothing known about the answer
-            yield replace(base, name=pattern)
+            # A name says nothing where others answer: its address is one like any other.
+            yield replace(base, name=pattern if resolves(workload) else "")
         case MetadataPeer():
             yield from (replace(base, remote=address) for address in METADATA)
         case HostPeer():

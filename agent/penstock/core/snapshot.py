@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from penstock.core.conditions import InCgroup
 from penstock.core.render_nft import Present
-from penstock.core.rule_parts import InCgroup
 from penstock.core.ruleset import AddressSet, Element, Ruleset
 
 Verdict = tuple[str, str]  # jump or goto, chain

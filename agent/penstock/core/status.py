@@ -16,6 +16,7 @@ from penstock.core.books import Books
 from penstock.core.events import Examined, Files
 from penstock.core.exposure import Exposure
 from penstock.core.match import places
+from penstock.core.parse import PRESETS
 from penstock.core.policy import Direction, Mode, Workload
 from penstock.core.slices import slice_of
 from penstock.core.text import printable, time_text
@@ -104,9 +105,13 @@ def _pending(in_force: InForce | None, config: Files | None) -> int | None:
     """How many files differ from what is applied; None when they cannot be read."""
     if config is None or in_force is None:
         return None
-    applied = {name: sha256(data).hexdigest() for name, data in in_force.applied.files.items()}
-    found = config.digests
-    return sum(applied.get(name) != found.get(name) for name in applied.keys() | found.keys())
+    files, presets = in_force.applied.files, in_force.applied.presets
+    contents = {**{PRESETS + name: data for name, data in presets.items()}, **files}
+    # A preset that is not used any more is no difference of its own: a file says so.
+    return sum(
+        name not in contents or sha256(contents[name]).hexdigest() != config.digests.get(name)
+        for name in files.keys() | config.digests.keys()
+    )
 
 
 def _workload(

@@ -366,7 +366,7 @@ class _Suggesting:
             known = unwise.known_as(peer.pattern, self.known)
             if known is not None:
                 yield known.text
-            if all(seen.key.protocol == ASKED for seen in wish.seen):
+            if wish.only_asked:
                 yield "it was asked and no packet followed: the port is a guess"
         elif isinstance(peer, AddressPeer) and rebinding.kind(peer.address) is None:
             yield "a public address without a name: find out whose it is"

@@ -67,6 +67,7 @@ _NO_RULE_HELPS = {
     "expired": "the rule that allowed it is over: renew its `expires` if it shall go on",
     "not-enforced": "a rule allows it in a way that is not enforced yet: see penstock check",
     "private-answer": "its rule takes no private addresses: find out whose answer it is, then `private: true`",
+    "unfit-answer": "its name leads where no name may: metadata, link-local, reserved or excepted addresses",
     "foreign-source": "it left with a source address that is not this host's",
 }
 _KINDS = {

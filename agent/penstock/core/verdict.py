@@ -13,6 +13,8 @@ errors belong to the connection they answer and are not judged here.
   only with `private`.
 * A network by interface is whatever arrives or leaves over it, any address but this host's own; an exception
   beside it is not enforced yet, and closes it.
+* Where a name leads that somebody else answers is not known: `any` allows it, exceptions aside; of another rule
+  that opens the port nobody can tell whether it is about that address.
 * An exception is taken out of its own rule, not out of others.
 * The host's admin ports are closed to every workload on this host's own addresses, and to networks of clients
   (`plane: inference`), whatever rules say.
@@ -22,7 +24,7 @@ errors belong to the connection they answer and are not judged here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -58,14 +60,16 @@ from penstock.core.policy import (
     WorkloadPeer,
 )
 
-__all__ = ["Connection", "Live", "Reason", "Verdict", "judge"]
+__all__ = ["Connection", "Live", "NamesAt", "Reason", "Verdict", "judge"]
 
 EVERYWHERE: tuple[Cidr, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+NamesAt = Mapping[Address, Collection[str]]
+"""The names that lead a workload to an address now."""
 JUDGED_PROTOCOLS = ("tcp", "udp", "icmp")
 
 
 class Reason(StrEnum):
-    """Why: a code for programs.  The first two allow, the others deny."""
+    """Why: a code for programs.  The first two allow, the last cannot tell, the others deny."""
 
     RULE = "rule"  # a rule allows it
     SELF = "self"  # a workload may always talk to itself
@@ -81,15 +85,24 @@ class Reason(StrEnum):
     LINK_LOCAL = "link-local"  # a link-local address, not named literally
     NO_RULES = "no-rules"  # the workload allows nothing in this direction
     NO_RULE = "no-rule"  # none of its rules is about this
+    DEPENDS = "depends"  # a rule opens the port at some addresses, and where it goes is not known
 
 
-NEAR_MISSES = (Reason.EXPIRED, Reason.NOT_ENFORCED, Reason.EXCEPTED, Reason.CONTROL_PORT, Reason.WRONG_PORT)
+NEAR_MISSES = (
+    Reason.DEPENDS,
+    Reason.EXPIRED,
+    Reason.NOT_ENFORCED,
+    Reason.EXCEPTED,
+    Reason.CONTROL_PORT,
+    Reason.WRONG_PORT,
+)
 """One rule fails on one point only: named before the general reasons, the most telling first."""
 
 TEXTS = {
     Reason.SELF: "a workload may always talk to itself",
     Reason.UNKNOWN_WORKLOAD: "the policy has no such workload",
     Reason.LOCKED: "the workload is locked: everything is denied",
+    Reason.DEPENDS: "where the name leads is not known, and some addresses are open: ask about an address",
     Reason.EXPIRED: "the rule that allowed it has expired",
     Reason.NOT_ENFORCED: "the rule that allows it is of a kind not yet enforced",
     Reason.EXCEPTED: "excepted from the rule that would allow it",
@@ -109,7 +122,7 @@ class Live:
     """What besides the policy decides."""
 
     now: datetime  # aware
-    learned: Mapping[str, Mapping[Address, Collection[str]]] = field(default_factory=dict)
+    learned: Mapping[str, NamesAt] = field(default_factory=dict)
     """Workload -> address -> the names that its look-ups found there, as far as their answers still count."""
 
 
@@ -148,7 +161,8 @@ def judge(policy: Policy, live: Live, connection: Connection, *, as_written: boo
     for rule in rules:
         outcome = _consider(policy, live, rule, connection, as_written)
         if outcome is Reason.RULE:
-            return Verdict(True, Reason.RULE, f"{called(rule)} allows it{terms(rule)}", rule=rule.id)
+            but = ", but at no address that it excepts" if rule.excepted and connection.remote is None else ""
+            return Verdict(True, Reason.RULE, f"{called(rule)} allows it{but}{terms(rule)}", rule=rule.id)
         missed.setdefault(outcome, []).append(rule)
     for reason in NEAR_MISSES:
         if reason in missed:
@@ -170,8 +184,18 @@ def _is_barred(policy: Policy, connection: Connection) -> bool:
 def _consider(policy: Policy, live: Live, rule: Rule, connection: Connection, as_written: bool) -> Reason:
     """Return RULE if `rule` allows, the one point on which it fails, or NO_RULE if it fails on more."""
     peers = [peer for peer in rule.peers if _is_at(policy, live, rule, peer, connection)]
-    if not peers:
-        return Reason.NO_RULE
+    if peers:
+        return _consider_at(policy, live, rule, peers, connection, as_written)
+    if rule.peers and connection.anywhere:
+        outcome = _consider_at(policy, live, rule, rule.peers, connection, as_written)
+        return Reason.DEPENDS if outcome is Reason.RULE else Reason.NO_RULE
+    return Reason.NO_RULE
+
+
+def _consider_at(
+    policy: Policy, live: Live, rule: Rule, peers: Sequence[Peer], connection: Connection, as_written: bool
+) -> Reason:
+    """The same of `rule`, of which `peers` are at the far end."""
     port, missed = _opens_port(rule.ports, connection), Reason.WRONG_PORT
     if port and not _names_control_port(rule.ports, connection):
         port, missed = False, Reason.CONTROL_PORT
@@ -202,7 +226,7 @@ def _is_at(policy: Policy, live: Live, rule: Rule, peer: Peer, connection: Conne
         case CidrPeer():
             return _within(remote, (peer.cidr,))
         case AnyPeer():
-            return _within(remote, EVERYWHERE)
+            return _within(remote, EVERYWHERE) or connection.anywhere
         case NetworkPeer():
             return _in_network(policy.networks[peer.name], connection)
         case PlanePeer():
@@ -223,6 +247,8 @@ def _is_called(live: Live, rule: Rule, peer: NamePeer, connection: Connection) -
     remote = connection.remote
     if remote is None or not rebinding.admits(remote, rule.private):
         return False
+    if connection.here and not rule.private:
+        return False  # an address of this host, whatever it looks like
     found = live.learned.get(connection.workload, {}).get(remote, ())
     return any(names.matches(peer.pattern, name) for name in found)
 

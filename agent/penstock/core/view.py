@@ -33,6 +33,7 @@ class Operation:
     saved: bool = False  # the state file says so already
     request: int | None = None
     problems: tuple[Problem, ...] = ()
+    same: bool = False  # as the policy before it, but for presets that no rule uses
     ruleset: Ruleset | None = None
     tries: int = 0
     digest: str = ""  # of the rules, as they were read back last

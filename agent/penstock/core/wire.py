@@ -46,7 +46,14 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
         "user": str,
     },
     "revoke": {"id": str, "user": str},  # an id, or the beginning of one
-    "holds": {"workload": str, "direction": str, "address": str, "protocol": str, "port": int},
+    "holds": {  # the kernel; `here`: it is an address of this host
+        "workload": str,
+        "direction": str,
+        "address": str,
+        "protocol": str,
+        "port": int,
+        "here": int,
+    },
     # Which rules open it in chains?  `far`: host, workload:NAME or interface:NAME.
     "opens": {"workload": str, "direction": str, "far": str, "protocol": str, "port": int},
 }
@@ -60,6 +67,7 @@ LONGEST_GRANT = 30 * 86_400
 
 LIMITS: Mapping[str, int] = {
     "confirm": LONGEST_CONFIRM,
+    "here": 1,
     "port": 65535,
     "seconds": LONGEST_GRANT,
     "until": 1 << 40,

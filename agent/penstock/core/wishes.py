@@ -40,6 +40,11 @@ class Wish:
     seen: list[Seen] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def only_asked(self) -> bool:
+        """Whether no packet followed any look-up."""
+        return all(seen.key.protocol == ASKED for seen in self.seen)
+
     def by_port(self) -> list[Wish]:
         """The same as a wish for each port, if it has several."""
         if len(self.ports) + self.icmp < 2:
@@ -82,7 +87,8 @@ def by_pattern(wishes: list[Wish]) -> list[Wish]:
     """Many names under one parent become one pattern, which opens more than was seen and says so."""
     groups: dict[tuple[str, tuple[PortRange, ...], bool, bool], list[Wish]] = {}
     for wish in wishes:
-        if isinstance(wish.peer, NamePeer):
+        # Names that were asked and no more may be data on its way out: a pattern would let more of it go.
+        if isinstance(wish.peer, NamePeer) and not wish.only_asked:
             parent = wish.peer.pattern.partition(".")[2]
             if "." in parent and not names.is_shared_suffix(parent):
                 key = (parent, tuple(sorted(wish.ports)), wish.icmp, wish.private)

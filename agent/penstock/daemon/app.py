@@ -47,6 +47,9 @@ T = TypeVar("T")
 TICK = 2.0
 """Seconds between two self-checks."""
 
+AGAIN = 30.0
+"""Seconds until the engine is told again whom the host asks."""
+
 BREATH = 0.01
 """Seconds between two looks at the host's units, however many of them come and go."""
 
@@ -94,6 +97,7 @@ class Daemon:
         self._slice = cgroup.slice_for_nft(tree)
         self._status = 0
         self._upstreams: ResolvConf | None = None
+        self._followed = 0.0  # when they were said last
         self._askers = Asker(tree)
         self._unwatched = False  # some slices cannot be watched
         self._end, self._soon, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -164,18 +168,23 @@ class Daemon:
         def in_kernel(work: Callable[[], T]) -> Awaitable[T]:
             return asyncio.get_running_loop().run_in_executor(kernel_thread, work)
 
-        ports = self._options.run / places.PORTS
-        return ResolverLink(tasks, self._tree, ports, in_kernel, self._feed, self._asker)
+        return ResolverLink(tasks, self._tree, in_kernel, self._feed, self._asker)
 
     def _asker(self, refused: Refused) -> Process | None:
+        """Whom a workload is the resolver may say; where its cgroups are must not follow from what it says."""
+        if self._engine.in_force is None or refused.workload not in self._engine.in_force.policy.workloads:
+            return None
         (address, port), homes = refused.client, self._homes(refused.workload)
         return self._askers.find(homes, refused.protocol, address, port)
 
     def _follow_upstreams(self) -> None:
-        """Whom the host asks may change at any time: with a lease, a link, a VPN."""
+        """Whom the host asks may change at any time: with a lease, a link, a VPN.
+
+        It is said again and again: who found no port for a listener tries it once more then.
+        """
         found = upstreams.read()
-        if found != self._upstreams:
-            self._upstreams = found
+        if found != self._upstreams or uptime() - self._followed >= AGAIN:
+            self._upstreams, self._followed = found, uptime()
             self._feed(events.UpstreamsRead(now(), found.servers, found.search))
 
     def _started(self, snapshot: Snapshot, learned: tuple[Opened, ...]) -> events.Started:

@@ -150,8 +150,8 @@ class Executor:
                 return await self._resolver.listen(effect)
             case effects.Learn():
                 await self._in_kernel(lambda: self._kernel.learn(effect))
-            case effects.SayAnswering():
-                await self._in_kernel(self._kernel.say_answering)
+            case effects.SayThere():
+                await self._in_kernel(lambda: self._kernel.say_there(effect))
             case effects.Renew():
                 await self._in_kernel(lambda: self._kernel.renew(effect))
             case effects.SaveNames():

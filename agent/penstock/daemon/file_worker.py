@@ -16,7 +16,7 @@ from penstock.core import effects, events, floor, grants, state
 from penstock.core.blocks import LOG_NAME, Block
 from penstock.core.checking import examine
 from penstock.core.compile import compile_policy
-from penstock.core.parse import FileResult, Parsed, assemble, parse_file
+from penstock.core.parse import PRESETS, FileResult, Parsed, assemble, parse_file
 from penstock.daemon import places
 from penstock.daemon.clock import now
 from penstock.daemon.index_keeper import IndexKeeper
@@ -39,7 +39,7 @@ class FileWorker:
         self._rotations = 0
         self._lent = LineLog(options.log, grants.LOG_NAME)
         self._parsed: dict[tuple[str, str], FileResult] = {}
-        self._looked: events.Files | None = None
+        self._looked: tuple[dict[str, str], events.Files] | None = None
 
     def read_config(self, effect: effects.ReadConfig) -> events.ConfigRead:
         """Files that did not change since the last time are not parsed again."""
@@ -76,12 +76,14 @@ class FileWorker:
             contents, presets = self._config(), files.read_presets(self._options.config)
         except PenstockError:
             return None
-        digests = {path: sha256(data).hexdigest() for path, data in contents.items()}
-        if self._looked is None or self._looked.digests != digests:
-            parsed = examine(self._parse(contents, presets), now())
-            errors = sum(problem.severity == "error" for problem in parsed.problems)
-            self._looked = events.Files(digests, errors)
-        return self._looked
+        everything = {**contents, **{PRESETS + path: data for path, data in presets.items()}}
+        digests = {path: sha256(data).hexdigest() for path, data in everything.items()}
+        if self._looked is None or self._looked[0] != digests:
+            parsed = self._parse(contents, presets)
+            errors = sum(problem.severity == "error" for problem in examine(parsed, now()).problems)
+            used = (*contents, *(PRESETS + path for path in parsed.presets))
+            self._looked = digests, events.Files({path: digests[path] for path in used}, errors)
+        return self._looked[1]
 
     def compile(self, effect: effects.Compile) -> events.Compiled:
         """The ruleset, and the floor that goes with it if that is wanted."""

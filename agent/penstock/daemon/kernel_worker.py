@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.core import effects, events
-from penstock.core.name_elements import Opened
+from penstock.core.name_elements import Opened, sparing
 from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of, slice_unit
 from penstock.daemon.clock import now, uptime
 from penstock.errors import PenstockError
 from penstock.kernel import cgroup, name_bypass, name_sets, open_ports, process, proof, systemd
 from penstock.kernel.loading import load, retime
+from penstock.kernel.name_sets import NameSets
 from penstock.kernel.nft import Nft
 
 LEARNED = ("names4_", "names6_")
@@ -42,8 +43,10 @@ class KernelWorker:
         self._tree = tree
         self._path = path.rstrip("/") + "/"
         self._nft = Nft()
+        self._names = NameSets(self._nft)
         self._mark = _Mark()
         self._loaded = 0  # by that operation
+        self._fresh: list[tuple[int, Opened]] = []  # learned since that operation began: it must not take them out
         self._bound: dict[str, int] = {}  # places, with the ids that the kernel's maps were given
         self.port = self._nft.port
         self.thread = threading.get_native_id()
@@ -56,30 +59,33 @@ class KernelWorker:
 
     def load(self, effect: effects.Load) -> None:
         self._mark = _Mark(self._nft.generation(), self._nft.commits)
-        name_sets.retract(self._nft, effect.retract)
+        fresh = [one for operation, one in self._fresh if operation == effect.operation]
+        self._fresh.clear()
+        self._names.retract([sparing(gone, fresh) for gone in effect.retract])
         began = uptime()
         load(self._nft, effect.ruleset, effect.present, now())
         if uptime() - began > LATE:
             retime(self._nft, effect.ruleset, now)
         self._loaded = effect.operation
-        name_sets.renew(self._nft, effect.opened)
+        self._names.renew([*effect.opened, *fresh])
 
     def learn(self, effect: effects.Learn) -> None:
         self._still(effect.loaded)
-        name_sets.learn(self._nft, effect.opened)
+        self._names.learn(effect.opened)
+        self._fresh += [(effect.loaded, one) for one in effect.then]
 
     def _still(self, loaded: int) -> None:
         """PenstockError when another policy was loaded since an address was judged: its rule may be gone."""
         if self._loaded > loaded:
             raise PenstockError("another policy was loaded since the look-up", hint="it is tried again by itself")
 
-    def say_answering(self) -> None:
-        name_sets.say_answering(self._nft)
+    def say_there(self, effect: effects.SayThere) -> None:
+        name_sets.say_there(self._nft, effect.there, effect.gone)
 
     def renew(self, effect: effects.Renew) -> None:
         self._still(effect.loaded)
-        name_sets.retract(self._nft, effect.retract)
-        name_sets.renew(self._nft, effect.opened)
+        self._names.retract(effect.retract)
+        self._names.renew(effect.opened)
 
     def learned(self) -> tuple[Opened, ...]:
         """What a daemon before this one has learned, and the kernel still holds."""
@@ -180,7 +186,8 @@ class KernelWorker:
 
     def ask(self, effect: effects.AskKernel) -> events.Held:
         held = self._nft.has(effect.set, effect.address, effect.protocol, effect.port)
-        return events.Held(now(), effect.request, held)
+        learned = any(name_sets.has(self._nft, name, effect.address) for name in effect.learned)
+        return events.Held(now(), effect.request, held, learned)
 
     def count_hits(self, effect: effects.CountHits) -> events.Hits:
         hits = {name: self._nft.hits(name, family) for name, family in effect.sets}

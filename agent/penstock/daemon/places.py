@@ -19,14 +19,14 @@ from penstock.daemon.options import Options
 from penstock.errors import PenstockError
 
 SOCKET, FACTS, LOCK, BOOKS = "control.sock", "daemon.json", "lock", "books.json"
-NAMES, PORTS = "names.json", "ports.json"
-"""What is remembered of names; and where the resolver listened last, in the run directory."""
+NAMES = "names.json"
+"""What is remembered of names."""
 FLOOR, FLOOR_SAID, TRIAL = "floor.nft", "floor", "unconfirmed"
 """What is loaded at boot; what was, in the run directory; and that the kernel holds what nobody has confirmed."""
 STAGED_FLOOR = f"{FLOOR}.new"
 _SAVED = (state.FILE, *state.HISTORY, BOOKS, NAMES, FLOOR, grants.FILE)
 STATE_FILES = frozenset({state.POLICIES, *(f"{name}{end}" for name in _SAVED for end in ("", ".new"))})
-_SAID = (FACTS, FLOOR_SAID, TRIAL, PORTS)
+_SAID = (FACTS, FLOOR_SAID, TRIAL)
 RUN_FILES = frozenset({SOCKET, LOCK, *(f"{name}{end}" for name in _SAID for end in ("", ".new"))})
 MAX_SAID = 4096
 FSCK = "lost+found"
@@ -44,7 +44,7 @@ def prepare(options: Options) -> int:
     The lock goes with the process, however it ends.  PenstockError says what is wrong; nothing is changed then.
     """
     _directory(options.state, 0o700, STATE_FILES)
-    _directory(options.run, 0o700, RUN_FILES)
+    _directory(options.run, 0o700, RUN_FILES | {"ports.json"})  # which releases before December 2026 made
     _directory(options.log, 0o750, None)
     lock = options.run / LOCK
     try:

@@ -1,15 +1,13 @@
 """The daemon's end of the resolver: its process, its listeners, and the messages between the two.
 
 The listeners stay open here: if the resolver dies nobody can take its ports, and the next one goes on with what
-waits in them.  Ports are remembered for the next daemon, because a program that keeps its socket keeps asking at
-the port that its first look-up was redirected to.
+waits in them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from penstock import files
 from penstock.core import effects, events, resolver_wire
 from penstock.core.blocks import Process
 from penstock.core.slices import RESOLVER
@@ -34,6 +31,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 STEADY = 30.0
 SILENCE = 35.0
 """Seconds without a word after which it hangs; it says something every ten."""
+MAX_LEARNING = 8
+"""Reads whose addresses wait for the kernel; until it has taken some nothing more is read, and whoever asks
+meanwhile gets no answer.  So a resolver that says more than the kernel takes costs neither memory nor other work's
+turn.
+"""
+MAX_UNTAKEN = 4 << 20
+"""Bytes of settled look-ups that wait for a resolver which takes nothing.  That is 200,000 of them, and an honest
+one has 4096 under way; what is in force may wait besides, however long it is.
+"""
 
 
 class InKernel(Protocol):
@@ -43,21 +49,19 @@ class InKernel(Protocol):
 
 
 class ResolverLink:
-    """`feed` is the engine's front door, `ports` the file that remembers ports, `find` says who asked."""
+    """`feed` is the engine's front door, `find` says who asked."""
 
     def __init__(
         self,
         tasks: asyncio.TaskGroup,
         tree: Path,
-        ports: Path,
         in_kernel: InKernel,
-        feed: Callable[[events.Event], object],
+        feed: Callable[[events.Event], asyncio.Task[None] | None],
         find: Callable[[resolver_wire.Refused], Process | None],
     ) -> None:
         self._tasks = tasks
         self._tree = tree
         self._directory = tree / RESOLVER
-        self._ports = ports
         self._in_kernel = in_kernel
         self._feed = feed
         self._find = find
@@ -65,6 +69,8 @@ class ResolverLink:
         self._process: ResolverProcess | None = None
         self._frames = resolver_wire.Frames(resolver_wire.MAX_TO_DAEMON)
         self._waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._untaken = 0  # see MAX_UNTAKEN
+        self._learning = 0  # see MAX_LEARNING
         self._pause = FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
         self._hangs: asyncio.TimerHandle | None = None  # unless it says something before
@@ -81,7 +87,6 @@ class ResolverLink:
         try:
             if new:
                 self._listeners |= await self._in_kernel(partial(self._open, tuple(new)))
-                self._remember()
             for name in new if self._process else ():
                 self._pass(name)
             if self._process is None:
@@ -107,10 +112,18 @@ class ResolverLink:
             self._stop()
 
     def settle(self, ids: tuple[int, ...], ok: bool) -> None:
-        self._send(resolver_wire.encode(resolver_wire.Settled(ids, ok)))
+        """Tell the resolver, and end it when it does not take what it is told."""
+        frame = resolver_wire.encode(resolver_wire.Settled(ids, ok))
+        self._send(frame)
+        if self._process is not None and self._waiting:
+            self._untaken += len(frame)
+            if self._untaken > MAX_UNTAKEN:
+                self._ended("takes nothing that it is told, and was ended")
 
     def close(self) -> None:
-        """End the resolver; nobody is answered from now on."""
+        """End the resolver; nobody is answered from now on.  May be called again."""
+        if self._closed:
+            return
         self._closed = True
         self._stop()
         for listeners in self._listeners.values():
@@ -120,19 +133,20 @@ class ResolverLink:
 
     def _open(self, names: tuple[str, ...]) -> Mapping[str, Listeners]:
         cgroup.make(self._tree, (), resolver=True)
-        remembered = _remembered(self._ports)
-        return open_listeners(self._directory, {name: remembered.get(name, 0) for name in names})
-
-    def _remember(self) -> None:
-        """Without it the next daemon listens elsewhere, no more."""
-        ports = {name: listeners.port for name, listeners in self._listeners.items()}
-        with contextlib.suppress(OSError):
-            files.replace(self._ports, json.dumps(ports).encode())
+        return open_listeners(self._directory, names)
 
     async def _start(self) -> None:
-        self._process = process = await self._in_kernel(partial(self._spawn))
+        """Unless the daemon ends, which may still repair something then: nobody would end that one."""
+        if self._closed:
+            return
+        process = await self._in_kernel(partial(self._spawn))
+        if self._closed:
+            process.close()
+            return
+        self._process = process
         self._frames = resolver_wire.Frames(resolver_wire.MAX_TO_DAEMON)
         self._waiting.clear()
+        self._untaken = 0
         loop = asyncio.get_running_loop()
         loop.add_reader(process.link, self._read)
         for name in self._listeners:
@@ -162,6 +176,9 @@ class ResolverLink:
         loop = asyncio.get_running_loop()
         loop.remove_reader(process.link)
         loop.remove_writer(process.link)
+        if not self._waiting:  # else it is in the midst of a message, and has seconds to live
+            with contextlib.suppress(OSError):
+                process.link.send(resolver_wire.encode(resolver_wire.Leave()))
         process.close()
 
     def _heard(self) -> None:
@@ -216,13 +233,22 @@ class ResolverLink:
             except BlockingIOError:
                 loop.add_writer(process.link, self._write)
                 return
-            except OSError:
-                return  # the reader finds out that it ended
+            except OSError as e:
+                # Not at once: whoever says something now has more to say.
+                loop.call_soon(self._cannot_be_told, process, e)
+                return
             if sent < len(frame):
                 self._waiting[0] = frame[sent:], ()
             else:
                 self._waiting.popleft()
+        self._untaken = 0
         loop.remove_writer(process.link)
+
+    def _cannot_be_told(self, process: ResolverProcess, error: OSError) -> None:
+        """Nobody would say the rest of the message; and a look-up that is not settled is not answered."""
+        if self._process is process:
+            gone = isinstance(error, ConnectionError)
+            self._ended("ended" if gone else f"cannot be told anything ({error.strerror}), and was ended")
 
     def _read(self) -> None:
         process = self._process
@@ -247,19 +273,26 @@ class ResolverLink:
         learned = tuple(m for m in messages if isinstance(m, resolver_wire.Learn))
         others = tuple(m for m in messages if not isinstance(m, resolver_wire.Learn))
         if learned:
-            self._feed(events.FromResolver(now(), learned))
+            self._learn(learned)
         if others:
             refused = [m for m in others if isinstance(m, resolver_wire.Refused)]
             askers = {m.id: who for m in refused if (who := self._find(m)) is not None}
             self._feed(events.FromResolver(now(), others, askers))
 
+    def _learn(self, messages: tuple[resolver_wire.Learn, ...]) -> None:
+        """Have the kernel take them, and read no more when it falls behind."""
+        task = self._feed(events.FromResolver(now(), messages))
+        if task is None:
+            return
+        self._learning += 1
+        task.add_done_callback(self._learned)
+        if self._learning >= MAX_LEARNING and self._process is not None:
+            asyncio.get_running_loop().remove_reader(self._process.link)
+            if self._hangs is not None:
+                self._hangs.cancel()  # it may say what it likes: nobody hears it
 
-def _remembered(path: Path) -> dict[str, int]:
-    """Ports by workload; nothing when the file is not there, or makes no sense."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: port for name, port in found.items() if type(port) is int and 1024 <= port <= 65535}
+    def _learned(self, _: asyncio.Task[None]) -> None:
+        self._learning -= 1
+        if self._learning == MAX_LEARNING - 1 and self._process is not None:
+            asyncio.get_running_loop().add_reader(self._process.link, self._read)
+            self._heard()

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class Listeners:
             os.close(descriptor)
 
 
-def open_listeners(directory: Path, preferred: Mapping[str, int]) -> dict[str, Listeners]:
-    """Open them for each name, at its preferred port if that is free (0: no matter which).
+def open_listeners(directory: Path, names: Sequence[str]) -> dict[str, Listeners]:
+    """Open them for each name, at whichever port is free.
 
     `directory` is the cgroup.  PenstockError when it cannot be entered, or there is nowhere to listen; then
     nothing is open.
@@ -61,14 +61,13 @@ def open_listeners(directory: Path, preferred: Mapping[str, int]) -> dict[str, L
     except OSError as e:
         raise PenstockError(f"cannot be entered: {e.strerror}", where=str(directory)) from e
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ports = list(preferred.values())
-    pid = child.fork(lambda: _open_there(procs, theirs, ports))
+    pid = child.fork(lambda: _open_there(procs, theirs, len(names)))
     os.close(procs)
     theirs.close()
     found: dict[str, Listeners] = {}
     try:
         with ours:
-            for name in preferred:
+            for name in names:
                 found[name] = _received(ours)
     except BaseException:
         for listeners in found.values():
@@ -90,13 +89,13 @@ def _received(ours: socket.socket) -> Listeners:
     raise PenstockError(f"cannot listen for look-ups: {os.strerror(error or errno.EMFILE)}", hint=hint)
 
 
-def _open_there(procs: int, told: socket.socket, ports: Sequence[int]) -> None:
+def _open_there(procs: int, told: socket.socket, count: int) -> None:
     """The child: enter, and send each set of sockets, until one cannot be had."""
     try:
         os.write(procs, b"0")
         addresses = [ADDRESSES[0], *filter(_is_there, ADDRESSES[1:])]
-        for port in ports:
-            sockets = _at_any(port, addresses)
+        for _ in range(count):
+            sockets = _at_any(addresses)
             answer = _ANSWER.pack(sockets[0].getsockname()[1], 0)
             socket.send_fds(told, [answer], [one.fileno() for one in sockets])
             for one in sockets:
@@ -118,16 +117,16 @@ def _is_there(address: Address) -> bool:
     return True
 
 
-def _at_any(port: int, addresses: Iterable[Address]) -> list[socket.socket]:
-    """At `port`, or else at one that is free."""
-    for attempt in range(TRIES):
+def _at_any(addresses: Iterable[Address]) -> list[socket.socket]:
+    for _ in range(TRIES):
         with contextlib.suppress(OSError):
-            return _at(port if attempt == 0 else 0, addresses)
-    return _at(0, addresses)
+            return _at_one(addresses)
+    return _at_one(addresses)
 
 
-def _at(port: int, addresses: Iterable[Address]) -> list[socket.socket]:
+def _at_one(addresses: Iterable[Address]) -> list[socket.socket]:
     opened: list[socket.socket] = []
+    port = 0
     try:
         for family, host in addresses:
             for kind in KINDS:
@@ -135,10 +134,7 @@ def _at(port: int, addresses: Iterable[Address]) -> list[socket.socket]:
                 opened.append(one)
                 if family == socket.AF_INET6:
                     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                if kind == socket.SOCK_STREAM:
-                    # A daemon before this one may have left connections in TIME_WAIT there; it listens no more.
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                else:
+                if kind == socket.SOCK_DGRAM:
                     with contextlib.suppress(OSError):
                         one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
                 one.bind((host, port))

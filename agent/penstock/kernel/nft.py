@@ -27,6 +27,8 @@ NEW_ELEMENT, GET_ELEMENT, DEL_ELEMENT = 12, 13, 14
 GET_GENERATION, GET_OBJECT = 16, 19
 DORMANT = 1  # NFT_TABLE_F_DORMANT: all there, and none of it in force
 MAP = 0x8  # NFT_SET_MAP
+BY_PACKETS = 0x20  # NFT_SET_EVAL: who fills it
+TO_VERDICTS = 0xFFFFFF00  # NFT_DATA_VERDICT: what the map leads to
 ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
 COUNTER_OBJECT = 1  # NFT_OBJECT_COUNTER
 FAMILIES = {12: 4, 24: 6}  # by the key size of our sets: address, protocol, port, each padded to four bytes
@@ -141,8 +143,11 @@ class Nft:
     def has(self, set_name: str, address: bytes, protocol: int, port: int) -> bool:
         """Whether the set holds (address in network order, protocol, port) now, by asking the kernel."""
         key = address + bytes([protocol, 0, 0, 0]) + struct.pack(">HH", port, 0)
-        element = nl.nested(1, nl.nested(1, nl.attribute(1, key)), nl.nested(10, nl.attribute(1, key)))
-        body = nl.text(1, TABLE) + nl.text(2, set_name) + nl.nested(3, element)
+        return self.has_element(set_name, *(nl.nested(kind, nl.attribute(1, key)) for kind in (1, 10)))
+
+    def has_element(self, set_name: str, *element: bytes) -> bool:
+        """Whether the set holds now what these attributes (NFTA_SET_ELEM_*) name."""
+        body = nl.text(1, TABLE) + nl.text(2, set_name) + nl.nested(3, nl.nested(1, *element))
         try:
             self._channel.get(_code(GET_ELEMENT), INET, body)
         except OSError as e:
@@ -197,7 +202,7 @@ class Nft:
 
     def _maps(self) -> list[str]:
         found = [nl.attribute_map(body) for body in list(self._dump(GET_SET, nl.text(1, TABLE)))]
-        return [nl.string(values[2]) for values in found if _number(values, 3) & (MAP | ANONYMOUS) == MAP]
+        return [nl.string(values[2]) for values in found if _number(values, 3) & ANONYMOUS == 0 and _binds(values)]
 
     def _sets(self, elements: bool) -> tuple[ElementSets, ElementSets, dict[str, dict[int, Verdict]]]:
         sets: ElementSets = {}
@@ -209,10 +214,10 @@ class Nft:
             flags, key_size = _number(values, 3), _number(values, 5)
             if flags & ANONYMOUS:
                 continue
-            if flags & MAP:
+            if _binds(values):
                 bindings[name] = self._map(name)
                 continue
-            family = FAMILIES.get(key_size)
+            family = None if flags & (MAP | BY_PACKETS) else FAMILIES.get(key_size)
             held = list(self._held(name, family)) if family and elements else []
             sets[name] = frozenset(element for element, _, _ in held)
             timed[name] = frozenset(element for element, _, runs_out in held if runs_out)
@@ -260,6 +265,11 @@ class Nft:
 
 def _code(kind: int) -> int:
     return nl.SUBSYS_NFTABLES << 8 | kind
+
+
+def _binds(values: Mapping[int, bytes]) -> bool:
+    """Whether it is a map to verdicts: of cgroups, if it is ours."""
+    return bool(_number(values, 3) & MAP) and _number(values, 6) == TO_VERDICTS
 
 
 def _number(values: Mapping[int, bytes], kind: int) -> int:

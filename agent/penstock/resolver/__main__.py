@@ -7,7 +7,7 @@ import socket
 import sys
 
 from penstock.errors import PenstockError
-from penstock.resolver.app import App
+from penstock.resolver.app import App, outlive
 from penstock.resolver.rights import give_up
 
 
@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
         print("penstock.resolver is started by the daemon: penstock daemon", file=sys.stderr)
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the daemon, which then ends us
+    signal.signal(signal.SIGTERM, lambda *_: outlive())
     try:
         give_up()
         App(link).run()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import traceback
 from functools import partial
 
 from penstock.core import resolver_wire as wire
-from penstock.core.resolver_wire import ToResolver
+from penstock.core.resolver_wire import THERE, ToResolver
 from penstock.resolver.clients import Connections, Listeners
 from penstock.resolver.link import EACH, Link
 from penstock.resolver.loop import Deadlines, Loop
@@ -22,12 +23,17 @@ COUNTED_EVERY = 10
 """Seconds between two of those messages, which also say that this loop still goes round."""
 
 
+def outlive() -> None:
+    """The daemon is dead: so are we, some seconds later, whatever becomes of our loop."""
+    signal.alarm(2 * THERE)
+
+
 class App:
     """`link` is the socket to the daemon."""
 
     def __init__(self, link: socket.socket) -> None:
         self._loop = Loop(self._failed)
-        self._link = Link(self._loop, link, self._take)
+        self._link = Link(self._loop, link, self._take, self._abandoned)
         self._troubles = Troubles(self._link.say)
         upstreams = Upstreams(self._loop, self._troubles)
         self._service = Service(self._loop, self._link, upstreams, self._troubles)
@@ -35,7 +41,7 @@ class App:
         self._ticks: Deadlines[int] = self._loop.deadlines(SECOND, self._tick)
 
     def run(self) -> None:
-        """Until the daemon ends.  PenstockError when it says what makes no sense."""
+        """Until the daemon ends, and a little longer.  PenstockError when it says what makes no sense."""
         self._ticks.add(1, self._loop.now)
         self._loop.run()
 
@@ -48,11 +54,23 @@ class App:
                 gc.freeze()  # it stays for long, and going through thousands of rules takes milliseconds
             case wire.Listen(workload):
                 self._listen(workload, descriptors)
+            case wire.Leave():
+                self._loop.ended = True
             case wire.Unlisten(workload):
                 served = self._service.served.pop(workload, None)
                 if served is not None:
                     served.unlisten()
                     self._troubles.forget(workload)
+
+    def _abandoned(self) -> None:
+        """The daemon is gone without a word, and the kernel goes on sending look-ups here for some seconds."""
+        outlive()
+        self._last: Deadlines[int] = self._loop.deadlines(THERE, self._end)
+        self._last.add(0, self._loop.now)
+        self._service.abandoned()
+
+    def _end(self, number: int) -> None:
+        self._loop.ended = True
 
     def _listen(self, workload: str, descriptors: list[int]) -> None:
         if len(descriptors) not in (EACH, EACH // 2):  # two on a host that has no ::1

@@ -5,7 +5,10 @@ Nothing of a packet stays here but, over TCP, one message that is not whole yet.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +26,7 @@ MAX_WAITING = 64
 """Questions of one connection that have no answer yet; further ones are read later."""
 
 MAX_UNREAD = 128 << 10
-"""Bytes that a client has not taken; until it has, nothing more is read of it."""
+"""Bytes that a client has not taken; until it has, nothing more is read of it, and another answer ends it."""
 
 IDLE = 5.0
 """Seconds without a whole question, or with an answer that is not taken, until a connection is closed."""
@@ -34,7 +37,8 @@ MAX_SPARED = 2
 PAUSE = 0.1
 """Seconds without connections when there is no room for one."""
 
-RECEIVE = 16 << 10
+RECEIVE = 128
+"""Bytes of one connection before others have their turn: two usual questions, or six of the shortest."""
 
 
 class Way(Protocol):
@@ -156,8 +160,20 @@ class Listener:
         self._sock.close()
 
 
+_RESET = struct.pack("ii", 1, 0)
+
+
+def _unsent(sock: socket.socket) -> bool:
+    """Whether the client has not acknowledged all yet (tcp(7), SIOCOUTQ)."""
+    return bool(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
 class Connection:
-    """A TCP connection: questions one after the other, answers as they come (RFC 7766)."""
+    """A TCP connection: questions one after the other, answers as they come (RFC 7766).
+
+    It ends with a reset: the last word of a client has no socket any more, so no cgroup, and does not get here;
+    and whoever meets a port of ours in TIME_WAIT is asked nothing.  What the client has got already he can read.
+    """
 
     protocol = "tcp"
 
@@ -265,6 +281,9 @@ class Connection:
         """An answer to one of its questions."""
         if self._sock.fileno() < 0:
             return
+        if len(self._out) > MAX_UNREAD:  # before this one: all that it waits for could be the longest there is
+            self.close()
+            return
         self._waiting -= 1
         self._out += len(data).to_bytes(2) + data
         if not self._busy:
@@ -283,6 +302,8 @@ class Connection:
         if self._sock.fileno() >= 0:
             self._group.idle.discard(self)
             self._group.loop.remove(self._sock.fileno())
+            if not _unsent(self._sock):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._sock.close()
             self._in.clear()
             self._out.clear()

@@ -24,12 +24,20 @@ _ANCILLARY = socket.CMSG_SPACE(EACH * array.array("i").itemsize)
 
 
 class Link:
-    """`take` gets each message, with the descriptors that came with it.  The loop ends when the daemon does."""
+    """`take` gets each message, with the descriptors that came with it; `ended` is called when the daemon ends."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, take: Callable[[ToResolver, list[int]], object]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        take: Callable[[ToResolver, list[int]], object],
+        ended: Callable[[], object],
+    ) -> None:
         self._loop = loop
         self._sock = sock
         self._take = take
+        self._ended = ended
+        self._over = False
         self._frames = wire.Frames(wire.MAX_TO_RESOLVER)
         self._descriptors: deque[list[int]] = deque()  # those of one Listen after the other
         self._out: list[bytes] = []
@@ -51,10 +59,18 @@ class Link:
     def flush(self) -> None:
         """One write for all."""
         if self._out:
-            self._rest += b"".join(self._out)
+            if not self._over:
+                self._rest += b"".join(self._out)
             self._out.clear()
-            if not self._waits:
+            if self._rest and not self._waits:
                 self._write()
+
+    def _end(self) -> None:
+        """Nobody hears us any more."""
+        self._over = True
+        self._rest.clear()
+        self._loop.remove(self._sock.fileno())
+        self._ended()
 
     def _write(self) -> None:
         try:
@@ -62,7 +78,7 @@ class Link:
         except BlockingIOError:
             pass
         except OSError:
-            self._loop.ended = True
+            self._end()
             return
         if self._waits != bool(self._rest):
             self._waits = bool(self._rest)
@@ -71,7 +87,7 @@ class Link:
     def _ready(self, events: int) -> None:
         if events & WRITE:
             self._write()
-        if events & ~WRITE:
+        if events & ~WRITE and not self._over:
             self._read()
 
     def _read(self) -> None:
@@ -82,7 +98,7 @@ class Link:
         except OSError:
             data, ancillary, flags = b"", [], 0
         if not data:
-            self._loop.ended = True
+            self._end()
             return
         passed = array.array("i")
         for level, kind, content in ancillary:

@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def give_up() -> None:
-    """Keep no right, no group and no way back; die with the daemon.  PenstockError when any of it fails.
+    """Keep no right, no group and no way back; be told when the daemon dies.  PenstockError when any of it fails.
 
     Started by somebody else than root, the process stays who it is.
     """
@@ -44,7 +44,7 @@ def give_up() -> None:
             os.setresuid(ID, ID, ID)
         _drop_capabilities()
         _prctl(_PR_SET_DUMPABLE, 0)  # nobody of the same id, if there is one after all, looks into it
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # last: a change of user takes it back
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # last: a change of user takes it back
     except OSError as e:
         raise PenstockError(f"the resolver cannot give up its rights: {e.strerror or e}") from e
     if os.getppid() != parent:  # it died before we asked to be told

@@ -11,9 +11,9 @@ from penstock.core import resolver_wire as wire
 from penstock.core.dns import NotTaken, Query, parse_query
 from penstock.core.dns_answers import Answer, follow
 from penstock.core.dns_names import Malformed, OverBound
-from penstock.core.dns_replies import build_reply, rebuild
+from penstock.core.dns_replies import build_reply, rebuild, reply
 from penstock.core.policy import Address
-from penstock.core.resolver_rules import PRIVATE, Forward, Refusal
+from penstock.core.resolver_rules import Forward, Refusal
 from penstock.resolver.clients import Caller
 from penstock.resolver.link import Link
 from penstock.resolver.loop import Deadlines, Loop
@@ -66,6 +66,14 @@ class Service:
             self.of(workload).configure(names, message.search)
         for workload in self.served.keys() - named.keys():
             self.served[workload].questions = None
+
+    def abandoned(self) -> None:
+        """Nobody learns addresses any more: whatever is asked fails, and so does what is under way."""
+        for served in self.served.values():
+            served.questions = None
+        for lookup in [lookup for served in self.served.values() for lookup in served.pending.values()]:
+            self._learning.pop(lookup.id, None)
+            self._give_up(lookup, code.EDE_NOT_READY, "penstock: the daemon has ended")
 
     def of(self, workload: str) -> Served:
         """The workload, known from now on."""
@@ -128,9 +136,9 @@ class Service:
 
     def _forward(self, served: Served, caller: Caller, query: Query, rules: Forward) -> None:
         """Ask upstream, unless the same is asked already: many alike at once would make it easy to guess one."""
-        question = Question(
-            query.name, query.qtype, query.recursion, query.checking_disabled, query.authentic, query.dnssec
-        )
+        # What the upstream finds forged opens nothing: who asks for addresses cannot have it not look.
+        unchecked = query.checking_disabled and query.qtype not in code.ADDRESSES
+        question = Question(query.name, query.qtype, query.recursion, unchecked, query.authentic, query.dnssec)
         served.waiting += 1
         self._waiting += 1
         lookup = served.pending.get(question)
@@ -196,8 +204,9 @@ class Service:
             self._reply(lookup)
         else:
             self._end(lookup)
+            refusal = rules.refusal(address for address, _ in addresses)
             for query, caller in lookup.waiters:
-                self._refusals.refuse(lookup.served, caller, query, PRIVATE)
+                self._refusals.refuse(lookup.served, caller, query, refusal)
 
     def _decide_again(self, lookup: Lookup) -> bool:
         """Another configuration is in force.  False when it refuses the question, which is answered then."""
@@ -269,10 +278,11 @@ class Service:
         admits = None
         if chain.packed and not lookup.whole and not self._only_observed(lookup):
             admits = frozenset(address for address, _ in lookup.admitted).__contains__
+        content = rebuild(lookup.waiters[0][0], answer, chain, admits)
         for query, caller in lookup.waiters:
             way, address, longest = caller
             limit = longest if way.protocol == "tcp" else min(longest, query.size)
-            way.reply(address, rebuild(query, answer, chain, admits, limit=limit))
+            way.reply(address, reply(query, content, limit=limit))
 
     def _give_up(self, lookup: Lookup, ede: int, text: str) -> None:
         self._end(lookup)

@@ -33,7 +33,7 @@ DISTRESS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 NO_EDNS = frozenset({code.FORMERR, code.NOTIMP, code.BADVERS})
 DONE = frozenset({code.NOERROR, code.NXDOMAIN})
 
-SILENT, DESCRIPTORS = "upstream", "descriptors"
+SILENT, DESCRIPTORS, LONG = "upstream", "descriptors", "answer"
 """Codes of troubles."""
 
 Server = tuple[Address, int]
@@ -61,13 +61,14 @@ class Upstreams:
         self.loop = loop
         self.troubles = troubles
         self.servers: tuple[Server, ...] = ()
-        self._configured: tuple[Server, ...] = ()
+        self.configured: tuple[Server, ...] = ()
         self.waits: Deadlines[Exchange] = loop.deadlines(TRY, lambda exchange: exchange.next())
 
     def configure(self, servers: Sequence[Server]) -> None:
         """Ask these from now on."""
-        if tuple(servers) != self._configured:
-            self.servers = self._configured = tuple(servers)
+        if tuple(servers) != self.configured:
+            self.servers = self.configured = tuple(servers)
+            self.troubles.over(SILENT)  # of those before
 
     def ask(self, question: Question, done: Done) -> None:
         """Call `done`, once, now or later."""
@@ -75,7 +76,9 @@ class Upstreams:
 
     def answered(self, server: Server) -> None:
         """It works."""
-        if server != self.servers[0] and server in self._configured:
+        if server not in self.configured:  # it was asked before these were
+            return
+        if server != self.servers[0]:
             self.servers = (server, *(other for other in self.servers if other != server))
         self.troubles.over(SILENT)
 
@@ -90,8 +93,8 @@ class Exchange:
     """One question, until it is answered or given up."""
 
     __slots__ = (
-        "_all", "_answer", "_done", "_edns", "_id", "_in", "_left", "_out", "_question", "_server", "_sock",
-        "_started", "_strange",
+        "_all", "_among", "_answer", "_done", "_edns", "_id", "_in", "_left", "_out", "_question", "_server",
+        "_sock", "_started", "_strange",
     )  # fmt: skip
 
     _server: Server  # the one that is asked, once one was
@@ -101,6 +104,7 @@ class Exchange:
         self._question = question
         self._done = done
         self._started = everything.loop.now
+        self._among = everything.configured
         servers = list(everything.servers)
         self._left = (servers * TRIES)[: max(TRIES, len(servers))]
         self._answer: Answer | None = None  # the best so far
@@ -123,7 +127,7 @@ class Exchange:
         self._give_up()
 
     def _give_up(self) -> None:
-        if self._answer is None:
+        if self._answer is None and self._among is self._all.configured:
             self._all.silent()
         self._finish(self._answer)
 
@@ -209,6 +213,7 @@ class Exchange:
         try:
             return parse_answer(data, self._id, self._question.name, self._question.qtype)
         except OverBound:
+            self._all.troubles.happened(self._all.loop.now, LONG, "", "an answer with more in it than is taken")
             return Answer(code.SERVFAIL, 0, (), ())
         except Malformed:
             return None
@@ -232,7 +237,8 @@ class Exchange:
             if not self._begin(socket.SOCK_DGRAM):
                 self._elsewhere()
         else:
-            self._answer = self._answer or answer._replace(answer=(), authority=())
+            rcode = code.SERVFAIL if answer.truncated else answer.rcode  # over TCP it was cut off as well
+            self._answer = self._answer or Answer(rcode, answer.flags, (), ())
             self._elsewhere()
 
     def _connected(self, events: int) -> None:

@@ -42,6 +42,7 @@ def test_sentences(text: str, parts: tuple[object, ...]) -> None:
         ("egress 10.0.0.1:1", "ends in"),
         ("egress 10.0.0.1 deny", "no egress test"),
         ("egress fd00::1:443 deny", "brackets"),
+        ("egress https://x.example:443 deny", "is a URL; write the name and the port alone: x.example:443"),
         ("egress 10.0.0.1:80-90 deny", "one port"),
         ("egress 10.0.0.0/8:80 deny", "one address"),
         ("egress *.hf.co:443 allow", "a.hf.co"),

@@ -32,7 +32,10 @@ NAME_OF_OURS = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?\Z")  # of a wor
 _IPV4_LIKE = re.compile(r"[0-9.]+\Z")
 _IPV6_LIKE = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 _WITH_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\s]+):([0-9]+(?:-[0-9]+)?)(?:/[a-z]+)?\Z")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/@\s]*@)?(\[[^\]\s]*\]|[^/:\s]*)", re.IGNORECASE)
+_URL = re.compile(
+    r"([a-z][a-z0-9+.-]*)://(?:[^/@\s]*@)?(\[[^\]\s]*\]|[^/?#:\s]*)(?::([0-9]+))?", re.IGNORECASE
+)
+_PORTS = {"http": "80", "https": "443"}
 
 _WORDS: dict[Direction, dict[str, Peer]] = {
     Direction.OUT: {"any": AnyPeer(), "metadata": MetadataPeer()},
@@ -120,6 +123,14 @@ def address(text: str) -> Address:
     return found
 
 
+def refuse_url(text: str) -> None:
+    """Raises BadPeer for a URL where HOST:PORT is wanted."""
+    url = _URL.match(text)
+    if url is not None:
+        host, port = url[2] or "example.org", url[3] or _PORTS.get(url[1].lower(), "PORT")
+        raise BadPeer(f"`{shown(text)}` is a URL", f"write the name and the port alone: {shown(host)}:{port}")
+
+
 def prefix(text: str) -> Cidr:
     """A prefix `ADDRESS/LENGTH` with no bits behind it; an address alone has full length.  Raises BadPeer."""
     bare, slash, length = text.partition("/")
@@ -190,7 +201,7 @@ def _mask_hint(text: str) -> str:
 
 def _refuse_near_misses(text: str, direction: Direction) -> None:
     if url := _URL.match(text):
-        raise BadPeer(f"`{shown(text)}` is a URL", f"write the name alone: {shown(url[1]) or 'example.org'}")
+        raise BadPeer(f"`{shown(text)}` is a URL", f"write the name alone: {shown(url[2]) or 'example.org'}")
     if with_port := _WITH_PORT.match(text):
         hint = f"write {quoted(with_port[1].strip('[]'))}, and `ports: [{with_port[2]}]`"
         if direction is Direction.IN:

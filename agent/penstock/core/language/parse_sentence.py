@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from penstock.core.language.parse_peer import BadPeer
+from penstock.core.language.parse_peer import BadPeer, refuse_url
 from penstock.core.language.parse_ports import BadPorts, port_range
 from penstock.core.language.parse_rule import read_peer
 from penstock.core.language.reading import Reader, shown
@@ -52,7 +52,7 @@ def _read_sentence(reader: Reader, node: Node) -> Sentence | None:
 
 
 def split(text: str) -> tuple[Direction, str, str, int | None, bool]:
-    """Direction, far end, protocol, port (None for icmp), if allowed.  Raises BadSentence, BadPorts."""
+    """Direction, far end, protocol, port (None for icmp), if allowed.  Raises BadSentence, BadPorts, BadPeer."""
     words = text.split()
     if len(text) > 1000 or not words or words[0] not in ("egress", "ingress"):
         raise BadSentence(f"`{shown(text)}`: a test starts with `egress` or `ingress`", _EGRESS)
@@ -65,6 +65,7 @@ def split(text: str) -> tuple[Direction, str, str, int | None, bool]:
         return Direction.IN, words[2], *_port(words[3]), allow
     if len(words) == 4 and words[2] == "icmp":
         return Direction.OUT, words[1].strip("[]"), "icmp", None, allow
+    refuse_url(words[1])
     far, colon, port = words[1].rpartition(":")
     if len(words) != 3 or not colon:
         raise BadSentence(f"`{shown(text)}` is no egress test", _EGRESS)

@@ -1,7 +1,7 @@
-"""What rules are made of: conditions on a packet, and what is done with it.
+"""What can be asked of a packet.
 
-Whoever audits what penstock can ask of a kernel reads this file: there is no condition and no action besides
-these.
+Whoever audits what penstock can ask of a kernel reads this file and `actions`: there is no condition and no action
+besides these.
 """
 
 from __future__ import annotations
@@ -10,13 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
-
-LOG_RATE = 50
-LOG_BURST = 100
-"""Log records per second, and at once, of one workload and kind; the counter before it counts all."""
-
-SNAPLEN = 128
-"""Bytes of a denied packet that are logged: headers, and no more of the payload than that leaves room for."""
 
 
 class End(StrEnum):
@@ -31,13 +24,9 @@ class Hook(StrEnum):
 
     OUTPUT = "output"
     INPUT = "input"
-    BEFORE_TRACKING = "before-tracking"  # leaving, before connections are tracked
-    NAT = "nat"  # leaving, where the first packet of a connection may get another destination
+    DIVERTING = "diverting"  # leaving, not tracked yet, where a packet may get another destination and goes there
     LEAVING = "leaving"  # whatever leaves, those that are only passed on as well, when that is done
     PASSING = "passing"  # what is only passed on
-
-
-# --- conditions ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +146,11 @@ class FullSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class OfProcess:
+    """The packet is sent by, or for, a socket that some process has open."""
+
+
+@dataclass(frozen=True, slots=True)
 class Among:
     """The packet is of that family, and the address at that end is in one of these prefixes (disjoint)."""
 
@@ -190,14 +184,36 @@ class TcpEnd:
 
 @dataclass(frozen=True, slots=True)
 class Redirected:
-    """The connection has another destination than its first packet was sent to."""
+    """The connection has another destination than its first packet was sent to, by destination NAT of others."""
 
 
 @dataclass(frozen=True, slots=True)
-class AskedAt:
-    """The connection's first packet was sent to that port, whatever its destination is now."""
+class Marked:
+    """The packet carries that mark (`SetMark`)."""
 
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnyMark:
+    """The packet carries a mark, whichever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """An error of that family (4 or 6), which quotes a packet from that port that nobody took."""
+
+    family: int
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnyPortIn:
+    """The port at that end is one from `first` to `last`, of whatever protocol that has ports."""
+
+    end: End
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,18 +254,31 @@ class AddressIn:
 
 @dataclass(frozen=True, slots=True)
 class FlowIn:
-    """The packet belongs to a remembered flow: it is one of its caller's, or with `answer` one to its caller."""
+    """The packet belongs to a remembered flow: it is one of its caller's, or with `answer` one to its caller.
+
+    Unless who was called is in the set `revoked`.
+    """
 
     set: str
     family: int
+    revoked: str
     answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
-    """The port that the packet goes to is in that set: somebody has said lately that he answers there."""
+class AskedLately:
+    """The packet's port asked the same server a moment ago: that is in the set (`Forget`)."""
 
     set: str
+    family: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortKnown:
+    """The port at that end is in that set."""
+
+    set: str
+    end: End
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,116 +309,28 @@ Condition = (
     | TcpAnswer
     | HasLabel
     | ForeignSource
+    | AnyMark
     | OtherSource
     | Detour
     | LocalDestination
     | LinkLocalDestination
     | FullSocket
+    | OfProcess
     | Among
     | InCgroup
     | TcpData
     | TcpEnd
     | Redirected
-    | AskedAt
+    | Marked
+    | Unreached
+    | AnyPortIn
     | CalledAt
     | PortIn
     | Before
     | AddressIn
     | FlowIn
     | AnySocket
-    | Answering
+    | PortKnown
+    | AskedLately
     | InSet
 )
-
-
-# --- actions ---
-
-
-class Final(StrEnum):
-    """The end of the packet's way through our table, or back to the calling chain."""
-
-    ACCEPT = "accept"
-    DROP = "drop"
-    RESET = "reset"  # tell the sender, by a TCP reset
-    PROHIBIT = "prohibit"  # tell the sender, by ICMP "administratively prohibited"
-    RETURN = "return"
-
-
-@dataclass(frozen=True, slots=True)
-class Goto:
-    """Go on in that chain and do not come back here."""
-
-    chain: str
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """Go through that chain and come back unless it decides."""
-
-    chain: str
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Add the packet to a named counter."""
-
-    counter: str
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Send a record to the log group, at most LOG_RATE a second; the limit stops only this rule."""
-
-    prefix: str
-
-
-@dataclass(frozen=True, slots=True)
-class SetLabel:
-    """Set the bits of that label on the connection; others stay as they are."""
-
-    label: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Look up the cgroup of the packet's socket, cut to that level, and do as the map says; miss: go on."""
-
-    map: str
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Remember:
-    """Remember the packet's flow for so many seconds, anew or unless it is; no matter when there is no room."""
-
-    set: str
-    family: int
-    seconds: int
-    anew: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Remember address and port of the sender for so many seconds; no matter when there is no room."""
-
-    set: str
-    family: int
-    seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Redirect:
-    """Deliver the connection (`protocol` is tcp or udp) on this host's loopback interface, at that port."""
-
-    protocol: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetZone:
-    """Track the connection apart from those of other zones: what was called from one socket counts there only."""
-
-    zone: int
-
-
-Action = Final | Goto | Jump | Count | Log | SetLabel | Dispatch | Remember | Note | Redirect | SetZone
