@@ -38,6 +38,7 @@ TO_DAEMON: list[wire.FromResolver] = [
     wire.Observed("w", "other.example", (V4,)),
     wire.Trouble("upstream", "", "no answer from 192.0.2.1"),
     wire.Counted(5, 4, 3, 2),
+    wire.Configured(7),
 ]
 
 
@@ -129,7 +130,7 @@ def test_any_bytes_are_a_message_or_a_value_error(frame: bytes) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=20))
 def test_any_values_are_a_message_or_a_value_error(values: Any) -> None:
-    for word in ("Learn", "Refused", "Observed", "Trouble", "Counted"):
+    for word in ("Learn", "Refused", "Observed", "Trouble", "Counted", "Configured"):
         frame = json.dumps([word, *(values if isinstance(values, list) else [values])]).encode()
         with contextlib.suppress(ValueError):
             wire.decode_from_resolver(frame)

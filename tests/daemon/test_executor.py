@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from penstock.core import effects, events
+from penstock.core import effects, events, resolver_wire
 from penstock.core.compile import Live
 from penstock.core.effects import Effect
 from penstock.core.events import Event
@@ -83,6 +83,18 @@ def test_who_is_there_is_said_to_the_kernel() -> None:
     workers.run([effects.SayThere(("listening",), ("answering",)), ANSWER])
     assert workers.calls == ["say_there"]
     assert workers.told == [(5, {"x": 1})]
+
+
+def test_nobody_is_answered_before_the_resolver_goes_by_it() -> None:
+    class Slow(Workers):
+        async def configure(self, message: resolver_wire.Configure) -> None:
+            await asyncio.sleep(0.02)
+            self.told.append(message)
+
+    workers = Slow()
+    message = resolver_wire.Configure(1, (), (), ())
+    workers.run([effects.Configure(message), ANSWER])
+    assert workers.told == [message, (5, {"x": 1})]
 
 
 def test_a_guard_that_fails_ends_the_list_and_is_told() -> None:

@@ -115,6 +115,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Scene],
         asked.append(tuple(names))
         return {name: Listeners(next(ports), (os.open(os.devnull, os.O_RDONLY),)) for name in names}
 
+    monkeypatch.setattr(resolver_link, "CONFIGURING", 0.01)  # those that are played say nothing by themselves
     monkeypatch.setattr(resolver_link, "spawn", played.spawn)
     monkeypatch.setattr(resolver_link, "open_listeners", opened)
     monkeypatch.setattr("penstock.kernel.cgroup.make", lambda *_, **__: None)
@@ -151,16 +152,16 @@ def test_what_is_in_force_closes_nothing_of_a_policy_that_comes(
 ) -> None:
     async def act(scene: Scene) -> None:
         await scene.link.listen(effects.Listen(1, ("a",)))
-        scene.link.configure(configure("a"))
+        await scene.link.configure(configure("a"))
         await scene.link.listen(effects.Listen(2, ("a", "b")))
-        scene.link.configure(configure("a"))  # as when the resolver was started anew meanwhile
+        await scene.link.configure(configure("a"))  # as when the resolver was started anew meanwhile
         assert scene.listeners() == {"a", "b"}
-        scene.link.configure(configure("a", "b"))
+        await scene.link.configure(configure("a", "b"))
         await scene.link.listen(effects.Listen(3, ("b",)))
         assert scene.listeners() == {"a", "b"}  # if that policy is refused, the one before it needs both
-        scene.link.configure(configure("b"))
+        await scene.link.configure(configure("b"))
         assert scene.listeners() == {"b"}
-        scene.link.configure(configure())
+        await scene.link.configure(configure())
         assert scene.listeners() == set()
         assert scene.played.closed == 1
 
@@ -222,10 +223,44 @@ def test_who_is_not_needed_any_more_is_told_to_leave(tmp_path: Path, monkeypatch
 
     async def act(scene: Scene) -> None:
         await scene.link.listen(effects.Listen(1, ("a",)))
-        scene.link.configure(configure("a"))
+        await scene.link.configure(configure("a"))
         assert wire.Leave() not in scene.played.said()
-        scene.link.configure(configure())
+        await scene.link.configure(configure())
         assert scene.played.said()[-1] == wire.Leave()
+
+    play(tmp_path, monkeypatch, act)
+
+
+@pytest.mark.parametrize("says", [wire.encode(wire.Configured(1)), b""], ids=["that it does", "nothing: it ends"])
+def test_what_comes_next_waits_until_the_resolver_goes_by_what_is_in_force(
+    says: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(scene: Scene) -> None:
+        monkeypatch.setattr(resolver_link, "CONFIGURING", 60.0)
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        waits = asyncio.ensure_future(scene.link.configure(configure("a")))
+        scene.played.ends[-1].send(wire.encode(wire.Configured(7)) + wire.encode(LEARN))
+        await scene.until(lambda: scene.said() == [LEARN])  # and not that it goes by a policy of before
+        await asyncio.sleep(0.02)
+        assert not waits.done()
+        if says:
+            scene.played.ends[-1].send(says)
+        else:
+            scene.played.ends[-1].close()
+        async with asyncio.timeout(5):
+            await waits
+        assert scene.said() == [LEARN]  # the rest is between these two
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_one_that_hangs_is_not_waited_for_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        async with asyncio.timeout(5):
+            await scene.link.configure(configure("a"))
+        scene.played.ends[-1].send(wire.encode(wire.Configured(1)) + wire.encode(LEARN))  # now it comes
+        await scene.until(lambda: scene.said() == [LEARN])
 
     play(tmp_path, monkeypatch, act)
 
@@ -234,14 +269,14 @@ def test_in_the_midst_of_a_message_it_is_told_nothing(tmp_path: Path, monkeypatc
     async def act(scene: Scene) -> None:
         await scene.link.listen(effects.Listen(1, ("a",)))
         rules = tuple(wire.NameRuleText(f"n{number}.example", False) for number in range(50_000))
-        scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))
+        await scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))
         end = scene.played.ends[-1]
         end.setblocking(False)
         received = b""
         with contextlib.suppress(BlockingIOError):
             while data := end.recv(1 << 20):
                 received += data
-        scene.link.configure(configure())  # there is room again, and nobody has used it yet
+        await scene.link.configure(configure())  # there is room again, and nobody has used it yet
         while data := end.recv(1 << 20):
             received += data
         assert len(received) > 1 << 16
@@ -285,18 +320,19 @@ def test_one_that_cannot_be_told_when_it_is_ended_anyway(tmp_path: Path, monkeyp
 def test_one_that_takes_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver_link, "MAX_UNTAKEN", 20_000)
     rules = tuple(wire.NameRuleText(f"n{number}.example", False) for number in range(50_000))
+    long = wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),))
     ids = tuple(range(1000))
     size = len(wire.encode(wire.Settled(ids, True)))
 
     async def act(scene: Scene) -> None:
         await scene.link.listen(effects.Listen(1, ("a",)))
         for _ in range(2):
-            scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))  # a long one
+            await scene.link.configure(long)
             for _ in range(20_000 // size):
                 scene.link.settle(ids, ok=True)
             assert scene.played.closed == 0
             await scene.until(lambda: scene.played.take() == b"" and not scene.link._waiting)
-        scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))
+        await scene.link.configure(long)
         for _ in range(20_000 // size + 1):
             scene.link.settle(ids, ok=True)
         assert (scene.played.closed, scene.changes()) == (1, [True, False])

@@ -271,15 +271,19 @@ class Resolver:
         mode: str = "enforce",
         upstreams: Sequence[Upstream] | None = None,
         search: tuple[str, ...] | None = None,
+        wait: bool = True,
     ) -> None:
-        """What one workload may ask; what was said of others, and of upstreams, stays."""
+        """What one workload may ask; what was said of others, and of upstreams, stays.
+
+        The resolver goes by it then, unless nobody is to wait for that: what is asked next may be read before.
+        """
         texts = tuple(rule if isinstance(rule, NameRuleText) else NameRuleText(rule, False) for rule in rules)
         self._names[workload] = Names(workload, mode, texts)
         if upstreams is not None:
             self._upstreams = tuple(upstream.server for upstream in upstreams)
         if search is not None:
             self._search = search
-        self._say()
+        self._say(wait)
         if workload not in self.ports:
             self.listen(workload)
 
@@ -288,10 +292,12 @@ class Resolver:
         del self._names[workload]
         self._say()
 
-    def _say(self) -> None:
+    def _say(self, wait: bool = True) -> None:
         self.generation += 1
         everybody = tuple(self._names.values())
         self.daemon.say(wire.Configure(self.generation, self._upstreams, self._search, everybody))
+        if wait:
+            eventually(lambda: wire.Configured(self.generation) in self.daemon.of(wire.Configured))
 
     def ask(
         self,

@@ -150,7 +150,14 @@ class Counted:
     in_flight: int
 
 
-FromResolver = Learn | Refused | Observed | Trouble | Counted
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What was said under that number decides about each look-up that is read from now on."""
+
+    generation: int
+
+
+FromResolver = Learn | Refused | Observed | Trouble | Counted | Configured
 
 
 def renumbered(message: Configure, generation: int) -> Configure:
@@ -218,6 +225,8 @@ def decode_from_resolver(frame: bytes) -> FromResolver:
             return Trouble(_text(code), _text(workload), _text(text, MAX_TEXT))
         case ["Counted", queries, refused, failed, in_flight]:
             return Counted(_number(queries), _number(refused), _number(failed), _number(in_flight))
+        case ["Configured", generation]:
+            return Configured(_number(generation))
     raise ValueError("no message of a resolver")
 
 

@@ -37,7 +37,7 @@ class Resolver(Protocol):
 
     async def listen(self, effect: effects.Listen) -> events.Listening: ...
 
-    def configure(self, message: resolver_wire.Configure) -> None: ...
+    async def configure(self, message: resolver_wire.Configure) -> None: ...
 
     def settle(self, ids: tuple[int, ...], ok: bool) -> None: ...
 
@@ -157,7 +157,7 @@ class Executor:
             case effects.SaveNames():
                 await self._in_files(lambda: self._files.save_names(effect))
             case effects.Configure(message):
-                self._resolver.configure(message)
+                await self._resolver.configure(message)
             case effects.Settle(ids, ok):
                 self._resolver.settle(ids, ok)
             case _:

@@ -31,6 +31,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 STEADY = 30.0
 SILENCE = 35.0
 """Seconds without a word after which it hangs; it says something every ten."""
+CONFIGURING = 2.0
+"""Seconds that the resolver may take for what is in force; whoever waits for an answer waits as long."""
 MAX_LEARNING = 8
 """Reads whose addresses wait for the kernel; until it has taken some nothing more is read, and whoever asks
 meanwhile gets no answer.  So a resolver that says more than the kernel takes costs neither memory nor other work's
@@ -71,6 +73,7 @@ class ResolverLink:
         self._waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._untaken = 0  # see MAX_UNTAKEN
         self._learning = 0  # see MAX_LEARNING
+        self._configuring: dict[int, asyncio.Event] = {}  # by generation; set once the resolver goes by it
         self._pause = FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
         self._hangs: asyncio.TimerHandle | None = None  # unless it says something before
@@ -98,10 +101,11 @@ class ResolverLink:
         ports = {name: self._listeners[name].port for name in effect.workloads if name in self._listeners}
         return events.Listening(now(), effect.operation, ports, error)
 
-    def configure(self, message: resolver_wire.Configure) -> None:
-        """Tell the resolver what is in force.  Who has no rules by name any more is not listened for.
+    async def configure(self, message: resolver_wire.Configure) -> None:
+        """Have the resolver go by what is in force.  Who has no rules by name any more is not listened for.
 
-        Unless a policy is under way in which he has: its listeners are there before it is.
+        Unless a policy is under way in which he has: its listeners are there before it is.  What comes next is
+        done when the resolver goes by it, so that nobody is told of a rule that his next look-up does not find.
         """
         wanted = {names.workload for names in message.workloads}
         for name in self._listeners.keys() - wanted - (self._asked if wanted else frozenset()):
@@ -110,6 +114,16 @@ class ResolverLink:
         self._send(resolver_wire.encode(message))
         if not wanted:
             self._stop()
+        elif self._process is not None:
+            await self._configured(message.generation)
+
+    async def _configured(self, generation: int) -> None:
+        """Until the resolver says so, or has ended; and not for long, if it hangs."""
+        said = self._configuring.setdefault(generation, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONFIGURING):
+                await said.wait()
+        self._configuring.pop(generation, None)
 
     def settle(self, ids: tuple[int, ...], ok: bool) -> None:
         """Tell the resolver, and end it when it does not take what it is told."""
@@ -167,6 +181,8 @@ class ResolverLink:
 
     def _stop(self) -> None:
         process, self._process = self._process, None
+        for said in self._configuring.values():
+            said.set()
         for timer in (self._again, self._hangs):
             if timer is not None:
                 timer.cancel()
@@ -269,9 +285,12 @@ class ResolverLink:
             self._ended(f"said what makes no sense ({e}), and was ended")
             return
         self._heard()
+        for message in messages:
+            if isinstance(message, resolver_wire.Configured) and message.generation in self._configuring:
+                self._configuring[message.generation].set()
         # Two events, two lists of effects: an answer that waits for the kernel does not wait for the log's disk.
         learned = tuple(m for m in messages if isinstance(m, resolver_wire.Learn))
-        others = tuple(m for m in messages if not isinstance(m, resolver_wire.Learn))
+        others = tuple(m for m in messages if not isinstance(m, resolver_wire.Learn | resolver_wire.Configured))
         if learned:
             self._learn(learned)
         if others:

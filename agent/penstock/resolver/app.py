@@ -49,8 +49,9 @@ class App:
         match message:
             case wire.Settled(ids, ok):
                 self._service.settled(ids, ok)
-            case wire.Configure():
+            case wire.Configure(generation):
                 self._service.configure(message)
+                self._link.say(wire.Configured(generation))
                 gc.freeze()  # it stays for long, and going through thousands of rules takes milliseconds
             case wire.Listen(workload):
                 self._listen(workload, descriptors)
