@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 
@@ -21,8 +22,9 @@ from penstock.core.resolver_wire import THERE
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
 from penstock.kernel import name_sets
-from penstock.kernel.name_sets import LONGEST_COMMENT, SWEEPING, NameSets, called, learned, say_there
-from penstock.kernel.nft import Nft
+from penstock.kernel import nfnetlink as nl
+from penstock.kernel.name_sets import LEAST, LONGEST_COMMENT, SWEEPING, NameSets, called, learned, say_there
+from penstock.kernel.nft import INET, Late, Nft, Part
 
 pytestmark = pytest.mark.root
 
@@ -250,20 +252,20 @@ def test_a_retraction_of_all_others(nft: Nft) -> None:
 
 def test_one_that_runs_out_meanwhile(lab: Lab) -> None:
     """Between the look and the deletion; the batch fails as a whole, and is tried again."""
-    read = Nft.elements
+    read = Nft.keys
 
-    def slowly(nft: Nft, name: str) -> Any:
-        found = list(read(nft, name))
+    def slowly(nft: Nft, name: str, *until: float) -> list[bytes]:
+        found = read(nft, name, *until)
         if len(found) == 3:
-            eventually(lambda: len(list(read(nft, name))) == 2)
-        return iter(found)
+            eventually(lambda: len(read(nft, name)) == 2)
+        return found
 
     @inside
     def body(nft: Nft) -> None:
         learn(nft, [opened("203.0.113.1"), opened("203.0.113.2"), opened("203.0.113.3", seconds=0.3)])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Nft, "elements", slowly)
-            retract(nft, [Retract(NAMES4, elements("203.0.113.1", "203.0.113.3"))])
+            patch.setattr(Nft, "keys", slowly)
+            retract(nft, [Retract(NAMES4, elements("203.0.113.2"), others=True)])
         assert set(held(nft)) == {"203.0.113.2"}
 
     body(lab)
@@ -271,21 +273,22 @@ def test_one_that_runs_out_meanwhile(lab: Lab) -> None:
 
 def test_a_set_that_never_rests(lab: Lab) -> None:
     """Each time that it is read something has gone before it is deleted."""
-    read = Nft.elements
+    read = Nft.keys
 
     @inside
     def body(nft: Nft) -> None:
         theirs = NameSets(nft)
 
-        def always(nft: Nft, name: str) -> Any:
-            found = list(read(nft, name))
-            nft.load(f"flush set inet penstock {name}\n")
-            theirs.learn([opened(f"203.0.113.{os.urandom(1)[0] | 1}")])
-            return iter(found)
+        def always(nft: Nft, name: str, *until: float) -> list[bytes]:
+            found = read(nft, name, *until)
+            if name == NAMES4:
+                nft.load(f"flush set inet penstock {name}\n")
+                theirs.learn([opened(f"203.0.113.{os.urandom(1)[0] | 1}")])
+            return found
 
         theirs.learn([opened("203.0.113.0")])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Nft, "elements", always)
+            patch.setattr(Nft, "keys", always)
             with pytest.raises(PenstockError, match="changes faster"):
                 retract(nft, [Retract(NAMES4, frozenset(), others=True)])
 
@@ -326,6 +329,176 @@ def test_when_there_is_no_room_to_revoke_those_before_are_forgotten(nft: Nft) ->
     for one, two in ((1, 2), (3, 4)):
         sets.retract([Retract(FLOWS4, elements(f"203.0.113.{one}", f"203.0.113.{two}"))])
         assert revoked(nft) == {f"203.0.113.{one}", f"203.0.113.{two}"}
+
+
+@inside
+def test_whom_a_retraction_revoked_stays_revoked_when_room_is_made_for_its_rest(nft: Nft) -> None:
+    nft.load(f"delete set inet penstock {REVOKED4}\n")
+    nft.load(f"add set inet penstock {REVOKED4} {{ type ipv4_addr ; flags timeout ; size 600 ; }}\n")
+    sets = NameSets(nft)
+    sets.retract([Retract(FLOWS4, elements(*(f"198.51.100.{n}" for n in range(50))))])
+    many = elements(*(f"203.0.{n // 250}.{n % 250}" for n in range(600)))
+    sets.retract([Retract(FLOWS4, many)])
+    assert {ip_address(a).packed for a in revoked(nft)} == many
+
+
+@inside
+def test_whoever_is_no_longer_revoked_has_no_flows_left(nft: Nft) -> None:
+    """They were more than there was time for."""
+    nft.load(f"delete set inet penstock {REVOKED4}\n")
+    nft.load(f"add set inet penstock {REVOKED4} {{ type ipv4_addr ; flags timeout ; size 2 ; }}\n")
+    sets = NameSets(nft)
+    remember(nft)
+    with no_time():
+        sets.retract([Retract(FLOWS4, elements("203.0.113.1", "203.0.113.9"))])
+    assert remembered(nft) == FLOWS.keys(), "left behind"
+    with no_time():
+        sets.retract([Retract(FLOWS4, elements("203.0.113.7", "203.0.113.8"))])
+    assert revoked(nft) == {"203.0.113.7", "203.0.113.8"}
+    assert remembered(nft) == {"2001:db8::1", "2001:db8::2"}
+
+
+@inside
+def test_for_want_of_room_alone_is_anybody_forgotten(nft: Nft) -> None:
+    sets = NameSets(nft)
+    sets.retract([Retract(FLOWS4, elements("203.0.113.1"))])
+    commit, failures = Nft.commit, [errno.ENOBUFS]
+
+    def failing(nft: Nft, parts: list[Part], what: str) -> None:
+        if what == "to revoke an address" and failures:
+            raise PenstockError("no") from OSError(failures.pop(), "no")
+        commit(nft, parts, what)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Nft, "commit", failing)
+        with pytest.raises(PenstockError, match="no"):
+            sets.retract([Retract(FLOWS4, elements("203.0.113.2"))])
+    assert revoked(nft) == {"203.0.113.1"}
+
+
+# --- when there is no time ---
+
+
+@contextmanager
+def no_time() -> Iterator[None]:
+    """Of a set one part is looked at, and nothing is done about it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LOOKING", "SWEEPING", "LEAST"):
+            patch.setattr(name_sets, name, 0, raising=False)
+        yield
+
+
+@inside
+def test_a_set_that_may_hold_flows_of_others_is_emptied(nft: Nft) -> None:
+    remember(nft)
+    with no_time():
+        retract(nft, [Retract(FLOWS4, elements("203.0.113.1"), others=True, known=elements("203.0.113.7"))])
+    assert remembered(nft) == {"2001:db8::1", "2001:db8::2"}
+    assert revoked(nft) == {"203.0.113.7"}
+
+
+@inside
+def test_who_is_known_is_revoked_and_the_others_go_on(nft: Nft) -> None:
+    remember(nft)
+    with no_time():
+        retract(nft, [Retract(FLOWS4, elements("203.0.113.1")), Retract(FLOWS6, elements("2001:db8::2"))])
+    assert remembered(nft) == FLOWS.keys()
+    assert revoked(nft) == {"203.0.113.1", "2001:db8::2"}
+
+
+@inside
+def test_where_nobody_can_be_revoked_it_is_emptied_or_an_error(nft: Nft) -> None:
+    nft.load(f"delete set inet penstock {REVOKED4}\ndelete set inet penstock {REVOKED6}\n")
+    remember(nft)
+    with no_time():
+        retract(nft, [Retract(FLOWS6, elements("2001:db8::1"), others=True)])
+        with pytest.raises(PenstockError, match="changes faster"):
+            retract(nft, [Retract(FLOWS4, elements("203.0.113.1"))])
+    assert remembered(nft) == {"203.0.113.1", "203.0.113.2"}
+
+
+@inside
+def test_a_flow_that_a_packet_under_way_writes_again_is_ended_too(nft: Nft) -> None:
+    """All of them are taken out, and one is there at once; whoever is kept is not revoked."""
+    remember(nft)
+    commit, emptied = Nft.commit, []
+
+    def late(nft: Nft, parts: list[Part], what: str) -> None:
+        commit(nft, parts, what)
+        if what == "to empty a set":
+            emptied.append(revoked(nft))
+            if len(emptied) == 1:
+                remember(nft)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Nft, "commit", late)
+        patch.setattr(name_sets, "SWEEPING", 0)
+        look = Nft.keys
+        at_first = [Late]
+
+        def keys(nft: Nft, name: str, until: float = 0) -> list[bytes]:
+            if name == FLOWS4 and at_first:
+                raise at_first.pop()
+            return look(nft, name)
+
+        patch.setattr(Nft, "keys", keys)
+        retract(nft, [Retract(FLOWS4, elements("203.0.113.1"), others=True)])
+    assert emptied == [set(), {"203.0.113.2"}], "revoked before the second time"
+    assert remembered(nft) == {"2001:db8::1", "2001:db8::2"}
+
+
+@inside
+def test_learned_addresses_that_cannot_be_looked_through_go_and_are_learned_anew(nft: Nft) -> None:
+    kept = [opened(f"198.51.{n // 250}.{n % 250}") for n in range(2000)]
+    learn(nft, [*kept, opened("203.0.113.3"), opened("2001:db8::1")])
+    with no_time():
+        retract(nft, [Retract(NAMES4, frozenset(a.address for a in kept), others=True)])
+    assert set(held(nft)) == {"2001:db8::1"}
+    for _ in range(2):
+        with no_time():
+            renew(nft, [*kept, opened("2001:db8::1"), opened("2001:db8::2")])
+        assert len(held(nft)) == len(kept) + 2
+        nft.load(f"delete element inet penstock {NAMES4} {{ 198.51.0.1 }}\n")
+
+
+@inside
+def test_who_may_be_revoked_is_forgotten_with_all_flows_of_that_set(nft: Nft) -> None:
+    many = elements(*(f"198.51.{n // 250}.{n % 250}" for n in range(2000)))
+    retract(nft, [Retract(FLOWS4, many), Retract(FLOWS6, elements("2001:db8::9"))])
+    remember(nft)
+    with no_time():
+        learn(nft, [opened("198.51.0.1")])
+    assert revoked(nft) == {"2001:db8::9"}
+    assert remembered(nft) == {"2001:db8::1", "2001:db8::2"}
+    assert set(held(nft)) == {"198.51.0.1"}
+
+
+@inside
+def test_full_sets_of_flows_keep_nobody_waiting(nft: Nft) -> None:
+    """To list one takes the kernel five seconds."""
+    count = 200_000
+    nft.load(declared().replace("size 9999", f"size {count}"))
+    timeout = nl.attribute(name_sets.TIMEOUT, struct.pack(">Q", 600_000))
+    for start in range(0, count, 500):
+        numbers = (divmod(n, 60_000) for n in range(start, start + 500))
+        keys = (struct.pack(">IH2xIH2xB3x", 1, port, 0xCB007100 + to, 443, 17) for to, port in numbers)
+        parts = [(name_sets._NEW, 0, INET, name_sets._message(FLOWS4, name_sets._key(k) + timeout)) for k in keys]
+        nft.commit(parts, "a flow")
+    began = time.thread_time()
+    retract(nft, [Retract(FLOWS4, elements("203.0.113.0"))])
+    retract(nft, [Retract(FLOWS4, elements("203.0.113.0"), others=True)])
+    assert time.thread_time() - began < 5
+    assert remembered(nft) == set()
+
+
+def test_those_behind_one_that_takes_all_the_time_have_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    found = []
+    for name, until in name_sets._in_turn("abcd", 1):
+        found.append(round(until - clock[0], 3))
+        clock[0] += {"a": 0.0, "b": 0.4, "c": 5, "d": 0.0}[name]
+    assert found == [0.25, 0.333, 0.3, LEAST]
 
 
 @inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from governed import placed, policy_of, rules
 from penstock.core import cgroup_maps, chains, label_bits, lookup_chains
@@ -35,7 +38,9 @@ from penstock.core.render_nft import Present, script
 from penstock.core.ruleset import CATCH_ALL, Ruleset
 from penstock.demo.lab import Lab
 from penstock.errors import PenstockError
-from penstock.kernel.nft import Nft
+from penstock.kernel import nfnetlink as nl
+from penstock.kernel import nft as nft_module
+from penstock.kernel.nft import Late, Nft
 
 pytestmark = pytest.mark.root
 
@@ -451,6 +456,75 @@ def test_a_dormant_table_is_noticed_and_woken(nft: Nft, lab: Lab) -> None:
     load(nft, lab, USUAL)
     assert not nft.snapshot().dormant
     assert send(V4, 5001) == "refused"
+
+
+# --- keys alone ---
+
+
+def element(*attributes: bytes) -> bytes:
+    return nl.nested(1, *attributes)
+
+
+def key(value: bytes) -> bytes:
+    return nl.attribute(1, nl.attribute(1, value))
+
+
+def part(*elements: bytes) -> bytes:
+    return nl.text(1, "penstock") + nl.text(2, "some") + nl.nested(3, *elements)
+
+
+def test_keys_are_found_wherever_they_are_written() -> None:
+    timeout, comment = nl.attribute(4, bytes(8)), nl.attribute(6, b"\0\3ab\0")
+    keys = [b"abcd", bytes(16), b"e", b"", b"a" * 44, b"abcd"]
+    usual = [element(key(k), timeout, comment) for k in keys]
+    assert list(nft_module._keys(part(*usual))) == keys
+    assert list(nft_module._keys(part(*usual, element(timeout, key(b"late")), *usual))) == [*keys, b"late", *keys]
+    assert list(nft_module._keys(part(element(timeout), element(), usual[0]))) == [b"", b"", b"abcd"]
+    verdict = nl.attribute(1, nl.attribute(2, b"abcd"))
+    assert list(nft_module._keys(part(element(verdict), usual[0]))) == [b"", b"abcd"]
+    assert list(nft_module._keys(part())) == []
+    assert list(nft_module._keys(nl.text(1, "penstock"))) == []
+
+
+@given(st.binary(max_size=80))
+def test_garbage_has_keys_or_is_refused(data: bytes) -> None:
+    for body in (data, nl.attribute(3, data), part(element(key(b"abcd")), data)):
+        with contextlib.suppress(ValueError):
+            assert all(isinstance(k, bytes) for k in nft_module._keys(body))
+
+
+@inside
+def test_keys_are_those_of_the_elements(nft: Nft, lab: Lab) -> None:
+    nft.load(REMOVE + "add table inet penstock\n")
+    rows = {
+        "ipv4_addr": [f"198.51.{n // 250}.{n % 250}" for n in range(3000)],
+        "ipv6_addr": [f"2001:db8::{n:x}" for n in range(3000)],
+        "ipv4_addr . inet_service . inet_proto": [f"198.51.100.1 . {n + 1} . udp" for n in range(3000)],
+    }
+    for number, (kind, texts) in enumerate(rows.items()):
+        for flags, more in (("timeout", 'timeout 9m comment "hub.example"'), ("constant", "")):
+            name = f"{flags}{number}"
+            held = "elements = {" + ", ".join(f"{text} {more}" for text in texts) + "}"
+            nft.load(f"add set inet penstock {name} {{ type {kind} ; flags {flags} ; {held} ; }}\n")
+            found = nft.keys(name)
+            assert len(found) == len(set(found)) == 3000
+            assert found == [nl.attribute_map(values[1])[1] for values in nft.elements(name)]
+    assert nft.keys("no_such_set") == []
+
+
+@inside
+def test_a_list_that_is_given_up_is_in_nobodys_way(nft: Nft, lab: Lab) -> None:
+    nft.load(REMOVE + "add table inet penstock\n")
+    held = ", ".join(f"198.51.{n // 250}.{n % 250}" for n in range(20_000))
+    nft.load(f"add set inet penstock many {{ type ipv4_addr ; elements = {{ {held} }} ; }}\n")
+    nft.load("add set inet penstock few { type ipv4_addr ; elements = { 198.51.100.1 } ; }\n")
+    for _ in range(3):
+        with pytest.raises(Late):
+            nft.keys("many", time.monotonic())
+        assert len(nft.keys("few", time.monotonic())) == 1, "there is always time for it"
+        assert nft.keys("no_such_set", time.monotonic()) == []
+        assert set(nft.sets()) == {"many", "few"}
+        assert len(nft.keys("many")) == len(list(nft.elements("many"))) == 20_000
 
 
 # --- errors ---

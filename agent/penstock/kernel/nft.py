@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import struct
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from penstock.core.cgroup_maps import held_back
 from penstock.core.ruleset import CATCH_ALL, MARKER, TABLE, Element
@@ -38,6 +40,11 @@ ATTEMPTS = 5
 TOO_FAST, WHO = "the ruleset changes faster than it can be read", "find out who changes it: nft monitor"
 ElementSets = dict[str, frozenset[Element]]
 Part = tuple[int, int, int, bytes]  # message type, flags, family, attributes
+_HEADERS = struct.Struct("=6H")  # size and type of an element, of its key, of the key's value
+
+
+class Late(Exception):
+    """There was no time to read all of it."""
 
 
 class Nft:
@@ -101,7 +108,7 @@ class Nft:
             self.commit(gone, "to unbind cgroups")
 
     def commit(self, parts: list[Part], what: str) -> None:
-        """One transaction of netlink messages; PenstockError when the kernel refuses `what`."""
+        """One transaction of netlink messages; PenstockError, from its OSError, when the kernel refuses `what`."""
         if not parts:
             return
         try:
@@ -114,6 +121,15 @@ class Nft:
         """Attributes of each element of a set (NFTA_SET_ELEM_*); nothing when there is no such set."""
         for part in self._dump(GET_ELEMENT, nl.text(1, TABLE) + nl.text(2, set_name)):
             yield from map(nl.attribute_map, _each(part))
+
+    def keys(self, set_name: str, until: float = math.inf) -> list[bytes]:
+        """The key of each element of a set, soon; nothing when there is no such set.
+
+        Late when it is not read by then (on the monotonic clock), and holds hundreds of elements.
+        """
+        body = nl.text(1, TABLE) + nl.text(2, set_name)
+        with closing(nl.Channel()) as own:  # where the rest of an answer that is given up goes with it
+            return [key for part in self._dump(GET_ELEMENT, body, own, until) for key in _keys(part)]
 
     def sets(self) -> list[str]:
         """Names of the sets of our table that are no maps."""
@@ -239,10 +255,12 @@ class Nft:
                 result[cgroup] = (VERDICT_NAMES.get(number, str(number)), chain)
         return result
 
-    def _dump(self, kind: int, body: bytes = b"") -> list[bytes]:
+    def _dump(
+        self, kind: int, body: bytes = b"", channel: nl.Channel | None = None, until: float = math.inf
+    ) -> list[bytes]:
         for _ in range(ATTEMPTS):
             try:
-                return list(self._channel.dump(_code(kind), INET, body))
+                return list(_before(until, (channel or self._channel).dump(_code(kind), INET, body)))
             except nl.Interrupted:
                 continue
             except OSError as e:
@@ -261,6 +279,13 @@ class Nft:
     def _error(e: OSError) -> PenstockError:
         hint = "run it as root" if e.errno == errno.EPERM else "load it with: modprobe nf_tables"
         return PenstockError(f"nf_tables does not answer: {e.strerror}", hint=hint)
+
+
+def _before(until: float, parts: Iterable[bytes]) -> Iterator[bytes]:
+    for number, part in enumerate(parts):
+        if number > 1 and time.monotonic() > until:  # two parts are no work, and the last one is always empty
+            raise Late
+        yield part
 
 
 def _code(kind: int) -> int:
@@ -299,6 +324,25 @@ def _each(body: bytes) -> Iterable[bytes]:
         if kind == 3:
             for _, low, high in nl.attributes(body, start, end):
                 yield body[low:high]
+
+
+def _keys(body: bytes) -> Iterator[bytes]:
+    """The key of each element of one part of a dumped set; empty where it has none.
+
+    The kernel writes it first (`nf_tables_fill_setelem`), so that the other attributes need not be walked.
+    """
+    for kind, start, end in nl.attributes(body):
+        if kind != 3:
+            continue
+        at = start
+        while at + 12 <= end:
+            size, _, _, outer, value, inner = _HEADERS.unpack_from(body, at)
+            if outer & nl.ATTRIBUTE_TYPE != 1 or inner != 1 or value < 4 or not 8 + value <= size <= end - at:
+                break
+            yield body[at + 12 : at + 8 + value]
+            at += (size + 3) & ~3
+        for _, low, high in nl.attributes(body, at, end):
+            yield nl.attribute_map(nl.attribute_map(body, low, high).get(1, b"")).get(1, b"")
 
 
 def _elements(body: bytes, family: int) -> Iterator[tuple[Element, bytes | None, bool]]:
