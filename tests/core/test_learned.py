@@ -64,6 +64,17 @@ def test_an_answer_again_moves_the_end_later_and_never_earlier() -> None:
     assert known.addresses_of("w", "a.example", T) == [(A4, T + 3610 + SLACK)]
 
 
+def test_the_end_of_one_answer() -> None:
+    known = Learned()
+    assert known.learn("w", "a.example", [(A4, 60), (A6, 3600)], T)
+    known.jump(100.0)
+    ends = [known.end_of("w", "a.example", address) for address in (A4, A6)]
+    assert ends == [T + 100 + SHORT, T + 100 + 3600 + SLACK]
+    assert dict(known.addresses_of("w", "a.example", T)) == dict(zip((A4, A6), ends, strict=True))
+    none = [("v", "a.example", A4), ("w", "b.example", A4), ("w", "a.example", bytes(4))]
+    assert [known.end_of(*one) for one in none] == [0.0] * 3
+
+
 def test_of_an_address_that_is_twice_in_an_answer_the_longer_counts() -> None:
     known = Learned()
     known.learn("w", "a.example", [(A4, 900), (A4, 700)], T)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.core.policy import METADATA
-from penstock.core.rebinding import admits, kind
+from penstock.core import rebinding
+from penstock.core.policy import LINK_LOCAL, METADATA
+from penstock.core.rebinding import Prefixes, admits, carried, kind, kind_of
+
+Address = IPv4Address | IPv6Address
+Cidr = IPv4Network | IPv6Network
 
 
 @pytest.mark.parametrize(
@@ -164,3 +169,100 @@ def test_what_python_calls_private_is_never_ordinary(address: IPv4Address | IPv6
             or address.is_unspecified
             or address.is_link_local
         )
+
+
+# --- packed and searched, against the plainest thing that could be right ---
+
+LISTED: tuple[tuple[Cidr, str | None], ...] = (
+    *((ip_network(address), "metadata") for address in METADATA),
+    *((network, "link-local") for network in LINK_LOCAL),
+    *((ip_network(text), what or None) for text, what in rebinding._KINDS),
+)
+WORST = ("metadata", "link-local", "this-network", "multicast", "reserved", "loopback", "private")
+
+
+def plain_carried(address: Address) -> Iterator[IPv4Address]:
+    if isinstance(address, IPv4Address):
+        return
+    if address in ip_network("64:ff9b::/96"):
+        yield IPv4Address(address.packed[12:])
+    if address in ip_network("64:ff9b:1::/48"):
+        yield IPv4Address(address.packed[12:])
+        joined = address.packed[:8] + address.packed[9:]
+        for prefix in (6, 7, 8) if not address.packed[8] else ():
+            inner, behind = joined[prefix : prefix + 4], joined[prefix + 4 :]
+            if any(inner) and not any(behind):
+                yield IPv4Address(inner)
+    yield from (one for one in (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())) if one)
+
+
+def plain_kind(address: Address) -> str | None:
+    every = (address, *plain_carried(address))
+    found = {next((what for network, what in LISTED if one in network), None) for one in every}
+    return next((what for what in WORST if what in found), None)
+
+
+def edges(version: int) -> list[Address]:
+    """First and last of each network, and what is beside them."""
+    numbers = {0}
+    for network, _ in LISTED:
+        if network.version == version:
+            first, last = int(network.network_address), int(network.broadcast_address)
+            numbers |= {first - 1, first, first + 1, last - 1, last, last + 1}
+    of, bits = (IPv4Address, 32) if version == 4 else (IPv6Address, 128)
+    return [of(number) for number in sorted(numbers) if 0 <= number < 1 << bits]
+
+
+fours = st.one_of(st.sampled_from(edges(4)), st.ip_addresses(v=4)).map(int)
+
+
+def carrier(shape: str, inner: int, other: int) -> IPv6Address:
+    match shape:
+        case "mapped":
+            return IPv6Address(0xFFFF << 32 | inner)
+        case "nat64":
+            return IPv6Address(0x64FF9B << 96 | inner)
+        case "6to4":
+            return IPv6Address(0x2002 << 112 | inner << 80 | other)
+        case "teredo":
+            return IPv6Address(0x20010000 << 96 | inner << 64 | other)
+        case "local":
+            return IPv6Address(0x64FF9B0001 << 80 | other << 32 | inner)
+    behind = 120 - int(shape) - 32
+    joined = 0x64FF9B0001 << 72 | inner << behind  # without the bits 64 to 71
+    return IPv6Address(joined >> 56 << 64 | joined & (1 << 56) - 1)
+
+
+SHAPES = ("mapped", "nat64", "6to4", "teredo", "local", "48", "56", "64")
+addresses = st.one_of(
+    st.sampled_from([*edges(4), *edges(6)]),
+    st.ip_addresses(),
+    st.builds(carrier, st.sampled_from(SHAPES), fours, fours),
+)
+
+
+@given(addresses)
+@settings(max_examples=1000)
+def test_the_kind_of_a_packed_address(address: Address) -> None:
+    assert kind_of(address.packed) == kind(address) == plain_kind(address)
+    assert set(carried(address)) == set(plain_carried(address))
+
+
+def test_the_kind_at_each_edge() -> None:
+    for address in (*edges(4), *edges(6)):
+        assert kind(address) == plain_kind(address), address
+
+
+def around(address: Address, length: int) -> Cidr:
+    return ip_network((address, min(length, address.max_prefixlen)), strict=False)
+
+
+@given(st.lists(st.tuples(addresses, st.integers(0, 128)), max_size=6), st.data())
+@settings(max_examples=300)
+def test_prefixes_hold_what_is_in_one_of_them(near: list[tuple[Address, int]], data: st.DataObject) -> None:
+    cidrs = [around(*pair) for pair in near]
+    ends = [end for cidr in cidrs for end in (cidr.network_address, cidr.broadcast_address)]
+    address = data.draw(st.one_of(addresses, st.sampled_from(ends)) if ends else addresses)
+    expected = any(one in cidr for cidr in cidrs for one in (address, *plain_carried(address)))
+    assert Prefixes(iter(cidrs)).hold(address.packed) is expected
+    assert admits(address, True, cidrs) is (not expected and plain_kind(address) in (None, "private", "loopback"))

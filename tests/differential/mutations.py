@@ -149,8 +149,12 @@ def other_way(found: interface_chains.Links) -> interface_chains.Links:
     return interface_chains.Links(found.in_, found.out)
 
 
-def all_admit(rules: Any, address: Any) -> list[Any]:
-    return list(rules)
+def all_fit(ready: Any, kind: Any, addresses: Any) -> Any:
+    return addresses
+
+
+def none_fits(ready: Any, kind: Any, addresses: Any) -> Any:
+    return ()
 
 
 def all_ports(chain: Chain) -> Chain:
@@ -501,8 +505,8 @@ MUTATIONS = [
         ),
         # names
         ("name-ports", "a learned address opens every port", changed(name_chains, "_ports", all_ports)),
-        ("name-private", "names open private addresses", replaced(name_elements, "admitting", all_admit)),
-        ("name-fit", "names open no address", replaced(name_elements, "admitting", lambda rules, _: [])),
+        ("name-private", "names open private addresses", replaced(name_elements, "fitting", all_fit)),
+        ("name-fit", "names open no address", replaced(name_elements, "fitting", none_fits)),
         ("name-other", "a name opens what another name of its rule's workload led to", names_mixed),
         ("no-delete", "what a new policy drops stays open", no_deletes),
     )

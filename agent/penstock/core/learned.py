@@ -32,8 +32,8 @@ CLOSE = 5
 LONGEST = 7 * 86_400
 """Seconds that it counts at most, whatever its TTL."""
 
-MAX_ADDRESSES = 256
-"""Of a name; as all bounds, of a workload's own look-ups."""
+MAX_ADDRESSES = 4096
+"""Of a name; as all bounds, of a workload's own look-ups.  Some stores have a few new ones in each answer."""
 
 MAX_NAMES = 16_384
 """Of a workload."""
@@ -194,6 +194,12 @@ class Learned:
         owner, now = self._workloads.get(workload), now - self._shift
         held = owner.names.get(name) if owner else None
         return [(a, end + self._shift) for a, end in held.ends.items() if end > now] if held else []
+
+    def end_of(self, workload: str, name: str, address: bytes) -> float:
+        """Until when the answer counts, or counted; 0 when there was none."""
+        owner = self._workloads.get(workload)
+        held = owner.names.get(name) if owner else None
+        return held.ends[address] + self._shift if held and address in held.ends else 0.0
 
     def count(self, workload: str) -> int:
         """How many addresses there are that count, or did a moment ago."""

@@ -8,17 +8,17 @@ an IPv4 address are judged by that as well: NAT64, 6to4 and Teredo would take a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from penstock.core.policy import LINK_LOCAL, METADATA, Address, Cidr
 
-_Ranges = tuple[tuple[int, int, str], ...]
-"""(bits behind the prefix, the prefix's bits, kind), the first that fits counts."""
-
 HOME = frozenset({"private", "loopback"})
 """What `private: true` lets in; nothing lets in the other kinds."""
+
+FIT: Mapping[bool, frozenset[str | None]] = {False: frozenset({None}), True: frozenset({None, *HOME})}
+"""The kinds that a rule lets in, by its `private`."""
 
 _KINDS: tuple[tuple[str, str], ...] = (
     ("0.0.0.0/8", "this-network"),  # Linux connects 0.0.0.0 to itself
@@ -47,48 +47,69 @@ _KINDS: tuple[tuple[str, str], ...] = (
     ("::/0", "reserved"),  # nothing else is given to anybody
 )
 
+_WORST_FIRST = ("metadata", "link-local", "this-network", "multicast", "reserved", "loopback", "private", None)
+_RANK = {kind: rank for rank, kind in enumerate(_WORST_FIRST)}
 
-def _ranges(version: int) -> _Ranges:
-    networks: list[tuple[Cidr, str]] = [(network, "link-local") for network in LINK_LOCAL]
-    networks += [(ip_network(text), kind) for text, kind in _KINDS]
-    return tuple(
-        (network.max_prefixlen - network.prefixlen, _bits(network), kind)
-        for network, kind in networks
-        if network.version == version
-    )
+# IPv6 addresses that carry an IPv4 address begin so.
+_MAPPED = bytes(10) + b"\xff\xff"
+_NAT64 = b"\x00\x64\xff\x9b" + bytes(8)
+_NAT64_LOCAL = b"\x00\x64\xff\x9b\x00\x01"
+_TEREDO = b"\x20\x01\x00\x00"
+_SIX_TO_FOUR = b"\x20\x02"
+_CARRYING = tuple(
+    IPv6Network((begin.ljust(16, b"\x00"), 8 * len(begin)))
+    for begin in (_MAPPED, _NAT64, _NAT64_LOCAL, _TEREDO, _SIX_TO_FOUR)
+)
 
-
-def _bits(network: IPv4Network | IPv6Network) -> int:
-    return int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
-
-
-_METADATA = frozenset(METADATA)
-_RANGES = {4: _ranges(4), 6: _ranges(6)}
-_WORST_FIRST = ("metadata", "link-local", "this-network", "multicast", "reserved", "loopback", "private")
+_Spans = tuple[list[bytes], list[tuple[str | None, bool]]]
+"""Where a span of addresses begins, in order; of each its kind, and whether its addresses carry others."""
 
 
-@lru_cache(8192)
+def _spans(version: int) -> _Spans:
+    """All addresses of a version, cut where a network begins or ends: a search finds what a list would."""
+    listed: list[tuple[Cidr, str]] = [(ip_network(address), "metadata") for address in METADATA]
+    listed += [(network, "link-local") for network in LINK_LOCAL]
+    listed += [(ip_network(text), kind) for text, kind in _KINDS]
+    listed = [(network, kind) for network, kind in listed if network.version == version]
+    carrying = [network for network in _CARRYING if network.version == version]
+    cuts = {0}
+    for network in (*carrying, *(network for network, _ in listed)):
+        cuts |= {int(network.network_address), int(network.broadcast_address) + 1}
+    bits = 32 if version == 4 else 128
+    starts = sorted(cut for cut in cuts if not cut >> bits)
+    spans = [
+        (
+            next((kind or None for network, kind in listed if _holds(network, start)), None),
+            any(_holds(network, start) for network in carrying),
+        )
+        for start in starts
+    ]
+    return [start.to_bytes(bits // 8, "big") for start in starts], spans
+
+
+def _holds(network: Cidr, number: int) -> bool:
+    return int(network.network_address) <= number <= int(network.broadcast_address)
+
+
+_SPANS = {4: _spans(4), 16: _spans(6)}  # by an address's length
+
+
 def kind(address: Address) -> str | None:
     """What makes `address` unfit as an answer; None for an ordinary one.
 
     "metadata", "link-local", "this-network", "multicast", "reserved", "loopback" or "private"; the worst, where
     an address that it carries has another.
     """
-    own = _kind(address)
-    if address.version == 4:
+    return kind_of(address.packed)
+
+
+def kind_of(address: bytes) -> str | None:
+    """`kind` of a packed address: hundreds of thousands are asked about at once."""
+    starts, spans = _SPANS[len(address)]
+    own, carries = spans[bisect_right(starts, address) - 1]
+    if not carries:
         return own
-    found = {own, *(_kind(inner) for inner in carried(address))}
-    return next((kind for kind in _WORST_FIRST if kind in found), None)
-
-
-def _kind(address: Address) -> str | None:
-    if address in _METADATA:
-        return "metadata"
-    number = int(address)
-    for shift, bits, kind in _RANGES[address.version]:
-        if number >> shift == bits:
-            return kind or None
-    return None
+    return min((own, *map(kind_of, _carried(address))), key=_RANK.__getitem__)
 
 
 def carried(address: Address) -> tuple[IPv4Address, ...]:
@@ -96,17 +117,20 @@ def carried(address: Address) -> tuple[IPv4Address, ...]:
 
     Under NAT64's local prefix the operator chose where the IPv4 address is: each place that can be it counts.
     """
-    number = int(address)
-    if address.version == 4 or number >> 125 not in (0, 1):
+    return tuple(map(IPv4Address, _carried(address.packed)))
+
+
+def _carried(address: bytes) -> Iterable[bytes]:
+    if len(address) == 4 or address[0] not in (0, 0x20):
         return ()
-    if number >> 32 in (0xFFFF, 0x64FF9B << 64):
-        return (IPv4Address(number & 0xFFFFFFFF),)
-    if number >> 112 == 0x2002:
-        return (IPv4Address(number >> 80 & 0xFFFFFFFF),)
-    if number >> 96 == 0x20010000:
-        return IPv4Address(number >> 64 & 0xFFFFFFFF), IPv4Address(~number & 0xFFFFFFFF)
-    if number >> 80 == 0x64FF9B0001:
-        return tuple(IPv4Address(inner) for inner in _local(number))
+    if address.startswith((_MAPPED, _NAT64)):
+        return (address[12:],)
+    if address.startswith(_SIX_TO_FOUR):
+        return (address[2:6],)
+    if address.startswith(_TEREDO):
+        return address[4:8], bytes(byte ^ 0xFF for byte in address[12:])
+    if address.startswith(_NAT64_LOCAL):
+        return [inner.to_bytes(4, "big") for inner in _local(int.from_bytes(address, "big"))]
     return ()
 
 
@@ -125,7 +149,29 @@ def _local(number: int) -> Iterable[int]:
 
 def admits(address: Address, private: bool, excepted: Iterable[Cidr] = ()) -> bool:
     """Whether an answer may open it, for a rule with `private` or without, and with these exceptions."""
-    unfit = kind(address)
-    if unfit is not None and not (private and unfit in HOME):
+    if kind(address) not in FIT[private]:
         return False
     return not any(one in cidr for cidr in excepted for one in (address, *carried(address)))
+
+
+class Prefixes:
+    """A rule's exceptions, made ready for many packed addresses."""
+
+    def __init__(self, cidrs: Iterable[Cidr]) -> None:
+        self._starts: dict[int, list[bytes]] = {4: [], 16: []}  # by an address's length
+        self._ends: dict[int, list[bytes]] = {4: [], 16: []}
+        every = tuple(cidrs)
+        apart: list[Cidr] = [*collapse_addresses(cidr for cidr in every if isinstance(cidr, IPv4Network))]
+        apart += collapse_addresses(cidr for cidr in every if isinstance(cidr, IPv6Network))
+        for cidr in apart:  # in order
+            first, last = cidr.network_address.packed, cidr.broadcast_address.packed
+            self._starts[len(first)].append(first)
+            self._ends[len(first)].append(last)
+
+    def hold(self, address: bytes) -> bool:
+        """Whether the address, or one that it carries, is in one of them."""
+        starts = self._starts[len(address)]
+        place = bisect_right(starts, address) - 1
+        if place >= 0 and address <= self._ends[len(address)][place]:
+            return True
+        return len(address) == 16 and any(map(self.hold, _carried(address)))
