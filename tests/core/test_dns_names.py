@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.core.dns_names import Malformed, is_below, is_plain, name_end, read_name, text_of, wire_of
+from penstock.core.dns_names import (
+    MAX_STEPS,
+    POINTER,
+    Malformed,
+    OverBound,
+    Steps,
+    and_above,
+    is_plain,
+    name_end,
+    text_of,
+    wire_of,
+)
+from penstock.core.dns_names import read_name as read_within
 from penstock.core.names import BadName, normalise
 
 LABELS = st.lists(st.binary(min_size=1, max_size=63), max_size=20).filter(
@@ -17,6 +29,11 @@ LABELS = st.lists(st.binary(min_size=1, max_size=63), max_size=20).filter(
 
 def wire(labels: list[bytes]) -> bytes:
     return b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+
+
+def read_name(data: bytes, at: int) -> tuple[bytes, int]:
+    """Of a message that has nothing else in it."""
+    return read_within(data, at, Steps())
 
 
 @given(LABELS)
@@ -121,16 +138,19 @@ def test_a_walk_ends_with_the_longest_name() -> None:
             read(labels, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "parent", "yes"),
-    [
-        (b"\1a\1b\0", b"\1b\0", True),
-        (b"\1a\1b\0", b"\1a\1b\0", True),
-        (b"\1a\1b\0", b"\0", True),
-        (b"\2ab\0", b"\1b\0", False),
-        (b"\1b\0", b"\1a\1b\0", False),
-        (b"\1a\1b\0", b"\1c\0", False),
-    ],
-)
-def test_is_below(name: bytes, parent: bytes, yes: bool) -> None:
-    assert is_below(name, parent) is yes
+def test_a_name_takes_as_many_steps_as_reading_it() -> None:
+    """Two bytes of labels are one, as the shortest label has; a pointer is some."""
+    data = bytes(12) + b"\1a\1b\0" + b"\1c\xc0\x0c"
+    steps = Steps()
+    read_within(data, 12, steps)
+    assert MAX_STEPS - steps.left == 2
+    read_within(data, 17, steps)
+    assert MAX_STEPS - steps.left == 2 + 3 + POINTER
+    steps.left = 2 + POINTER
+    with pytest.raises(OverBound):
+        read_within(data, 17, steps)
+
+
+def test_a_name_and_all_above_it() -> None:
+    assert list(and_above(b"\1a\2bc\0")) == [b"\1a\2bc\0", b"\2bc\0", b"\0"]
+    assert list(and_above(b"\0")) == [b"\0"]

@@ -11,8 +11,8 @@ import pytest
 
 from penstock.core import dns_codes as code
 from penstock.core.dns_codes import type_text
-from penstock.core.dns_names import Malformed, OverBound
-from penstock.core.dns_records import MAX_PARAMETERS, RDATA, without_hints
+from penstock.core.dns_names import MAX_STEPS, Malformed, OverBound, Steps
+from penstock.core.dns_records import MAX_PARAMETERS, PARAMETER, RDATA, SERVICE, WINDOW, without_hints
 
 SIGNATURE = "A 8 2 5 20300101000000 20260101000000 1 example. AAAA"
 GOOD: list[tuple[int, str]] = [
@@ -49,7 +49,7 @@ def wire(kind: int, text: str) -> bytes:
 
 def read(kind: int, data: bytes, behind: bytes = b"") -> bytes:
     """As the last bytes of a message, or with others behind it."""
-    return RDATA[kind](bytes(12) + data + behind, 12, 12 + len(data))
+    return RDATA[kind](bytes(12) + data + behind, 12, 12 + len(data), Steps())
 
 
 def refused(kind: int, data: bytes, behind: bytes = b"") -> bool:
@@ -122,9 +122,9 @@ def test_what_is_malformed(kind: int, data: bytes) -> None:
 
 def test_names_are_made_whole() -> None:
     message = b"x" * 12 + b"\1a\1b\0" + b"\0\1\1M\xc0\x0c"
-    assert RDATA[code.MX](message, 17, len(message)) == b"\0\1\1M\1a\1b\0"
+    assert RDATA[code.MX](message, 17, len(message), Steps()) == b"\0\1\1M\1a\1b\0"
     message = b"x" * 12 + b"\1a\1b\0" + b"\xc0\x0c\1r\xc0\x0e" + bytes(20)
-    assert RDATA[code.SOA](message, 17, len(message)) == b"\1a\1b\0\1r\1b\0" + bytes(20)
+    assert RDATA[code.SOA](message, 17, len(message), Steps()) == b"\1a\1b\0\1r\1b\0" + bytes(20)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,31 @@ def test_number_of_parameters(priority: int) -> None:
     assert len(without_hints(many)) == (len(many) - 8 if priority else 3)
     with pytest.raises(OverBound):
         read(code.HTTPS, many + struct.pack(">HH", 999, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "steps"),
+    [
+        (code.A, b"abcd", 0),
+        (code.TXT, b"\2ab\0\1c", 3),
+        (code.NS, b"\1a\1b\0", 2),
+        (code.SOA, b"\1a\1b\0" * 2 + bytes(20), 4),
+        (code.RRSIG, bytes(18) + b"\1a\1b\0" + b"sign", 2),
+        (code.NSEC, b"\1a\1b\0" + b"\0\1\1" + b"\1\1\1", 2 + 2 * WINDOW),
+        (code.NSEC3, b"\1\1\0\1\0\1a" + b"\0\1\1", WINDOW),
+        (code.HTTPS, b"\0\1\0" + b"\0\1\0\3\2h2" + b"\0\4\0\4abcd", SERVICE + 2 * PARAMETER + 9),
+    ],
+)
+def test_what_is_in_a_record_takes_steps(kind: int, data: bytes, steps: int) -> None:
+    left = Steps()
+    RDATA[kind](data, 0, len(data), left)
+    assert MAX_STEPS - left.left == steps
+    left.left = steps
+    RDATA[kind](data, 0, len(data), left)
+    if steps:
+        left.left = steps - 1
+        with pytest.raises(OverBound):
+            RDATA[kind](data, 0, len(data), left)
 
 
 def test_an_alias_loses_all_parameters() -> None:

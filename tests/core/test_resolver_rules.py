@@ -199,6 +199,16 @@ def test_known_names_are_bounded_and_forgotten() -> None:
     assert isinstance(ask(asked, f"new.{last}", clock=CLOCK + resolver_rules.FORGOTTEN), Forward)
 
 
+def test_a_name_that_was_not_asked_for_long_is_new() -> None:
+    asked = questions("*.cdn.example")
+    assert admitted(asked, BURST, CLOCK) == BURST
+    later = CLOCK + resolver_rules.FORGOTTEN
+    assert isinstance(ask(asked, "n0.cdn.example", clock=later - 1), Forward)
+    assert admitted(asked, BURST, later, "other") == BURST
+    assert isinstance(ask(asked, "n0.cdn.example", clock=later), Forward)
+    assert ask(asked, "n1.cdn.example", clock=later) == RATE
+
+
 # --- addresses ---
 
 

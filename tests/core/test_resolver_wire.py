@@ -19,7 +19,7 @@ RULES = (
     wire.NameRuleText("hub.example", False),
     wire.NameRuleText("*.cdn.example", True, (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")), 1e9),
 )
-NAMES = wire.Names("open-webui", "enforce", RULES, (("stats.example", "telemetry"),))
+NAMES = wire.Names("open-webui", "enforce", RULES)
 CONFIGURE = wire.Configure(7, ((V4, 53), (V6, 5353)), ("corp.example",), (NAMES, wire.Names("w", "lock")))
 LEARN = wire.Learn(1, 7, "w", "hub.example", ((V4, 60), (V6, 0)))
 REFUSED = wire.Refused(2, "w", "evil.example", "A", "name", "udp", (V6, 40000), 3)
@@ -35,9 +35,9 @@ TO_RESOLVER: list[wire.ToResolver] = [
 TO_DAEMON: list[wire.FromResolver] = [
     LEARN,
     REFUSED,
-    wire.Observed("w", "other.example", (V4,)),
+    wire.Observed("w", "other.example", (V4,), 3),
     wire.Trouble("upstream", "", "no answer from 192.0.2.1"),
-    wire.Counted(5, 4, 3, 2),
+    wire.Alive(),
     wire.Configured(7),
 ]
 
@@ -113,7 +113,8 @@ def test_a_configuration_is_the_same_under_another_number() -> None:
         changed(REFUSED, 8, wire.MAX_COUNT + 1),
         changed(TO_DAEMON[2], 3, ["192.0.2.1"] * (wire.MAX_ADDRESSES + 1)),
         changed(TO_DAEMON[3], 3, "x" * (wire.MAX_TEXT + 1)),
-        changed(TO_DAEMON[4], 4, None),
+        changed(TO_DAEMON[2], 4, wire.MAX_COUNT + 1),
+        b'["Alive",1]',
     ],
 )
 def test_what_makes_no_sense_is_refused(frame: bytes) -> None:
@@ -130,7 +131,7 @@ def test_any_bytes_are_a_message_or_a_value_error(frame: bytes) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=20))
 def test_any_values_are_a_message_or_a_value_error(values: Any) -> None:
-    for word in ("Learn", "Refused", "Observed", "Trouble", "Counted", "Configured"):
+    for word in ("Learn", "Refused", "Observed", "Trouble", "Alive", "Configured"):
         frame = json.dumps([word, *(values if isinstance(values, list) else [values])]).encode()
         with contextlib.suppress(ValueError):
             wire.decode_from_resolver(frame)

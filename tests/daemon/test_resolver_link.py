@@ -33,6 +33,7 @@ class Played:
 
     ends: list[socket.socket] = field(default_factory=list)
     closed: int = 0
+    processes: list[Process] = field(default_factory=list)
     fails: int = 0  # so many starts from now on
     error: OSError | None = None  # of whatever is said to the one that is started next, but of descriptors
 
@@ -43,18 +44,19 @@ class Played:
         ours, theirs = socket.socketpair()
         self.ends.append(theirs)
         error, self.error = self.error, None
-        return Process(self, ours if error is None else Deaf(ours, error))
+        self.processes.append(Process(self, ours if error is None else Deaf(ours, error)))
+        return self.processes[-1]
 
     def said(self) -> list[wire.ToResolver]:
         """What the last one was told so far."""
         frames = wire.Frames(wire.MAX_TO_RESOLVER)
         return [wire.decode_to_resolver(frame) for frame in frames.feed(self.take())]
 
-    def take(self) -> bytes:
+    def take(self, number: int = -1) -> bytes:
         """What the last one was sent so far, or a part of it."""
-        self.ends[-1].setblocking(False)
+        self.ends[number].setblocking(False)
         try:
-            return socket.recv_fds(self.ends[-1], 1 << 20, 64)[0]
+            return socket.recv_fds(self.ends[number], 1 << 20, 64)[0]
         except BlockingIOError:
             return b""
 
@@ -185,12 +187,78 @@ def test_one_that_hangs_is_ended_and_another_started(tmp_path: Path, monkeypatch
     async def act(scene: Scene) -> None:
         await scene.link.listen(effects.Listen(1, ("a",)))
         for _ in range(4):  # as long as it says something it lives
-            scene.played.ends[-1].send(wire.encode(wire.Counted(0, 0, 0, 0)))
+            scene.played.ends[-1].send(wire.encode(wire.Alive()))
             await asyncio.sleep(0.05)
         assert scene.played.closed == 0
         await scene.until(lambda: len(scene.played.ends) == 2)
         assert scene.changes() == [True, False, True]
         assert wire.Listen("a") in scene.played.said()
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_two_who_start_one_leave_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer's turn comes while an operation waits for the kernel's thread, or the other way round."""
+
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        free, kernel = asyncio.Event(), scene.link._in_kernel
+
+        async def busy(work: Callable[[], Any]) -> Any:
+            await free.wait()
+            return await kernel(work)
+
+        scene.link._in_kernel = busy
+        scene.played.ends[0].close()
+        await scene.until(lambda: scene.changes() == [True, False])
+        scene.link._restart()
+        listens = asyncio.ensure_future(scene.link.listen(effects.Listen(2, ("a",))))
+        await asyncio.sleep(0.01)
+        free.set()
+        assert (await listens).ports == {"a": 40_000}
+        await scene.until(lambda: len(scene.played.ends) == 3)
+        await scene.until(lambda: scene.played.closed == 2)
+        assert scene.changes() == [True, False, True]
+        (lives,) = (n for n, process in enumerate(scene.played.processes) if process.link.fileno() >= 0)
+        told, data = wire.Frames(wire.MAX_TO_RESOLVER), b""
+        while chunk := scene.played.take(lives):
+            data += chunk
+        listened = [wire.decode_to_resolver(frame) for frame in told.feed(data)]
+        assert listened == [wire.Listen("a")]
+
+    play(tmp_path, monkeypatch, act)
+
+
+def test_listeners_that_were_closed_are_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver takes nothing for a while; their numbers are those of other files of the daemon by then."""
+    rules = tuple(wire.NameRuleText(f"n{number}.example", False) for number in range(50_000))
+
+    async def act(scene: Scene) -> None:
+        await scene.link.listen(effects.Listen(1, ("a",)))
+        await scene.link.configure(wire.Configure(1, (), (), (wire.Names("a", "enforce", rules),)))
+        await scene.link.listen(effects.Listen(2, ("a", "b", "c")))
+        await scene.link.configure(configure("a", "b", "c"))
+        await scene.link.listen(effects.Listen(3, ("a", "c")))
+        await scene.link.configure(configure("a", "c"))
+        secret = tmp_path / "secret"
+        secret.touch()
+        opened = [os.open(secret, os.O_RDWR) for _ in range(4)]
+        end = scene.played.ends[-1]
+        end.setblocking(False)
+        frames, passed, messages = wire.Frames(wire.MAX_TO_RESOLVER), list[int](), list[wire.ToResolver]()
+        while not messages or messages[-1] != configure("a", "c"):
+            try:
+                data, descriptors, _, _ = socket.recv_fds(end, 1 << 20, 64)
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+                continue
+            passed += descriptors
+            messages += map(wire.decode_to_resolver, frames.feed(data))
+        listened = [message.workload for message in messages if isinstance(message, wire.Listen)]
+        assert (listened, len(passed)) == (["a", "c"], 2)
+        assert {os.readlink(f"/proc/self/fd/{number}") for number in passed} == {os.devnull}
+        for number in (*opened, *passed):
+            os.close(number)
 
     play(tmp_path, monkeypatch, act)
 

@@ -125,6 +125,24 @@ def answering(**names: str) -> Answers:
     return answer
 
 
+def two(address: str) -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP, at one port that has been free for both."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for _ in range(50):
+        udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            udp.bind((address, 0))
+            tcp.bind((address, udp.getsockname()[1]))
+            tcp.listen(64)
+            return udp, tcp
+        except OSError:
+            udp.close()
+            tcp.close()
+    raise AssertionError("no port is free for both")
+
+
 class Upstream:
     """UDP and TCP at one port of 127.0.0.1, or of ::1."""
 
@@ -135,15 +153,8 @@ class Upstream:
         self.raw: list[bytes] = []
         self.askers: list[Any] = []
         self.over_tcp = 0
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.udp = socket.socket(family, socket.SOCK_DGRAM)
-        self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.udp.bind((address, 0))
+        self.udp, self.tcp = two(address)
         self.server: tuple[Address, int] = ip_address(address), self.udp.getsockname()[1]
-        self.tcp = socket.socket(family, socket.SOCK_STREAM)
-        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.tcp.bind((address, self.server[1]))
-        self.tcp.listen(64)
         for work in (self._datagrams, self._connections):
             threading.Thread(target=work, daemon=True).start()
 

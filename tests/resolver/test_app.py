@@ -63,11 +63,11 @@ def test_it_ends_while_it_is_at_work(server: Upstream) -> None:
             for number in range(50):
                 question = dns.message.make_query(f"n{number}.cdn.example", "A")
                 sock.sendto(question.to_wire(), ("127.0.0.1", resolver.ports["w"]))
-            eventually(lambda: len(server.asked) == 50)
+            eventually(lambda: len(server.asked) >= 50)
 
 
-SOON = 0.2
-"""Seconds: that soon somebody is told that he gets no answer."""
+SOON = 1.0
+"""Seconds: that soon somebody is told that he gets no answer; a try at the upstream takes longer."""
 WHILE = 3
 """Seconds that it outlives its daemon there."""
 
@@ -205,16 +205,9 @@ def test_a_host_without_ipv6_has_two(server: Upstream) -> None:
         assert resolver.daemon.of(wire.Trouble) == []
 
 
-def test_what_it_did_is_counted(server: Upstream) -> None:
-    with Resolver(constants={"app.COUNTED_EVERY": 2}) as resolver:
-        resolver.configure("hub.example", upstreams=[server])
-        resolver.ask("hub.example")
-        resolver.ask("evil.example")
-        resolver.configure("hub.example", upstreams=[])
-        resolver.ask("hub.example", "AAAA")
-        # One may come while it is still asked, if that takes long.
-        counted = eventually(lambda: [told for told in resolver.daemon.of(wire.Counted) if told.queries > 2])
-        assert counted[0] == wire.Counted(queries=3, refused=1, failed=1, in_flight=0)
+def test_it_says_that_it_is_alive() -> None:
+    with Resolver(constants={"app.ALIVE_EVERY": 1}) as resolver:
+        assert resolver.daemon.waits_for(wire.Alive, 2)
 
 
 @pytest.mark.root

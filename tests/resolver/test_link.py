@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.core import resolver_wire as wire
-from penstock.core.resolver_wire import Counted, ToResolver
+from penstock.core.resolver_wire import Alive, Configured, ToResolver
 from penstock.errors import PenstockError
 from penstock.resolver import link
 from penstock.resolver.link import Link
@@ -55,7 +55,7 @@ def inodes(descriptors: list[int]) -> list[int]:
 
 
 def test_all_of_a_round_is_one_write(ends: Ends) -> None:
-    messages = [Counted(number, 0, 0, 0) for number in range(3)]
+    messages = [Configured(number) for number in range(3)]
     for message in messages:
         ends.link.say(message)
     ends.daemon.setblocking(False)
@@ -132,7 +132,7 @@ def test_the_end_of_the_daemon_is_told_and_the_loop_goes_on(ends: Ends) -> None:
 def test_it_is_told_too_when_it_is_written_to(ends: Ends) -> None:
     ends.daemon.close()
     for _ in range(2):
-        ends.link.say(Counted(0, 0, 0, 0))
+        ends.link.say(Alive())
         ends.link.flush()
     assert ends.ended == 1
     ends.turn()
@@ -152,7 +152,7 @@ def test_the_end_is_told_once_when_something_is_still_to_be_written(ends: Ends) 
 
 
 @pytest.mark.parametrize(
-    "data", [b"\0\0\0\2[]", b"\xff\xff\xff\xff", b"\0\0\0\1x", wire.encode(Counted(1, 2, 3, 4))], ids=repr
+    "data", [b"\0\0\0\2[]", b"\xff\xff\xff\xff", b"\0\0\0\1x", wire.encode(Alive())], ids=repr
 )
 def test_what_makes_no_sense_ends_it_with_an_error(ends: Ends, data: bytes) -> None:
     ends.daemon.sendall(data)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from penstock.errors import PenstockError
+from penstock.resolver import loop as loop_module
 from penstock.resolver.loop import HUNG_UP, READ, WRITE, Deadlines, Loop
 
 Pair = tuple[socket.socket, socket.socket]
@@ -121,3 +124,73 @@ def test_who_was_removed_in_this_round_is_not_called(pair: Pair) -> None:
     made.add(pair[1].fileno(), WRITE, lambda events: handler(1, 0))
     made.step()
     assert len(called) == 1
+
+
+def test_what_was_said_of_one_is_not_given_to_who_got_its_number(pair: Pair) -> None:
+    """A client that hung up would else end a connection that was taken in the same round."""
+    made, said = loop(), list[int]()
+    one, _ = pair
+    old, far = socket.socketpair()
+    with ExitStack() as stack:
+        stack.callback(old.close)
+        number = old.fileno()
+
+        def takes(events: int) -> None:
+            made.remove(one.fileno())
+            made.remove(number)
+            old.close()
+            new = [stack.enter_context(sock) for sock in socket.socketpair()]
+            assert new[0].fileno() == number
+            made.add(number, READ, said.append)
+            new[1].send(b"x")
+
+        made.add(one.fileno(), WRITE, takes)
+        made.add(number, READ, lambda events: said.append(-1))
+        far.close()
+        made.step()
+        assert said == []
+        made.step()
+        assert said == [READ]
+
+
+def test_what_begins_late_in_a_round_has_all_its_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    made, over = loop(), list[int]()
+    waits: Deadlines[int] = made.deadlines(7, over.append)
+
+    def takes_long(number: int) -> None:
+        waits.add(number, made.now)
+        clock[0] += 5
+        made.remove(pair[number].fileno())
+
+    made.add(pair[0].fileno(), WRITE, lambda events: takes_long(0))
+    made.add(pair[1].fileno(), WRITE, lambda events: takes_long(1))
+    made.step()
+    assert over == []
+    made.step()
+    assert len(over) == 1
+    clock[0] += 2
+    made.step()
+    assert sorted(over) == [0, 1]
+
+
+def test_each_moment_is_a_call_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time at which it begins, and whatever became of the others."""
+    clock = [1000.0]
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    faults: list[Exception] = []
+    made, called = loop(faults), list[float]()
+
+    def takes_long(key: str) -> None:
+        called.append(made.now)
+        clock[0] += 5
+        raise KeyError(key)
+
+    waits: Deadlines[str] = made.deadlines(1, takes_long)
+    for key in "ab":
+        waits.add(key, made.now)
+    clock[0] += 1
+    made.step()
+    assert called == [1001.0, 1006.0]
+    assert len(faults) == 2

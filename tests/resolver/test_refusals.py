@@ -64,14 +64,16 @@ def test_the_client_waits_for_the_daemon_but_not_long() -> None:
 
 def test_what_is_alike_within_a_second_is_counted() -> None:
     with asking() as resolver:
+        began = time.monotonic()
         for number in range(20):
             kind = "AAAA" if number % 2 else "A"
             reply = resolver.ask("evil.example", kind)
             assert (rcode(reply), ede(reply)) == ("NXDOMAIN", [15])
+        seconds = int(time.monotonic() - began) + 2  # those in which it may have been asked
         first, *later = told(resolver, 20)
         assert (first.count, first.id > 0) == (1, True)
         assert {(r.id, r.name, r.reason) for r in later if r.id == 0} == {(0, "evil.example", "name")}
-        assert len(later) <= 4
+        assert 1 + len(later) <= 2 * seconds
 
 
 def test_a_flood_of_names_is_told_in_few_messages() -> None:

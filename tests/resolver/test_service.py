@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import dns.flags
 import dns.message
@@ -18,9 +20,19 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
+from penstock.core import dns_codes as code
 from penstock.core import resolver_wire as wire
+from penstock.core.dns import build_query
+from penstock.core.dns_answers import Answer
+from penstock.core.dns_replies import rebuild
 from penstock.core.resolver_wire import NameRuleText
 from penstock.resolver import service
+from penstock.resolver.clients import Caller
+from penstock.resolver.link import Link
+from penstock.resolver.loop import Loop
+from penstock.resolver.service import Service
+from penstock.resolver.troubles import Troubles
+from penstock.resolver.upstream import MAX_STREAMS, Done, Question, Share, Upstreams
 
 from .running import (
     AS_IT_IS,
@@ -61,6 +73,15 @@ def asking(
 
 def learned(resolver: Resolver) -> list[tuple[str, list[str]]]:
     return [(learn.name, [str(a) for a, _ in learn.addresses]) for learn in resolver.daemon.of(wire.Learn)]
+
+
+PATIENT = {"upstream.TRY": 9.0}
+"""For tests that count what an upstream is asked, and let it answer late."""
+
+
+def _alone(answer: bytes | Sequence[bytes] | None) -> bytes:
+    assert isinstance(answer, bytes)
+    return answer
 
 
 class Client:
@@ -146,14 +167,21 @@ def test_many_at_once_are_learned_in_few_writes() -> None:
     count = 200
     names = [f"n{number}.example" for number in range(count)]
     answers: Answers = lambda q, *_: records(q, f"{q.question[0].name} A 192.0.2.1").to_wire()  # noqa: E731
-    with asking(answers, *names) as (resolver, _):
+    with asking(lambda *_: None, *names, constants=PATIENT) as (resolver, made):
         reads = []
         settle = resolver.daemon._answer
         resolver.daemon._answer = lambda messages: (reads.append(len(messages)), settle(messages))[1]  # type: ignore[method-assign, func-returns-value]
         client = Client(resolver, *((name, "A") for name in names))
+        eventually(lambda: len(made.askers) == count)
+        resolver.process.send_signal(signal.SIGSTOP)  # so that it finds all the answers at once
+        state = Path(f"/proc/{resolver.process.pid}/stat")
+        eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
+        for question, who in zip(made.asked, made.askers, strict=True):
+            made.udp.sendto(_alone(answers(question, made, who)), who)
+        resolver.process.send_signal(signal.SIGCONT)
         assert all(addresses(reply) == ["192.0.2.1"] for reply in client.replies(count))
         assert sum(reads) == count
-        assert len(reads) < count / 2
+        assert len(reads) < count / 20
 
 
 def test_only_the_asked_name_is_learned_with_what_its_chain_ends_in() -> None:
@@ -327,6 +355,100 @@ def test_one_who_is_observed_gets_everything_and_it_is_told() -> None:
         assert learned(resolver) == [("hub.example", ["192.0.2.1"]), ("private.example", ["192.0.2.5"])]
 
 
+class Alone:
+    """The service in this process, with a link and an upstream that are made up, and a client who is observed."""
+
+    protocol = "udp"
+
+    def __init__(self) -> None:
+        self.congested = False
+        self.said: list[wire.FromResolver] = []
+        self.replies: list[bytes] = []
+        self.asked: list[tuple[Question, Done]] = []
+        self.loop = Loop(self.failed)
+        troubles = Troubles(self.say)
+        self.service = Service(self.loop, cast(Link, self), cast(Upstreams, self), troubles)
+        self.service.configure(wire.Configure(1, (), (), (wire.Names("w", "observe"),)))
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+    def say(self, message: wire.FromResolver) -> None:
+        self.said.append(message)
+
+    def configure(self, servers: object) -> None:
+        """Whatever they are."""
+
+    def ask(self, question: Question, done: Done, share: Share) -> None:
+        self.asked.append((question, done))
+
+    def reply(self, address: Any, data: bytes) -> None:
+        self.replies.append(data)
+
+    def questions(self, *names: str) -> None:
+        """Ask them all, and let the upstream answer then."""
+        before = len(self.replies)
+        for number, name in enumerate(names):
+            caller = Caller(self, ("127.0.0.1", 4000), 4096)
+            assert self.service.take(self.service.of("w"), caller, build_query(number, name, code.A))
+        while self.asked:
+            self.asked.pop(0)[1](Answer(code.NOERROR, 0x8180, (), ()))
+        assert len(self.replies) - before == len(names)
+
+    def told(self) -> list[wire.FromResolver]:
+        """What was said since."""
+        said, self.said = self.said, []
+        return said
+
+
+def overflow(count: int) -> wire.Refused:
+    client = ip_address("127.0.0.1"), 4000
+    return wire.Refused(0, "w", "", "", "overflow", "udp", client, count)
+
+
+def test_what_is_observed_again_within_a_second_is_counted() -> None:
+    alone = Alone()
+    alone.questions("a.example", "a.example")  # one look-up
+    assert alone.told() == [wire.Observed("w", "a.example", (), 2)]
+    alone.questions("a.example", "b.example")
+    alone.questions("a.example")
+    assert alone.told() == [wire.Observed("w", "b.example", (), 1)]
+    alone.service.tick()
+    assert alone.told() == [wire.Observed("w", "a.example", (), 2)]
+    alone.service.tick()
+    assert alone.told() == []
+    alone.questions("a.example")
+    assert alone.told() == [wire.Observed("w", "a.example", ())]
+
+
+def test_more_names_than_are_told_of_one_who_is_observed_are_counted() -> None:
+    alone = Alone()
+    alone.questions(*(f"n{number}.example" for number in range(service.MAX_OBSERVED)))
+    assert len(alone.told()) == service.MAX_OBSERVED
+    alone.questions("x.example", "y.example", "y.example")
+    assert alone.told() == []
+    alone.service.tick()
+    assert alone.told() == [overflow(3)]
+    alone.questions("x.example")
+    assert alone.told() == [wire.Observed("w", "x.example", ())]
+
+
+def test_what_comes_while_the_daemon_does_not_keep_up_is_counted() -> None:
+    """What is observed, and what is refused; nothing more is said meanwhile."""
+    alone = Alone()
+    alone.questions("a.example")
+    assert alone.told() == [wire.Observed("w", "a.example", ())]
+    alone.congested = True
+    alone.questions("a.example", "b.example", "c.example")
+    alone.service.configure(wire.Configure(2, (), (), (wire.Names("w", "enforce"),)))
+    alone.questions("d.example", "d.example", "e.example")
+    alone.service.tick()
+    assert alone.told() == []
+    alone.congested = False
+    alone.service.tick()
+    assert alone.told() == [overflow(5), wire.Observed("w", "a.example", ())]
+
+
 def test_a_question_waits_until_it_is_known_what_may_be_asked() -> None:
     with upstream(HUB) as made, Resolver() as resolver:
         resolver.listen("w")
@@ -350,13 +472,13 @@ def test_what_is_under_way_fails_when_the_daemon_ends() -> None:
         held.append((question, who))
         return None
 
-    with asking(answer, there=1) as (resolver, made):
+    with asking(answer, there=1, constants=PATIENT) as (resolver, made):
         resolver.daemon.settle = lambda message: None
         client = Client(resolver, ("hub.example", "A"), ("inside.example", "A"), ("inside.example", "AAAA"))
         resolver.daemon.waits_for(wire.Learn)
         eventually(lambda: len(held) == 2)
         resolver.link.shutdown(socket.SHUT_RDWR)
-        client.sock.settimeout(0.2)
+        client.sock.settimeout(1)
         replies = client.replies(3)
         assert [(rcode(reply), ede(reply), addresses(reply)) for reply in replies] == [("SERVFAIL", [14], [])] * 3
         assert {reply.id for reply in replies} == {0, 1, 2}
@@ -397,15 +519,13 @@ def test_one_who_was_left_out_and_is_back_with_the_same_rules_is_answered() -> N
 
 
 def test_an_answer_that_comes_after_a_change_is_judged_by_what_is_in_force() -> None:
-    with asking(lambda *_: None) as (resolver, made):
+    with asking(lambda *_: None, constants=PATIENT) as (resolver, made):
         client = Client(resolver, ("hub.example", "A"), ("private.example", "A"))
-        eventually(lambda: len(made.asked) == 2)
+        eventually(lambda: len(made.askers) == 2)
         resolver.configure("hub.example")
         assert rcode(resolver.ask("evil.example")) == "NXDOMAIN"  # it knows
         for question, who in zip(made.asked, made.askers, strict=True):
-            answer = HUB(question, made, who)
-            assert isinstance(answer, bytes)
-            made.udp.sendto(answer, who)
+            made.udp.sendto(_alone(HUB(question, made, who)), who)
         replies = {reply.id: reply for reply in client.replies(2)}
         assert addresses(replies[0]) == ["192.0.2.1"]
         assert rcode(replies[1]) == "NXDOMAIN"
@@ -456,7 +576,8 @@ def test_so_many_of_one_workload_are_under_way_and_no_more() -> None:
         client = Client(resolver, *((name, "A") for name in names))
         replies = client.replies(50)
         assert {(rcode(reply), *ede(reply)) for reply in replies} == {("SERVFAIL", 14)}
-        eventually(lambda: len(made.asked) == service.MAX_WAITING)
+        # Some may be asked again by now.
+        eventually(lambda: len({asked.question[0].name for asked in made.asked}) == service.MAX_WAITING)
         trouble = resolver.daemon.waits_for(wire.Trouble)[0]
         assert (trouble.code, trouble.workload) == ("in-flight", "w")
         assert addresses(resolver.ask("hub.example", workload="v")) == ["192.0.2.1"]  # others are served
@@ -466,24 +587,47 @@ def test_so_many_of_one_workload_are_under_way_and_no_more() -> None:
         assert addresses(resolver.ask("hub.example", workload="v")) == ["192.0.2.1"]
 
 
+def test_so_many_of_one_workload_are_under_way_over_tcp() -> None:
+    names = [f"n{number}.example" for number in range(MAX_STREAMS + 8)]
+
+    def answer(question: dns.message.Message, *rest: Any) -> Any:
+        if question.question[0].name.to_text() == "hub.example.":
+            return HUB(question, *rest)
+        reply = records(question)
+        reply.flags |= dns.flags.TC
+        return reply.to_wire()
+
+    with (
+        upstream(answer, tcp=lambda *_: None) as made,
+        Resolver(constants=PATIENT) as resolver,
+    ):
+        resolver.configure(*names, upstreams=[made])
+        resolver.configure("hub.example", workload="v")
+        client = Client(resolver, *((name, "A") for name in names))
+        assert {(rcode(reply), *ede(reply)) for reply in client.replies(8)} == {("SERVFAIL", 22)}
+        eventually(lambda: made.over_tcp == MAX_STREAMS)
+        assert [(t.code, t.workload) for t in resolver.daemon.of(wire.Trouble)] == [("streams", "w")]
+        assert addresses(resolver.ask("hub.example", workload="v")) == ["192.0.2.1"]
+        assert client.waits()
+
+
 def test_many_who_ask_the_same_are_bounded_too() -> None:
     count = service.MAX_WAITING + 20
-    with asking(lambda *_: None) as (resolver, made):
+    with asking(lambda *_: None, constants=PATIENT) as (resolver, made):
         client = Client(resolver, *[("hub.example", "A")] * count)
         assert {rcode(reply) for reply in client.replies(20)} == {"SERVFAIL"}
+        eventually(lambda: made.askers)
         assert len(made.asked) == 1
-        answer = HUB(made.asked[0], made, None)
-        assert isinstance(answer, bytes)
-        made.udp.sendto(answer, made.askers[0])
+        made.udp.sendto(_alone(HUB(made.asked[0], made, None)), made.askers[0])
         assert all(addresses(reply) == ["192.0.2.1"] for reply in client.replies(count - 20))
 
 
 def test_many_who_ask_the_same_cost_one_answer_and_each_gets_his_own() -> None:
-    """One that takes long to put together, which hundreds wait for in different letters, over UDP and TCP."""
+    """One that takes as long as an answer may, which hundreds wait for in different letters, over UDP and TCP."""
     name = "a." * 115 + "cdn.example."
     chain = [name, *(f"{first}{'.z' * 125}." for first in "bcdefghi")]
     texts = [f"{a} CNAME {b}" for a, b in itertools.pairwise(chain)]
-    texts += [f"{chain[-1]} A 192.0.2.1", *["q. DNAME ."] * 500]
+    texts += [f"{chain[-1]} A 192.0.2.1", *["q. DNAME ."] * 200]
 
     def over_tcp(question: dns.message.Message, *_: Any) -> bytes:
         return records(question, *texts).to_wire(max_size=65535)
@@ -495,7 +639,7 @@ def test_many_who_ask_the_same_cost_one_answer_and_each_gets_his_own() -> None:
     wires = [query(number) for number in range(300)]
     with (
         upstream(lambda *_: None, tcp=over_tcp) as made,
-        Resolver() as resolver,
+        Resolver(constants=PATIENT) as resolver,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
     ):
         resolver.configure("*.cdn.example", upstreams=[made])
@@ -511,6 +655,7 @@ def test_many_who_ask_the_same_cost_one_answer_and_each_gets_his_own() -> None:
             for data in wires[50:]:
                 udp.send(data)
             assert rcode(resolver.ask("evil.example")) == "NXDOMAIN"
+            eventually(lambda: made.askers)
             began = time.monotonic()
             reply = records(made.asked[0])
             reply.flags |= dns.flags.TC
@@ -525,6 +670,13 @@ def test_many_who_ask_the_same_cost_one_answer_and_each_gets_his_own() -> None:
             assert data[asked] == wires[read.id][asked]
             assert (addresses(read), bool(read.flags & dns.flags.TC)) == gets
     assert (len(whole), len(short), len(made.asked)) == (50, 250, 2)
+
+
+def test_an_answer_is_put_together_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(service, "rebuild", lambda *arguments: made.append(arguments) or rebuild(*arguments))  # type: ignore[func-returns-value]
+    Alone().questions("a.example", "a.example", "a.example", "b.example")
+    assert len(made) == 2
 
 
 def test_dnssec_is_passed_as_long_as_nothing_was_taken_out() -> None:

@@ -15,12 +15,15 @@ from typing import NamedTuple
 from penstock.core import dns_codes as code
 from penstock.core.dns import check_options
 from penstock.core.dns_codes import HEADER_SIZE
-from penstock.core.dns_names import Malformed, OverBound, read_name, text_of, wire_of
+from penstock.core.dns_names import Malformed, OverBound, Steps, read_name, text_of, wire_of
 from penstock.core.dns_records import RDATA
 from penstock.core.policy import Address
 
 MAX_RECORDS = 512
 """Records of one message, all sections together."""
+
+RECORD = 25
+"""Steps of one, or of a run of addresses, beside those of its owner and its data: also of writing it."""
 
 MAX_STEPS = 8
 """CNAMEs from the asked name to the last one."""
@@ -60,19 +63,9 @@ class Answer(NamedTuple):
         return bool(self.flags & code.TC)
 
     @property
-    def authoritative(self) -> bool:
-        """AA."""
-        return bool(self.flags & code.AA)
-
-    @property
     def authentic(self) -> bool:
         """AD: the upstream says that it validated."""
         return bool(self.flags & code.AD)
-
-    @property
-    def recursion_available(self) -> bool:
-        """RA."""
-        return bool(self.flags & code.RA)
 
 
 class Chain(NamedTuple):
@@ -94,8 +87,8 @@ class Chain(NamedTuple):
 def parse_answer(data: bytes, id: int, name: str, qtype: int) -> Answer:
     """The answer in `data` to what build_query(id, name, qtype) asked.
 
-    Raises Malformed for anything that is not exactly that, OverBound (a Malformed) for one with too many
-    records, ValueError when `name` is not plain.
+    Raises Malformed for anything that is not exactly that, OverBound (a Malformed) for one with too much
+    in it, ValueError when `name` is not plain.
     """
     if len(data) < HEADER_SIZE:
         raise Malformed("shorter than a header")
@@ -123,21 +116,23 @@ def parse_answer(data: bytes, id: int, name: str, qtype: int) -> Answer:
 
 
 def _sections(data: bytes, at: int, asked: bytes, flags: int, counts: list[int]) -> Answer:
-    answer, at = _section(data, at, asked, counts[0])
-    authority, at = _section(data, at, asked, counts[1])
+    steps = Steps()
+    answer, at = _section(data, at, asked, counts[0], steps)
+    authority, at = _section(data, at, asked, counts[1], steps)
     upper = 0
     if counts[2]:
-        upper, at = _additional(data, at, asked, counts[2])
+        upper, at = _additional(data, at, asked, counts[2], steps)
     if at != len(data):
         raise Malformed("more bytes than records")
     return Answer(flags & 15 | upper << 4, flags, answer, authority)
 
 
-def _section(data: bytes, at: int, asked: bytes, count: int) -> tuple[tuple[Record, ...], int]:
+def _section(data: bytes, at: int, asked: bytes, count: int, steps: Steps) -> tuple[tuple[Record, ...], int]:
     """`count` records, without those of types that we do not know, and where they end."""
     records: list[Record] = []
     left = count
     while left:
+        steps.take(RECORD)
         run = _RUNS.get(data[at : at + 6])
         if run is not None:
             taken, at = _run(data, at, asked, left, run, records)
@@ -148,7 +143,7 @@ def _section(data: bytes, at: int, asked: bytes, count: int) -> tuple[tuple[Reco
         if data[at] == 0xC0 and data[at + 1] == HEADER_SIZE:
             owner, at = asked, at + 2
         else:
-            owner, at = read_name(data, at)
+            owner, at = read_name(data, at, steps)
             owner = owner.lower()
         kind, rclass, ttl, length = code.RECORD.unpack_from(data, at)
         start = at + 10
@@ -159,7 +154,7 @@ def _section(data: bytes, at: int, asked: bytes, count: int) -> tuple[tuple[Reco
             raise Malformed("a record that no answer has")
         reader = RDATA.get(kind)
         if reader is not None:
-            records.append(Record(owner, kind, ttl if ttl < 0x80000000 else 0, reader(data, start, at)))
+            records.append(Record(owner, kind, ttl if ttl < 0x80000000 else 0, reader(data, start, at, steps)))
     return tuple(records), at
 
 
@@ -182,7 +177,7 @@ def _run(
     return taken, at + taken * size
 
 
-def _additional(data: bytes, at: int, asked: bytes, count: int) -> tuple[int, int]:
+def _additional(data: bytes, at: int, asked: bytes, count: int, steps: Steps) -> tuple[int, int]:
     """The upper bits of the rcode, and where the section ends.  Its records are walked and forgotten."""
     upper: int | None = None
     for _ in range(count):
@@ -195,7 +190,7 @@ def _additional(data: bytes, at: int, asked: bytes, count: int) -> tuple[int, in
             check_options(data, start, at)
             upper = ttl >> 24
         else:
-            _, at = _section(data, at, asked, 1)
+            _, at = _section(data, at, asked, 1, steps)
     return upper or 0, at
 
 

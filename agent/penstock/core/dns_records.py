@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from penstock.core import dns_codes as code
-from penstock.core.dns_names import Malformed, OverBound, name_end, read_name
+from penstock.core.dns_names import Malformed, OverBound, Steps, name_end, read_name
 
-Reader = Callable[[bytes, int, int], bytes]
-"""(message, first byte, byte after the last) -> the record's data without compression; Malformed, IndexError."""
+Reader = Callable[[bytes, int, int, Steps], bytes]
+"""(message, first byte, byte after the last, steps) -> the data without compression; Malformed, IndexError."""
 
 _DIGEST_SIZES = {1: 20, 2: 32, 3: 32, 4: 48}  # of DS records, by kind of digest
 _MANDATORY, _ALPN, _NO_DEFAULT_ALPN, _PORT, _HINT4, _ECH, _HINT6 = range(7)  # parameters of SVCB, RFC 9460
@@ -22,6 +22,9 @@ _OHTTP = 8
 _HINTS = frozenset({_HINT4, _HINT6})
 MAX_PARAMETERS = 32
 """Of one service; IANA knows a dozen."""
+
+SERVICE, PARAMETER, WINDOW = 50, 20, 2
+"""Steps of reading one, and of writing it without hints."""
 
 
 def without_hints(rdata: bytes) -> bytes:
@@ -42,83 +45,93 @@ def without_hints(rdata: bytes) -> bytes:
     )
 
 
-def _fixed(size: int, data: bytes, start: int, end: int) -> bytes:
+def _fixed(size: int, data: bytes, start: int, end: int, steps: Steps) -> bytes:
     if end - start != size:
         raise Malformed("a record of a wrong length")
     return data[start:end]
 
 
-def _with_names(before: int, names: int, after: int, data: bytes, start: int, end: int) -> bytes:
+def _with_names(before: int, names: int, after: int, data: bytes, start: int, end: int, steps: Steps) -> bytes:
     """Fixed bytes, then names that may be compressed, then fixed bytes."""
     at = start + before
     rdata = data[start:at]
     for _ in range(names):
-        name, at = read_name(data, at)
+        name, at = read_name(data, at, steps)
         rdata += name
     if at + after != end:
         raise Malformed("a record of a wrong length")
     return rdata + data[at:end]
 
 
-def _texts(data: bytes, start: int, end: int) -> bytes:
-    at = start
-    while at < end:
+def _texts(data: bytes, start: int, end: int, steps: Steps) -> bytes:
+    at, texts = start, 0
+    while at < end and texts <= steps.left:
         at += data[at] + 1
+        texts += 1
+    steps.take(texts)
     if at != end or start == end:
         raise Malformed("texts that do not fill their record")
     return data[start:end]
 
 
-def _digest(data: bytes, start: int, end: int) -> bytes:
+def _digest(data: bytes, start: int, end: int, steps: Steps) -> bytes:
     size = end - start - 4
     if size < 1 or _DIGEST_SIZES.get(data[start + 3], size) != size or data[start + 3] == 0:
         raise Malformed("a digest of a wrong length")
     return data[start:end]
 
 
-def _key(data: bytes, start: int, end: int) -> bytes:
+def _key(data: bytes, start: int, end: int, steps: Steps) -> bytes:
     if end - start < 5:
         raise Malformed("a key of a wrong length")
     return data[start:end]
 
 
-def _signature(data: bytes, start: int, end: int) -> bytes:
-    if end - start < 20 or name_end(data, start + 18) >= end:
+def _signature(data: bytes, start: int, end: int, steps: Steps) -> bytes:
+    if end - start < 20 or _name_end(data, start + 18, steps) >= end:
         raise Malformed("a signature of a wrong length")
     return data[start:end]
 
 
-def _next_name(data: bytes, start: int, end: int) -> bytes:
-    _check_types(data, name_end(data, start), end)
+def _next_name(data: bytes, start: int, end: int, steps: Steps) -> bytes:
+    _check_types(data, _name_end(data, start, steps), end, steps)
     return data[start:end]
 
 
-def _next_hash(data: bytes, start: int, end: int) -> bytes:
+def _name_end(data: bytes, start: int, steps: Steps) -> int:
+    end = name_end(data, start)
+    steps.take((end - start) // 2)
+    return end
+
+
+def _next_hash(data: bytes, start: int, end: int, steps: Steps) -> bytes:
     at = start + 5 + data[start + 4]  # the salt
     if at >= end or not data[at]:
         raise Malformed("a hash of a wrong length")
-    _check_types(data, at + 1 + data[at], end)
+    _check_types(data, at + 1 + data[at], end, steps)
     return data[start:end]
 
 
-def _check_types(data: bytes, at: int, end: int) -> None:
+def _check_types(data: bytes, at: int, end: int, steps: Steps) -> None:
     """A set of types as bits, in windows that rise and do not end with a zero (RFC 4034, 4.1.2)."""
-    last = -1
+    last, start = -1, at
     while at < end:
         window, length = data[at], data[at + 1]
         at += 2 + length
         if window <= last or not 1 <= length <= 32 or not data[at - 1]:
             raise Malformed("a set of types that is none")
         last = window
+    steps.take((at - start) // 3 * WINDOW)
     if at != end:
         raise Malformed("a set of types of a wrong length")
 
 
-def _service(data: bytes, start: int, end: int) -> bytes:
+def _service(data: bytes, start: int, end: int, steps: Steps) -> bytes:
     at = name_end(data, start + 2)
     if at > end:
         raise Malformed("a record of a wrong length")
     parameters = _parameters(data, at, end)
+    steps.take(SERVICE + len(parameters) * PARAMETER + (end - start) // 2)
     if _NO_DEFAULT_ALPN in parameters and _ALPN not in parameters:
         raise Malformed("no default protocol and no other")
     if not parameters.keys() >= set(_numbers(parameters.get(_MANDATORY, b""))):

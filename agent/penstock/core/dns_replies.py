@@ -10,7 +10,7 @@ from penstock.core import dns_codes as code
 from penstock.core.dns import Query
 from penstock.core.dns_answers import Answer, Chain, Record
 from penstock.core.dns_codes import HEADER_SIZE
-from penstock.core.dns_names import is_below
+from penstock.core.dns_names import and_above
 from penstock.core.dns_records import without_hints
 from penstock.core.policy import Address
 
@@ -104,8 +104,9 @@ def _admitted(chain: Chain, admits: Callable[[Address], bool] | None) -> tuple[R
 def _negative(answer: Answer, chain: Chain, query: Query) -> tuple[Record, ...]:
     """The SOA that says how long the answer holds; with DO its signature."""
     terminal = chain.links[-1].rdata.lower() if chain.links else query.question[:-4].lower()
+    zones = frozenset(and_above(terminal))
     for soa in answer.authority:
-        if soa.type == code.SOA and is_below(terminal, soa.owner):
+        if soa.type == code.SOA and soa.owner in zones:
             signed = answer.authority if query.dnssec else ()
             return soa, *_signing(signed, {(soa.owner, code.SOA)})
     return ()
@@ -113,11 +114,8 @@ def _negative(answer: Answer, chain: Chain, query: Query) -> tuple[Record, ...]:
 
 def _signatures(answer: Answer, chain: Chain, whole: bool) -> tuple[Record, ...]:
     """Of what is kept of the chain, with the DNAMEs it came by.  One over changed records would prove nothing."""
-    aliases = tuple(
-        record
-        for record in answer.answer
-        if record.type == code.DNAME and any(is_below(link.owner, record.owner) for link in chain.links)
-    )
+    zones = {zone for link in chain.links for zone in and_above(link.owner)}
+    aliases = tuple(r for r in answer.answer if r.type == code.DNAME and r.owner in zones)
     kept = aliases + chain.links + (chain.records if whole else ())
     return aliases + _signing(answer.answer, {(record.owner, record.type) for record in kept})
 

@@ -86,10 +86,10 @@ class Lookup:
     @classmethod
     def of(cls, said: Refused | Observed) -> Lookup:
         """What the resolver said."""
-        if isinstance(said, Observed):
-            return cls(said.workload, said.name or ROOT, answered=True)
-        name = said.name or ("" if said.reason == OVERFLOW.reason else ROOT)
         count = min(max(said.count, 1), MOST)
+        if isinstance(said, Observed):
+            return cls(said.workload, said.name or ROOT, count=count, answered=True)
+        name = said.name or ("" if said.reason == OVERFLOW.reason else ROOT)
         return cls(said.workload, name, said.reason, said.qtype, said.protocol, count)
 
 
@@ -106,6 +106,8 @@ class Lookups:
         workload = policy.workloads.get(lookup.workload)
         if workload is None or lookup.reason == SEARCH:
             return []
+        if workload.mode is Mode.OBSERVE and lookup.reason == OVERFLOW.reason:
+            lookup = replace(lookup, answered=True)  # as nearly all are there
         moment, who = now.timestamp(), process or Process()
         owner: Owner = (lookup.workload, "look-up")
         said = (lookup.answered, workload.mode, policy.hash)

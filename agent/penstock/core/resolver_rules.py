@@ -24,7 +24,7 @@ MAX_NAMES = 16_384
 """Names under wildcards that are remembered as not new, a workload."""
 
 FORGOTTEN = 3600.0
-"""Seconds after which a name that was not asked again is new."""
+"""Seconds after which a name that was not asked again is new, and costs a token again."""
 
 MAX_RECENT, RECENT = 256, 10.0
 """Refused names of a workload that are remembered, and for how many seconds: suffixes are tried at once."""
@@ -107,15 +107,14 @@ class Habits:
     def may_ask(self, pattern: str, name: str, clock: float) -> bool:
         """Whether `name` may be asked under a wildcard: it is known, or may become so."""
         known = self._known
+        while known and clock - next(iter(known.values())) >= FORGOTTEN:
+            known.popitem(last=False)
         if name in known:
             known[name] = clock
             known.move_to_end(name)
             return True
         if len(known) >= MAX_NAMES:
-            oldest, asked = next(iter(known.items()))
-            if clock - asked < FORGOTTEN:
-                return False
-            del known[oldest]
+            return False
         tokens, at = self._buckets.get(pattern, (BURST, clock))
         tokens = min(BURST, tokens + (clock - at) * PER_MINUTE / 60)
         if tokens < 1:

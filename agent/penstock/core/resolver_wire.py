@@ -46,12 +46,11 @@ class NameRuleText:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a workload may ask.  `mode`: observe, enforce, lock.  `known`: (pattern, kind) that stay denied."""
+    """What a workload may ask.  `mode`: observe, enforce, lock."""
 
     workload: str
     mode: str
     rules: tuple[NameRuleText, ...] = ()
-    known: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +123,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Answered while the workload is only observed, though no rule of it has the name."""
+    """Answered while the workload is only observed, though no rule of it has the name.  `count`: so many alike."""
 
     workload: str
     name: str
     addresses: tuple[Address, ...]
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +141,8 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Since its start."""
-
-    queries: int
-    refused: int
-    failed: int
-    in_flight: int
+class Alive:
+    """The resolver still goes round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +152,7 @@ class Configured:
     generation: int
 
 
-FromResolver = Learn | Refused | Observed | Trouble | Counted | Configured
+FromResolver = Learn | Refused | Observed | Trouble | Alive | Configured
 
 
 def renumbered(message: Configure, generation: int) -> Configure:
@@ -219,12 +214,13 @@ def decode_from_resolver(frame: bytes) -> FromResolver:
             asker = _address(address), _number(port, MAX_PORT)
             words = (_text(workload), _text(name), _text(qtype), _text(reason))
             return Refused(_number(id), *words, protocol, asker, _number(count, MAX_COUNT))
-        case ["Observed", workload, name, list(addresses)] if len(addresses) <= MAX_ADDRESSES:
-            return Observed(_text(workload), _text(name), tuple(map(_address, addresses)))
+        case ["Observed", workload, name, list(addresses), count] if len(addresses) <= MAX_ADDRESSES:
+            observed = tuple(map(_address, addresses))
+            return Observed(_text(workload), _text(name), observed, _number(count, MAX_COUNT))
         case ["Trouble", code, workload, text]:
             return Trouble(_text(code), _text(workload), _text(text, MAX_TEXT))
-        case ["Counted", queries, refused, failed, in_flight]:
-            return Counted(_number(queries), _number(refused), _number(failed), _number(in_flight))
+        case ["Alive"]:
+            return Alive()
         case ["Configured", generation]:
             return Configured(_number(generation))
     raise ValueError("no message of a resolver")
@@ -250,9 +246,8 @@ def decode_to_resolver(frame: bytes) -> ToResolver:
 
 def _names(value: Any) -> Names:
     match value:
-        case [workload, mode, list(rules), list(known)] if mode in MODES:
-            kinds = tuple((_text(pattern), _text(kind)) for pattern, kind in map(_pair, known))
-            return Names(_text(workload), mode, tuple(map(_rule, rules)), kinds)
+        case [workload, mode, list(rules)] if mode in MODES:
+            return Names(_text(workload), mode, tuple(map(_rule, rules)))
     raise ValueError("no names")
 
 

@@ -25,7 +25,8 @@ from penstock.kernel.listeners import Listeners, open_listeners
 from penstock.kernel.resolver_process import ResolverProcess, spawn
 
 T = TypeVar("T")
-RECEIVE = 256 << 10
+RECEIVE = 16 << 10
+"""Bytes of a read: some dozens of look-ups, for a few of which the loop does nothing else."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a resolver that ended is started again; each time twice as long, until one has lived `STEADY`."""
 STEADY = 30.0
@@ -109,13 +110,19 @@ class ResolverLink:
         """
         wanted = {names.workload for names in message.workloads}
         for name in self._listeners.keys() - wanted - (self._asked if wanted else frozenset()):
-            self._listeners.pop(name).close()
+            self._unlisten(self._listeners.pop(name))
             self._send(resolver_wire.encode(resolver_wire.Unlisten(name)))
         self._send(resolver_wire.encode(message))
         if not wanted:
             self._stop()
         elif self._process is not None:
             await self._configured(message.generation)
+
+    def _unlisten(self, listeners: Listeners) -> None:
+        """Close them, and do not pass them any more: their numbers are those of other files soon."""
+        for waiting in [one for one in self._waiting if one[1] == listeners.descriptors]:
+            self._waiting.remove(waiting)
+        listeners.close()
 
     async def _configured(self, generation: int) -> None:
         """Until the resolver says so, or has ended; and not for long, if it hangs."""
@@ -150,11 +157,14 @@ class ResolverLink:
         return open_listeners(self._directory, names)
 
     async def _start(self) -> None:
-        """Unless the daemon ends, which may still repair something then: nobody would end that one."""
+        """Unless the daemon ends, which may still repair something then: nobody would end that one.
+
+        An operation and the timer may both do this, while the kernel's thread is busy: the first one stays.
+        """
         if self._closed:
             return
         process = await self._in_kernel(partial(self._spawn))
-        if self._closed:
+        if self._closed or self._process is not None:
             process.close()
             return
         self._process = process

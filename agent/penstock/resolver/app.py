@@ -19,8 +19,8 @@ from penstock.resolver.troubles import Troubles
 from penstock.resolver.upstream import Upstreams
 
 SECOND = 1.0
-COUNTED_EVERY = 10
-"""Seconds between two of those messages, which also say that this loop still goes round."""
+ALIVE_EVERY = 10
+"""Seconds between two messages that only say that this loop still goes round."""
 
 
 def outlive() -> None:
@@ -97,5 +97,5 @@ class App:
         self._ticks.add(number + 1, self._loop.now)
         self._service.tick()
         self._troubles.check(self._loop.now)
-        if number % COUNTED_EVERY == 0:
-            self._link.say(self._service.counted())
+        if number % ALIVE_EVERY == 0:
+            self._link.say(wire.Alive())

@@ -57,6 +57,10 @@ class Caller(NamedTuple):
     address: Any  # as the socket module has it
     longest: int  # bytes of an answer, if the client takes that much
 
+    def room(self, size: int) -> int:
+        """Bytes that an answer to him may have; `size`: what he says that he takes over UDP."""
+        return self.longest if self.way.protocol == "tcp" else min(self.longest, size)
+
 
 Take = Callable[[Caller, bytes], bool]
 """Gets each message, before anything is known about it.  False: it will get no answer."""

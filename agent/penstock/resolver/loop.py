@@ -1,7 +1,7 @@
 """Waits for descriptors and for moments, and calls who asked for it.
 
-A handler may be called for nothing, when another one of the same round closed its descriptor and the number was
-taken again: handlers read without blocking, and find nothing.
+What epoll said of a descriptor that was closed since is not given to who got its number in the same round: he is
+asked about in the next.  A handler may still be called for nothing, so handlers read without blocking.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ K = TypeVar("K", bound=Hashable)
 class Deadlines(Generic[K]):
     """Things that are over `delay` seconds after they were added; `over` is then called for each.
 
-    All wait equally long, so the first that was added is the first that is over.
+    All wait equally long, and no `now` is before an earlier one: the first that was added is the first that ends.
     """
 
     def __init__(self, delay: float, over: Callable[[K], object]) -> None:
@@ -66,11 +66,12 @@ class Loop:
     def __init__(self, failed: Callable[[Exception], object]) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
+        self._new: set[int] = set()  # added since the last poll, which said nothing of them
         self._waits: list[Deadlines[object]] = []
         self._rounds: list[Callable[[], object]] = []
         self._failed = failed
         self.now = time.monotonic()
-        """When this round began; seconds of a clock that never goes back."""
+        """When what is being called was called; seconds of a clock that never goes back."""
         self.ended = False
 
     @property
@@ -81,6 +82,7 @@ class Loop:
     def add(self, descriptor: int, events: int, handler: Handler) -> None:
         """Call `handler` for these events."""
         self._handlers[descriptor] = handler
+        self._new.add(descriptor)
         self._epoll.register(descriptor, events)
 
     def change(self, descriptor: int, events: int) -> None:
@@ -98,7 +100,7 @@ class Loop:
 
     def deadlines(self, delay: float, over: Callable[[K], object]) -> Deadlines[K]:
         """Deadlines that this loop looks after."""
-        made = Deadlines(delay, over)
+        made: Deadlines[K] = Deadlines(delay, lambda key: self._call(over, key))
         self._waits.append(made)  # type: ignore[arg-type]
         return made
 
@@ -113,20 +115,21 @@ class Loop:
 
     def step(self) -> None:
         """One round: wait for the first descriptor or moment, and serve all that are due."""
-        self.now = time.monotonic()
-        pause = min((waits.next() for waits in self._waits), default=math.inf) - self.now
+        pause = min((waits.next() for waits in self._waits), default=math.inf) - time.monotonic()
+        self._new.clear()
         events = self._epoll.poll(None if pause == math.inf else max(pause, 0), MOST_EVENTS)
-        self.now = time.monotonic()
+        polled = time.monotonic()
         for descriptor, said in events:
             handler = self._handlers.get(descriptor)
-            if handler is not None:
+            if handler is not None and descriptor not in self._new:
                 self._call(handler, said)
         for waits in self._waits:
-            self._call(waits.check, self.now)
+            waits.check(polled)  # not by now: what has come since has not been looked at
         for call in self._rounds:
             self._call(call)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        self.now = time.monotonic()
         try:
             function(*arguments)
         except PenstockError:

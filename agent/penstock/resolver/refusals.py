@@ -1,7 +1,8 @@
 """Refused questions: told to the daemon, and then to the client.
 
 The client waits for the daemon, but not long: until then the daemon can see whose socket it is.  Of what is alike
-within a second only the first is told at once, and the rest as a number.
+within a second only the first is told at once, and the rest as a number.  So is what comes while the daemon does
+not keep up.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ class Refusals:
         self._room = room
         self._waiting: dict[int, Waiting] = {}
         self._patience: Deadlines[int] = loop.deadlines(PATIENCE, self.settled)
-        self.count = 0
 
     @property
     def waiting(self) -> int:
@@ -49,9 +49,8 @@ class Refusals:
 
     def refuse(self, served: Served, caller: Caller, query: Query, refusal: Refusal) -> None:
         """Answer what `refusal` says."""
-        self.count += 1
         id = 0 if refusal is SEARCH else self._tell(served, caller, query, refusal)
-        limit = caller.longest if caller.way.protocol == "tcp" else min(caller.longest, query.size)
+        limit = caller.room(query.size)
         reply = build_reply(query, refusal.rcode, ede=refusal.ede, ede_text=refusal.text, limit=limit)
         if id:
             served.waiting += 1
@@ -66,18 +65,21 @@ class Refusals:
         name = query.name[:LONGEST_NAME]
         key = name, refusal.reason, qtype if refusal.reason == "type" else ""
         told = served.told.get(key)
-        if told is None and len(served.told) >= MAX_TOLD:
-            key = OVERFLOW
-            told = served.told.get(key, Told(caller, 0))
         if told is not None:
             served.told[key] = Told(caller, told.times + 1)
             return 0
-        if self._link.congested:
+        if len(served.told) >= MAX_TOLD or self._link.congested:
+            self.overflow(served, caller, 1)
             return 0
         served.told[key] = Told(caller, 0)
         id = self._number() if self._room(served) else 0
         self._say(id, served, (name, refusal.reason, qtype), Told(caller, 1))
         return id
+
+    def overflow(self, served: Served, caller: Caller, times: int) -> None:
+        """So many more look-ups are told without their names; `caller` is one of those who asked."""
+        told = served.told.get(OVERFLOW)
+        served.told[OVERFLOW] = Told(caller, times + (told.times if told else 0))
 
     def _say(self, id: int, served: Served, key: tuple[str, str, str], told: Told) -> None:
         name, reason, qtype = key

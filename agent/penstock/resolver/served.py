@@ -11,7 +11,7 @@ from penstock.core.policy import Address
 from penstock.core.resolver_rules import Forward, Habits, Questions
 from penstock.core.resolver_wire import Names
 from penstock.resolver.clients import Caller, Listeners
-from penstock.resolver.upstream import Question
+from penstock.resolver.upstream import Question, Share
 
 
 class Told(NamedTuple):
@@ -30,8 +30,9 @@ class Served:
         self.questions: Questions | None = None
         self.waiting = 0  # clients without an answer
         self.told: dict[tuple[str, str, str], Told] = {}  # name, reason, type
-        self.observed: set[tuple[str, int]] = set()  # of this second: name and type
+        self.observed: dict[tuple[str, int], int] = {}  # of this second, by name and type: how often again
         self.pending: dict[Question, Lookup] = {}
+        self.share = Share(workload)
         self._listeners: Listeners | None = None
         self._make: Callable[[], Listeners] | None = None
         self._names: tuple[Names, Sequence[str]] | None = None

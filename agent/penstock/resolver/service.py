@@ -33,7 +33,7 @@ LIFE = 12.0
 """Seconds after which a look-up ends whatever it waits for: nothing shall be held for good by a fault of ours."""
 
 MAX_OBSERVED = 256
-"""Names of a workload and second that are told, while it is only observed."""
+"""Names of a workload and second that are told, while it is only observed; what is more has no name."""
 
 
 class Service:
@@ -53,7 +53,6 @@ class Service:
         self._waiting = 0  # clients, for look-ups
         self._refusals = Refusals(loop, link, self._numbers.__next__, self._has_room)
         self.served: dict[str, Served] = {}
-        self.queries = self.failed = 0
 
     # --- what the daemon says ---
 
@@ -106,7 +105,6 @@ class Service:
             return True
         except Malformed:
             return False
-        self.queries += 1
         decision = self._decide(served, query.name, query.plain, query.qtype)
         if decision is None:
             self._fail([(query, caller)], code.EDE_NOT_READY, "penstock: not ready")
@@ -149,7 +147,7 @@ class Service:
         lookup.waiters.append((query, caller))
         served.pending[question] = lookup
         self._lives.add(lookup, self._loop.now)
-        self._upstreams.ask(question, lambda answer: self._answered(lookup, answer))
+        self._upstreams.ask(question, lambda answer: self._answered(lookup, answer), served.share)
 
     # --- answers ---
 
@@ -228,11 +226,16 @@ class Service:
         return questions is not None and questions.mode == "observe"
 
     def _observe(self, lookup: Lookup, addresses: Sequence[tuple[Address, int]]) -> None:
-        served, key = lookup.served, (lookup.question.name, lookup.question.qtype)
-        if key not in served.observed and len(served.observed) < MAX_OBSERVED and not self._link.congested:
-            served.observed.add(key)
+        served, name, times = lookup.served, lookup.question.name, len(lookup.waiters)
+        key = name, lookup.question.qtype
+        if key in served.observed:
+            served.observed[key] += times
+        elif len(served.observed) < MAX_OBSERVED and not self._link.congested:
+            served.observed[key] = 0
             found = tuple(address for address, _ in addresses)
-            self._link.say(wire.Observed(served.workload, lookup.question.name, found))
+            self._link.say(wire.Observed(served.workload, name, found, times))
+        else:
+            self._refusals.overflow(served, lookup.waiters[0][1], times)
 
     # --- learning ---
 
@@ -280,9 +283,7 @@ class Service:
             admits = frozenset(address for address, _ in lookup.admitted).__contains__
         content = rebuild(lookup.waiters[0][0], answer, chain, admits)
         for query, caller in lookup.waiters:
-            way, address, longest = caller
-            limit = longest if way.protocol == "tcp" else min(longest, query.size)
-            way.reply(address, reply(query, content, limit=limit))
+            caller.way.reply(caller.address, reply(query, content, limit=caller.room(query.size)))
 
     def _give_up(self, lookup: Lookup, ede: int, text: str) -> None:
         self._end(lookup)
@@ -290,8 +291,7 @@ class Service:
 
     def _fail(self, waiters: Sequence[tuple[Query, Caller]], ede: int, text: str) -> None:
         for query, caller in waiters:
-            self.failed += 1
-            limit = caller.longest if caller.way.protocol == "tcp" else min(caller.longest, query.size)
+            limit = caller.room(query.size)
             reply = build_reply(query, code.SERVFAIL, ede=ede, ede_text=text, limit=limit)
             caller.way.reply(caller.address, reply)
 
@@ -311,12 +311,12 @@ class Service:
     # --- seconds ---
 
     def tick(self) -> None:
-        """A second is over."""
+        """A second is over: tell what there was more, once the daemon hears us."""
+        if self._link.congested:
+            return
         for served in self.served.values():
             self._refusals.flush(served)
+            for (name, _), times in served.observed.items():
+                if times:
+                    self._link.say(wire.Observed(served.workload, name, (), min(times, wire.MAX_COUNT)))
             served.observed.clear()
-
-    def counted(self) -> wire.Counted:
-        """Since the start."""
-        waiting = self._waiting + self._refusals.waiting
-        return wire.Counted(self.queries, self._refusals.count, self.failed, waiting)

@@ -7,6 +7,7 @@ are none of it somebody is guessing, and the next try has another port.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -23,9 +24,18 @@ from penstock.resolver.troubles import Troubles
 TRY, ALTOGETHER = 1.5, 4.5
 """Seconds that one try takes at most, and after which no other is begun."""
 
+AGAIN = 30.0
+"""Seconds that a server which was silent is asked after the others; then a look-up tries whether it still is."""
+
+LATELY = 10.0
+"""Seconds without any answer before it is told that there is none."""
+
 TRIES = 3
 MAX_STRANGE = 8
 """Packets on one socket that are no answer to the question."""
+
+MAX_STREAMS = 64
+"""TCP connections for one workload: to read what comes over one may take milliseconds, and others wait as long."""
 
 LONGEST_DATAGRAM = 4096
 RECEIVE = 16 << 10
@@ -33,10 +43,8 @@ DISTRESS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 NO_EDNS = frozenset({code.FORMERR, code.NOTIMP, code.BADVERS})
 DONE = frozenset({code.NOERROR, code.NXDOMAIN})
 
-SILENT, DESCRIPTORS, LONG = "upstream", "descriptors", "answer"
+SILENT, DESCRIPTORS, LONG, STREAMS = "upstream", "descriptors", "answer", "streams"
 """Codes of troubles."""
-
-Server = tuple[Address, int]
 
 
 class Question(NamedTuple):
@@ -54,37 +62,86 @@ Done = Callable[[Answer | None], object]
 """Gets the answer, with whatever rcode; None when there is none."""
 
 
+class Share:
+    """What one workload has under way."""
+
+    __slots__ = ("streams", "workload")
+
+    def __init__(self, workload: str) -> None:
+        self.workload = workload
+        self.streams = 0  # TCP connections
+
+
+class Server:
+    """One that is asked, and what was found of it."""
+
+    __slots__ = ("family", "heard", "silent", "where")
+
+    def __init__(self, address: Address, port: int) -> None:
+        self.where = str(address), port
+        self.family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self.heard = -math.inf  # when it last answered, whatever it said
+        self.silent = 0.0  # when it was asked in vain, until it answers
+
+
 class Upstreams:
-    """The servers, in order.  The one that answered last comes first: a dead one is not waited for each time."""
+    """The servers, in order, but those that were silent lately behind the others: not each look-up waits for them.
+
+    What a server says changes nothing: else one name would decide who is asked for all the others.
+    """
 
     def __init__(self, loop: Loop, troubles: Troubles) -> None:
         self.loop = loop
         self.troubles = troubles
+        self.configured: tuple[tuple[Address, int], ...] = ()
         self.servers: tuple[Server, ...] = ()
-        self.configured: tuple[Server, ...] = ()
-        self.waits: Deadlines[Exchange] = loop.deadlines(TRY, lambda exchange: exchange.next())
+        self.waits: Deadlines[Exchange] = loop.deadlines(TRY, lambda exchange: exchange.over())
+        self._heard = -math.inf  # any of them
 
-    def configure(self, servers: Sequence[Server]) -> None:
+    def configure(self, servers: Sequence[tuple[Address, int]]) -> None:
         """Ask these from now on."""
         if tuple(servers) != self.configured:
-            self.servers = self.configured = tuple(servers)
+            self.configured = tuple(servers)
+            self.servers = tuple(Server(address, port) for address, port in servers)
+            self._heard = -math.inf
             self.troubles.over(SILENT)  # of those before
 
-    def ask(self, question: Question, done: Done) -> None:
-        """Call `done`, once, now or later."""
-        Exchange(self, question, done).next()
+    def ask(self, question: Question, done: Done, share: Share) -> None:
+        """Call `done`, once, now or later.  `share` is that of the workload that asks."""
+        Exchange(self, question, done, share).next()
+
+    def order(self) -> list[Server]:
+        """Whom to ask first, and then.
+
+        One whose time is over comes in its place again, but one only: it may cost a try.
+        """
+        long_ago = self.loop.now - AGAIN
+        due = next((server for server in self.servers if 0 < server.silent <= long_ago), None)
+        return sorted(self.servers, key=lambda server: 0.0 if server is due else server.silent)
+
+    def begins(self, server: Server) -> None:
+        """It is asked.  If it was silent, that finds out for all: others need not wait as well."""
+        if server.silent:
+            server.silent = self.loop.now
 
     def answered(self, server: Server) -> None:
         """It works."""
-        if server not in self.configured:  # it was asked before these were
-            return
-        if server != self.servers[0]:
-            self.servers = (server, *(other for other in self.servers if other != server))
-        self.troubles.over(SILENT)
+        server.heard, server.silent = self.loop.now, 0.0
+        if server in self.servers:  # else it was asked before these were
+            self._heard = self.loop.now
+            self.troubles.over(SILENT)
+
+    def unanswered(self, server: Server, since: float) -> None:
+        """It was asked something, and there is no answer."""
+        if server.heard < since:  # nor any other: else it is the name that is slow
+            server.silent = self.loop.now
 
     def silent(self) -> None:
-        """None works."""
-        asked = ", ".join(f"{address} port {port}" for address, port in self.servers[:8])
+        """A look-up got no answer of any."""
+        if self.loop.now - self._heard < LATELY:
+            return
+        silent = [server for server in self.servers if server.silent] or self.servers
+        asked = ", ".join("{} port {}".format(*server.where) for server in silent[:8])
         text = f"no answer from {asked}" if asked else "there is no server to ask"
         self.troubles.happened(self.loop.now, SILENT, "", text)
 
@@ -93,21 +150,23 @@ class Exchange:
     """One question, until it is answered or given up."""
 
     __slots__ = (
-        "_all", "_among", "_answer", "_done", "_edns", "_id", "_in", "_left", "_out", "_question", "_server",
-        "_sock", "_started", "_strange",
+        "_all", "_among", "_answer", "_done", "_edns", "_id", "_in", "_left", "_out", "_question",
+        "_server", "_share", "_silent", "_sock", "_started", "_strange",
     )  # fmt: skip
 
     _server: Server  # the one that is asked, once one was
 
-    def __init__(self, everything: Upstreams, question: Question, done: Done) -> None:
+    def __init__(self, everything: Upstreams, question: Question, done: Done, share: Share) -> None:
         self._all = everything
         self._question = question
         self._done = done
+        self._share = share
         self._started = everything.loop.now
-        self._among = everything.configured
-        servers = list(everything.servers)
+        self._among = everything.servers
+        servers = everything.order()
         self._left = (servers * TRIES)[: max(TRIES, len(servers))]
         self._answer: Answer | None = None  # the best so far
+        self._silent = True  # nothing else was found so far
         self._sock: socket.socket | None = None
         self._edns = True
         self._id = 0
@@ -122,54 +181,65 @@ class Exchange:
         loop = self._all.loop
         while self._left and loop.now - self._started < ALTOGETHER:
             self._server = self._left.pop(0)
+            self._all.begins(self._server)
             if self._begin(socket.SOCK_DGRAM):
                 return
-        self._give_up()
-
-    def _give_up(self) -> None:
-        if self._answer is None and self._among is self._all.configured:
+        if self._silent and self._among is self._all.servers:
             self._all.silent()
         self._finish(self._answer)
 
+    def over(self) -> None:
+        """A try took too long."""
+        self._all.unanswered(self._server, self._started)
+        self.next()
+
     def _elsewhere(self) -> None:
         """This server need not be asked again."""
-        self._left = [server for server in self._left if server != self._server]
+        self._left = [server for server in self._left if server is not self._server]
         self.next()
 
     def _begin(self, kind: socket.SocketKind) -> bool:
         """Ask `self._server`.  False when that cannot be done."""
         self._close()
-        address, port = self._server
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        loop = self._all.loop
+        loop, share = self._all.loop, self._share
+        if kind == socket.SOCK_STREAM and share.streams >= MAX_STREAMS:
+            self._left.clear()
+            self._silent = False
+            text = "more answers over TCP at once than are taken"
+            self._all.troubles.happened(loop.now, STREAMS, share.workload, text)
+            return False
         try:
-            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+            sock = socket.socket(self._server.family, kind | socket.SOCK_NONBLOCK)
         except OSError as e:
-            self._distressed(e)
+            self._failed(e)
             return False
         self._sock = sock
+        share.streams += kind == socket.SOCK_STREAM
         self._id = int.from_bytes(os.urandom(2))
         self._strange = 0
         self._out = self._packet()
         try:
             if kind == socket.SOCK_DGRAM:
-                sock.connect((str(address), port))
+                sock.connect(self._server.where)
                 sock.send(self._out)
                 loop.add(sock.fileno(), READ, self._datagrams)
             else:
                 self._in.clear()
-                if sock.connect_ex((str(address), port)) not in (0, errno.EINPROGRESS):
+                if sock.connect_ex(self._server.where) not in (0, errno.EINPROGRESS):
                     return False
                 loop.add(sock.fileno(), WRITE, self._connected)
         except OSError as e:  # no route, or our own rules
-            self._distressed(e)
+            self._failed(e)
             return False
         self._all.waits.add(self, loop.now)
         return True
 
-    def _distressed(self, error: OSError) -> None:
-        if error.errno in DISTRESS:
+    def _failed(self, error: OSError) -> None:
+        if error.errno not in DISTRESS:
+            self._all.unanswered(self._server, self._started)
+        else:
             self._left.clear()
+            self._silent = False
             text = f"an upstream cannot be asked: {error.strerror}"
             self._all.troubles.happened(self._all.loop.now, DESCRIPTORS, "", text)
 
@@ -195,6 +265,7 @@ class Exchange:
             except BlockingIOError:
                 return
             except OSError:  # nobody is there
+                self._all.unanswered(self._server, self._started)
                 self._elsewhere()
                 return
             answer = self._parsed(data) if len(data) <= LONGEST_DATAGRAM else None
@@ -202,6 +273,7 @@ class Exchange:
                 self._take(answer)
                 return
             if self._is_ours(data):  # and broken
+                self._heard()
                 self._elsewhere()
                 return
             self._strange += 1
@@ -225,12 +297,16 @@ class Exchange:
         begins = data[:2] == self._out[:2] and data[2:3] >= b"\x80"
         return begins and data[code.HEADER_SIZE : end].lower() == asked.lower()
 
+    def _heard(self) -> None:
+        self._silent = False
+        self._all.answered(self._server)
+
     def _take(self, answer: Answer) -> None:
+        self._heard()
         if answer.truncated and self._sock is not None and self._sock.type == socket.SOCK_DGRAM:
             if not self._begin(socket.SOCK_STREAM):
                 self._elsewhere()
         elif answer.rcode in DONE and not answer.truncated:
-            self._all.answered(self._server)
             self._finish(answer)
         elif answer.rcode in NO_EDNS and self._edns:
             self._edns = False
@@ -286,6 +362,7 @@ class Exchange:
         sock, self._sock = self._sock, None
         if sock is not None:
             self._all.waits.discard(self)
+            self._share.streams -= sock.type == socket.SOCK_STREAM
             self._all.loop.forget(sock.fileno())
             sock.close()
 
