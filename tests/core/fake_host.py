@@ -334,6 +334,8 @@ class Host:
         error = self.failing(effect)
         if isinstance(effect, effects.Load) and SLICE not in self.kernel.cgroups:
             error = "cgroupv2 path fails: No such file or directory"
+        if isinstance(effect, effects.Learn | effects.Renew) and self._loaded > effect.loaded:
+            error = "another policy was loaded since the look-up"
         if error:
             getattr(self, f"_fail_{name}", lambda effect: None)(effect)
             self._failed.add(name)
@@ -425,12 +427,11 @@ class Host:
         return events.Listening(self.now, effect.operation, ports, self.deaf)
 
     def _do_Learn(self, effect: effects.Learn) -> None:
-        assert effect.loaded >= self._loaded
-        self.kernel.learn(effect.opened)
-        self._fresh += [(effect.loaded, one) for one in effect.then]
+        brought = effect.then is not None and self._loaded == effect.loaded
+        self.kernel.learn(effect.then or () if brought else effect.opened)
+        self._fresh += [(effect.loaded, one) for one in effect.then or ()]
 
     def _do_Renew(self, effect: effects.Renew) -> None:
-        assert effect.loaded >= self._loaded
         self.kernel.retract(effect.retract)
         if effect.opened:
             self.kernel.learn(effect.opened)

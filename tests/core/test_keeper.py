@@ -7,7 +7,7 @@ from datetime import timedelta
 from fake_host import START, Host
 
 from penstock.core.events import Commit, ReadBack, RulesetChanged
-from penstock.core.keeper import Keeper, differs, missing, summary
+from penstock.core.keeper import PATIENCE, Keeper, differs, missing, summary
 from penstock.core.questions import bindings
 from penstock.core.slices import SLICE, slice_of
 from penstock.core.view import View
@@ -70,7 +70,7 @@ def test_who_changed_it_before_an_operation_of_ours_ended_half_way_is_nobody() -
     kept = Keeper(view)
     kept.agree(START, 10)
     kept.announced(told(Commit(11, True, 1, "x")))
-    kept.gave_up(START, "no room")
+    kept.gave_up(START, "no room", mending=True)
     assert not kept.must_look
     kept.may_mend(START, "a map")
     assert not view.alarms
@@ -82,6 +82,18 @@ def test_who_interferes_with_a_load_is_named() -> None:
     kept.announced(told(Commit(11, True, 77, "nft")))
     assert "a map (by 'nft', pid 77)" in kept.interfered(START, "a map")
     assert view.alarms[-1] == (START, "a map (by 'nft', pid 77)")
+
+
+def test_a_check_of_which_nothing_comes_is_not_the_last_one() -> None:
+    host = Host().start()
+    kept, in_force = keeper(), host.engine.in_force
+    assert in_force
+    assert kept.check(in_force)
+    for _ in range(PATIENCE - 1):
+        kept.ticked()
+        assert not kept.check(in_force)
+    kept.ticked()
+    assert kept.check(in_force)
 
 
 def test_one_check_at_a_time_and_it_must_be_about_what_is_in_force() -> None:

@@ -13,6 +13,7 @@ from fake_host import Host, always, once, rules
 from penstock.core import effects, events, naming
 from penstock.core.blocks import Block, Process
 from penstock.core.log_prefix import Kind, Refusal
+from penstock.core.lookup_chains import LISTENING
 from penstock.core.name_elements import Opened
 from penstock.core.packets import Denied
 from penstock.core.policy import Direction, Mode, Upstream
@@ -253,7 +254,140 @@ def test_what_is_learned_while_a_policy_is_being_loaded_stays(egress: str) -> No
     assert host.settled[8] is True
     assert held(host) == {(HUB, FOUR)}
     (learned,) = (e for e in host.done if isinstance(e, effects.Learn) and e.ids == (8,))
+    assert learned.then
     assert {one.set for one in learned.then} == {name for name, found in host.kernel.learned.items() if found}
+
+
+WAS = "[{to: hub.example, ports: [22]}, {to: db.example, ports: [22]}]"
+OTHER_PORT = "[{to: hub.example, ports: [443]}, {to: db.example, ports: [22]}]"
+
+
+def ports_of(host: Host) -> dict[int, set[tuple[str, str]]]:
+    """What is held, by the first port that it opens."""
+    return {
+        rule.group.ports.ranges[0].first: {
+            (name, str(ip_address(address)))
+            for address, name in host.kernel.learned.get(f"names4_a_{rule.group.id}", {}).items()
+        }
+        for rule in host.engine._naming.names.rules["a"]
+    }
+
+
+def test_what_is_learned_behind_a_load_opens_what_was_loaded() -> None:
+    """It was judged before, when the group of the old port still had it."""
+    host = running({"rules.d/a.yaml": rules("a", WAS)})
+    assert host.configured
+    looks_up = iter([Learn(8, host.configured.generation, "a", HUB, ((ip_address(FOUR), 604_800),))])
+
+    def look_up() -> None:
+        for found in looks_up:
+            host.feed(events.FromResolver(host.now, (found,), {}))
+            while 8 not in host.settled:
+                host.step_last()
+
+    host.interfere = look_up
+    host.apply({"rules.d/a.yaml": rules("a", OTHER_PORT)})
+    assert host.settled[8] is True
+    assert ports_of(host) == {443: {(HUB, FOUR)}, 22: set()}
+
+
+@pytest.mark.parametrize("step", ["Load", "BindCgroups", "ReadKernel"])
+def test_an_apply_of_names_that_ended_half_way_leaves_nothing_behind(step: str) -> None:
+    """No shape tells it: both policies have the same groups."""
+    wide = WAS.replace("hub.example, ports: [22]", "hub.example, ports: [443]")
+    host = running({"rules.d/a.yaml": rules("a", wide)})
+    assert learn(host, HUB, FOUR)
+    host.files = {"rules.d/a.yaml": rules("a", wide.replace("]}]", "]}, {to: hub.example, ports: [22]}]"))}
+    host.failing = once(step)
+    number = host.command("apply")
+    host.settle()
+    assert number in host.refusals
+    assert ports_of(host) == {443: {(HUB, FOUR)}, 22: set()}
+    assert learn(host, DB, "203.0.113.9", id=7)
+    assert learn(host, HUB, SIX, id=8)
+    status = host.status()
+    assert status["kernel"]["agrees"] is True
+    assert "foreign-change" not in {finding["code"] for finding in status["findings"]}
+
+
+def test_the_next_apply_may_be_what_mends_it() -> None:
+    """Its names are those in force, and not what the kernel was left with."""
+    files = {"rules.d/a.yaml": rules("a", WAS)}
+    host = running(files)
+    assert learn(host, HUB, FOUR)
+    host.files = {"rules.d/a.yaml": rules("a", OTHER_PORT)}
+    host.failing = lambda e: "no" if isinstance(e, effects.ReadKernel) else ""
+    host.command("apply")
+    host.settle()
+    host.failing = lambda effect: ""
+    host.apply({**files, "rules.d/b.yaml": rules("b")})
+    assert ports_of(host) == {22: {(HUB, FOUR)}}
+
+
+def test_what_ended_half_way_is_mended_though_all_else_agrees() -> None:
+    """As when a unit was bound meanwhile, and its reading back agreed."""
+    host = running()
+    host.engine._operations.half_way = ["apply ended half-way"]
+    host.tick()
+    loads = [effect for effect in host.done if isinstance(effect, effects.Load)]
+    assert len(loads) == 2
+    assert len(loads[-1].retract) > 0
+    host.tick()
+    assert not host.engine._operations.half_way
+    assert len([effect for effect in host.done if isinstance(effect, effects.Load)]) == 2
+
+
+@pytest.mark.parametrize("fails", [("Load", "Renew"), ("Renew",)])
+def test_what_cannot_be_put_right_is_tried_again_and_the_kernel_is_looked_at(fails: tuple[str, ...]) -> None:
+    host = running()
+    assert learn(host, HUB, FOUR)
+    host.failing = lambda e: "no" if type(e).__name__ in fails else ""
+    host.command("apply")
+    host.kernel.learned.clear()
+    host.kernel.commit(touched=True, pid=77, comm="nft")
+    host.settle()
+    host.failing = lambda effect: ""
+    for _ in range(2):
+        host.tick()
+    assert held(host) == {(HUB, FOUR)}
+    host.kernel.flush()
+    host.settle()
+    assert host.holds_policy()
+    assert held(host) == {(HUB, FOUR)}
+
+
+def test_why_nothing_is_learned_is_not_told_for_each_look_up() -> None:
+    host = running()
+    host.failing = always("Learn", error="no room")
+    for id in range(50):
+        assert not learn(host, HUB, FOUR, id=id + 1)
+    assert [text for _, text in host.journal].count("no room") == 1
+    host.tick(61)
+    learn(host, HUB, FOUR)
+    assert [text for _, text in host.journal].count("no room") == 2
+
+
+def test_who_answers_is_no_trouble_any_more_when_nobody_looks_up() -> None:
+    """A tick comes between the load that takes the sets away and its reading back."""
+    host = running({"rules.d/a.yaml": rules("a", "[{to: hub.example}]")})
+
+    def failing(effect: effects.Effect) -> str:
+        sets = host.kernel.ruleset.set_names if host.kernel.ruleset else ()
+        return "no such set" if isinstance(effect, effects.SayThere) and LISTENING not in sets else ""
+
+    host.failing = failing
+    ticks = iter([events.Ticked(host.now, 2.0, uptime=host.uptime)])
+
+    def tick() -> None:
+        for event in ticks:
+            host.feed(event)
+            while not isinstance(host.done[-1], effects.SayThere):
+                host.step_last()
+
+    host.interfere = tick
+    host.apply({"rules.d/a.yaml": rules("a")})
+    assert "SayThere" not in host.engine.view.troubles
+    assert not list(ticks)
 
 
 NARROW = {"rules.d/a.yaml": rules("a", "[{to: '*.hub.example'}]")}
@@ -290,9 +424,11 @@ def test_what_went_is_not_learned_when_the_policy_could_not_be_saved() -> None:
 
 def test_what_was_let_in_for_a_name_too_long_to_be_written_down_goes_when_nobody_knows_it() -> None:
     host = running()
-    (name,) = (s.name for s in host.kernel.ruleset.name_sets if s.name.startswith("names4_b_")) if (
-        host.kernel.ruleset
-    ) else ("",)
+    (name,) = (
+        (s.name for s in host.kernel.ruleset.name_sets if s.name.startswith("names4_b_"))
+        if (host.kernel.ruleset)
+        else ("",)
+    )
     again = Host(FILES, saved=host.state)
     again.kernel = host.kernel
     again.kernel.learned = {name: {ip_address(FOUR).packed: ""}}

@@ -76,8 +76,8 @@ def meanwhile(tree: Lab) -> list[int]:
     found = []
     try:
         worker.load(effects.Load(7, ruleset, None))
-        for then, loads in (((one,), 8), ((), 9), ((one, two), 10), ((one,), 12)):
-            operation = loads if loads < 12 else 11
+        for then, loads in (((one,), 8), ((), 9), ((one, two), 10), ((one,), 12), (None, 13)):
+            operation = loads if loads != 12 else 11
             worker.learn(effects.Learn((1,), (one,), operation, then))
             worker.load(effects.Load(loads, ruleset, None, (gone,)))
             found.append(len(worker.learned()))
@@ -87,7 +87,26 @@ def meanwhile(tree: Lab) -> list[int]:
 
 
 def test_what_is_learned_while_a_policy_is_loaded_is_not_taken_out_by_that(lab: Lab) -> None:
-    assert lab.host.call(meanwhile, lab) == [1, 0, 2, 0]
+    assert lab.host.call(meanwhile, lab) == [1, 0, 2, 0, 0]
+
+
+def behind(tree: Lab) -> list[list[int]]:
+    """What is held when it is learned behind the load for which it was judged."""
+    worker, ruleset, set_name = begun(tree)
+    one, two = (Opened(set_name, ip_address(f"192.0.2.{n}").packed, "hub.example", 60) for n in (1, 2))
+    found = []
+    try:
+        for number, then in enumerate(((two,), (), None), 7):
+            worker.load(effects.Load(number, ruleset, None, (Retract(set_name, frozenset(), others=True),)))
+            worker.learn(effects.Learn((1,), (one,), number, then))
+            found.append(sorted(element.address[-1] for element in worker.learned()))
+    finally:
+        Nft().load("add table inet penstock\ndelete table inet penstock\n")
+    return found
+
+
+def test_what_is_learned_behind_a_load_is_by_the_rules_that_it_brought(lab: Lab) -> None:
+    assert lab.host.call(behind, lab) == [[2], [], [1]]
 
 
 def held(set_name: str) -> int:

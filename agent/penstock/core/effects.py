@@ -131,14 +131,15 @@ class Load:
 class Learn:
     """Put learned addresses into the kernel's sets, for the look-ups `ids`.
 
-    They were judged by what the operation `loaded` loads, and what was in force before it.  Once a later one has
-    loaded something else it fails.  `then` are the elements once that is loaded, if it may still be.
+    `loaded` is the last operation that is known of: once a later one has loaded something else it fails.  While
+    that one is under way they were judged by what was in force before it as well as by what it brings: `then` are
+    the elements once it has loaded.
     """
 
     ids: tuple[int, ...]
     opened: tuple[Opened, ...]
     loaded: int
-    then: tuple[Opened, ...] = ()
+    then: tuple[Opened, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

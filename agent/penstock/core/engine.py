@@ -26,7 +26,7 @@ from penstock.core.events import Event
 from penstock.core.explain import explain
 from penstock.core.history import NotUnderstood, choose, understood
 from penstock.core.journal import BlockNews, FindingNews
-from penstock.core.keeper import Keeper, differs, missing, summary
+from penstock.core.keeper import Keeper, missing, summary, unlike
 from penstock.core.labels import assign
 from penstock.core.lending import Lending
 from penstock.core.looks import look, only_process, take_in
@@ -233,15 +233,14 @@ class Engine:
             return []
         if not current:
             return self._operations.check()
-        wrong = differs(in_force.policy, in_force.ruleset, event, in_force.places, self._operations.depth)
-        if not wrong and event.snapshot.digest != in_force.snapshot.digest:
-            wrong = ["a rule was changed"]
+        wrong = unlike(in_force, event, self._operations.depth) or self._operations.half_way
         if wrong:
             return self._operations.repair(event.now, summary(wrong))
         self._operations.in_force = replace(in_force, snapshot=event.snapshot, cgroups=event.cgroups)
         touched = self._keeper.suspects(event.snapshot.generation)
-        again = self._operations.check() if self._keeper.agree(event.now, event.snapshot.generation) else []
-        return [*(self._naming.renewal(event.now) if touched else []), *again]
+        if self._keeper.agree(event.now, event.snapshot.generation):
+            return self._operations.check()
+        return self._naming.renewal(event.now) if touched else []
 
     def _ruleset_changed(self, event: events.RulesetChanged) -> list[Effect]:
         self._keeper.announced(event)
@@ -256,15 +255,16 @@ class Engine:
                 return self._operations.unsaved(event.error)
             return self._operations.give_up(event.now, event.error, event.effect)
         if event.ids:
-            return self._naming.unlearned(event.ids, event.error)
+            return self._naming.unlearned(event.ids, event.error, event.now)
+        if event.effect == effects.Renew.__name__:
+            return self._operations.not_renewed(event.now, event.error)
         if event.effect in (effects.ReadConfig.__name__, effects.ReadHistory.__name__):
             self._reading = None
             if event.request is None:
                 return [effects.Quit(1, event.error)]
         if event.effect == effects.ReadKernel.__name__:
             self._keeper.answered(None)
-            self._keeper.unknown(event.error)
-        if event.effect == effects.Examine.__name__:
+        if event.effect in (effects.ReadKernel.__name__, effects.Examine.__name__):
             self._keeper.unknown(event.error)
         if event.request is not None:
             self._commands.forget(event.request)
@@ -284,6 +284,7 @@ class Engine:
         self._ticks += 1
         self._measuring.ticked(event.elapsed)
         self._operations.may_try_again()
+        self._keeper.ticked()
         lent = self._lending.ticked(event)
         around = self._ticks % AROUND == 1
         todo = [look(self.view, self.in_force, None, around=around), effects.ScanUnits()]
@@ -330,7 +331,7 @@ class Engine:
             return todo
         if any(end <= event.now for s in in_force.ruleset.sets for end in s.expires.values()):
             return self._operations.again("expiry", event.now)
-        if not self._keeper.holds_still(event.now, event.generation):
+        if not self._keeper.holds_still(event.now, event.generation) or self._operations.half_way:
             return self._operations.check()
         return self._prover.prove(again=False)
 

@@ -23,6 +23,10 @@ REPAIRS, PERIOD = 5, timedelta(seconds=1)
 not keep us busy.  One is too few: the second flush of a tool that reloads would leave all open until the tick."""
 
 
+PATIENCE = 60
+"""Ticks that a check may take."""
+
+
 class Keeper:
     """The engine asks it, and does what is to be done."""
 
@@ -30,6 +34,7 @@ class Keeper:
         self._view = view
         self._generation = 0  # of the ruleset, up to which every change is known not to be about us
         self._about: Ruleset | None = None  # what a check that is under way compares with
+        self._waited = 0  # ticks, for it
         self._suspect: Commit | None = None  # who changed our table last
         self._look = False  # something was announced for which the kernel must be looked at
         self._mended: deque[datetime] = deque(maxlen=REPAIRS)
@@ -62,8 +67,14 @@ class Keeper:
         """Have the kernel read, unless it is being read."""
         if self._about is not None:
             return []
-        self._about, self._look = in_force.ruleset, False
+        self._about, self._look, self._waited = in_force.ruleset, False, 0
         return [ReadKernel(None, tuple(sorted(in_force.policy.workloads)), tuple(sorted(in_force.places)))]
+
+    def ticked(self) -> None:
+        """A check of which nothing comes must not be the last one."""
+        self._waited += 1
+        if self._waited >= PATIENCE:
+            self._about = None
 
     def answered(self, in_force: InForce | None) -> bool:
         """The check is over; whether it was about what is in force now."""
@@ -101,13 +112,14 @@ class Keeper:
         """A repair ended well."""
         self._mended.append(now)
 
-    def gave_up(self, now: datetime, error: str) -> None:
+    def gave_up(self, now: datetime, error: str, *, mending: bool) -> None:
         """An operation ended half-way: the kernel holds the old rules or the new ones.
 
-        When somebody changed our table meanwhile that may be why, and it is mended at once: a tool that restarts
-        flushes twice, the second time into the middle of a repair.  Else what does not work waits for a tick.
+        That is mended at once, unless it was `mending` which failed: it waits for a tick.  When somebody changed
+        our table meanwhile that may be why, and it does not wait: a tool that restarts flushes twice, the second
+        time into the middle of a repair.
         """
-        self._mended.extend([now] * (1 if self._suspect else REPAIRS))
+        self._mended.extend([now] * (1 if self._suspect or not mending else REPAIRS))
         self._own_doing, self._suspect, self._look = True, None, False
         self.unknown(error)
 
@@ -136,6 +148,12 @@ def differs(
     wanted = questions.bindings(tuple(policy.workloads), event.cgroups, places, depth, by_name=ruleset.by_name)
     wrong = differences(ruleset, wanted, event.cgroups.get(SLICE), event.snapshot, event.now)
     return wrong or missing(policy, event.cgroups)
+
+
+def unlike(in_force: InForce, event: ReadBack, depth: int) -> list[str]:
+    """In what the kernel differs from what it held when that was read back last, a phrase each."""
+    wrong = differs(in_force.policy, in_force.ruleset, event, in_force.places, depth)
+    return wrong or (["a rule was changed"] if event.snapshot.digest != in_force.snapshot.digest else [])
 
 
 def summary(phrases: list[str]) -> str:

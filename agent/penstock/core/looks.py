@@ -24,6 +24,15 @@ def _watched(view: View, workloads: Sequence[str]) -> Mapping[tuple[int, int], s
     return {k: name for k, name in watch.items() if name in workloads}
 
 
+def let_go(view: View, before: InForce | None, now: InForce) -> None:
+    """Processes of a unit that a policy gave away have not left: they are not watched any more."""
+    there = {unit.path for unit in view.units}
+    was = before.places.items() if before else ()
+    losers = {name for path, name in was if path in there and now.places.get(path) != name}
+    if losers:
+        view.processes = {name: found for name, found in view.processes.items() if name not in losers}
+
+
 def take_in(view: View, event: events.Examined) -> list[Effect]:
     """Remember what was seen; say it when the rule files have errors now."""
     view.counters, view.processes, view.strays = event.counters, event.processes, event.strays

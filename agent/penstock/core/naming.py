@@ -34,6 +34,9 @@ SAVE_EVERY = 30
 PATIENCE = timedelta(seconds=10)
 """For which look-ups wait for a resolver that has ended: it is started anew at once."""
 
+QUIET = timedelta(minutes=1)
+"""Between two complaints alike."""
+
 MAX_TROUBLES = 64
 """That are told at once."""
 
@@ -62,6 +65,7 @@ class Naming:
         self._ticks = 0
         self._missing: datetime | None = None  # the resolver, since then
         self._brought = 0, Names()  # by that operation
+        self._complained = "", view.started
         self._saved = b""
 
     # --- what the kernel shall hold ---
@@ -92,10 +96,13 @@ class Naming:
             self.learned.found(workload, element.address, element.name, now + element.seconds)
         return told
 
-    def changes(self, operation: Operation, in_force: InForce | None) -> Changes:
-        """What goes before the operation loads, because its policy does not give it; what comes after that."""
+    def changes(self, operation: Operation, in_force: InForce | None, *, half_way: bool = False) -> Changes:
+        """What goes before the operation loads, because its policy does not give it; what comes after that.
+
+        `half_way`: the one before it ended so, and what the kernel holds of names is not known.
+        """
         names, now = Names(operation.policy, operation.began), operation.began
-        if operation.kind in ("start", "repair"):
+        if half_way or operation.kind in ("start", "repair"):
             which = tuple(names.rules)
         else:
             which = name_elements.changed(self.names, names)
@@ -141,6 +148,8 @@ class Naming:
             word, _, workload = trouble.partition(" ")
             if word == FULL and workload not in by_name:
                 del self._view.troubles[trouble]
+        if not by_name:
+            self._view.troubles.pop(effects.SayThere.__name__, None)
 
     def configure(self, in_force: InForce | None) -> list[Effect]:
         """Tell the resolver what is in force, unless it knows; and when nobody needs it any more."""
@@ -170,8 +179,7 @@ class Naming:
             )
             for rule in self.names.rules.get(name, ())
         )
-        known = tuple((known.pattern, known.kind) for known in workload.known)
-        return resolver_wire.Names(name, workload.mode.value, rules, known)
+        return resolver_wire.Names(name, workload.mode.value, rules)
 
     # --- what the resolver says ---
 
@@ -180,7 +188,7 @@ class Naming:
     ) -> list[Effect]:
         """Learn, and let the resolver answer; or refuse to.  Write down what it refused."""
         opened: list[Opened] = []
-        then: list[Opened] = []
+        then: list[Opened] | None = [] if operation else None
         good: list[int] = []
         bad: list[int] = []
         told: list[int] = []
@@ -194,7 +202,7 @@ class Naming:
                     found = self._learn(message, in_force, coming, event.now)
                     (bad if found is None else good).append(message.id)
                     opened += found or ()
-                    if found and operation:
+                    if found and then is not None:
                         then += self._opened(coming or self.names, message, event.now)
                 case resolver_wire.Refused():
                     told.append(message.id)
@@ -206,7 +214,7 @@ class Naming:
         done: list[Effect] = [effects.Record(tuple(blocks))] if blocks else []
         done += [effects.Settle((*told, *bad), False)] if told or bad else []
         if good:
-            learn = effects.Learn(tuple(good), tuple(opened), loaded, tuple(then))
+            learn = effects.Learn(tuple(good), tuple(opened), loaded, None if then is None else tuple(then))
             done += [learn, effects.Settle(tuple(good), True)]
         return done
 
@@ -262,12 +270,11 @@ class Naming:
     def _opened(self, names: Names, message: resolver_wire.Learn, now: datetime) -> Iterator[Opened]:
         """The elements by these rules for an answer that is learned."""
         workload, name, moment = message.workload, message.name, now.timestamp()
-        ends, rules = dict(self.learned.addresses_of(workload, name, moment)), names.of(workload, name)
+        rules = names.of(workload, name)
         for address, _ in message.addresses:
             admitting = name_elements.admitting(rules, address)
-            yield from name_elements.opened(
-                admitting, workload, name, address.packed, ends[address.packed], moment
-            )
+            end = self.learned.end_of(workload, name, address.packed)
+            yield from name_elements.opened(admitting, workload, name, address.packed, end, moment)
 
     def resolver_changed(self, event: events.ResolverChanged, in_force: InForce | None) -> list[Effect]:
         """It ended: until it is back nobody gets an answer.  Or it is new, and knows nothing."""
@@ -280,9 +287,14 @@ class Naming:
         said: list[Effect] = [effects.Journal("error", event.error)] if news and event.error else []
         return [*said, *([*self.configure(in_force), *self._say_there(in_force, event.now)] if event.up else [])]
 
-    def unlearned(self, ids: Iterable[int], error: str) -> list[Effect]:
-        """The kernel did not take the addresses: no answer."""
-        return [effects.Settle(tuple(ids), False), effects.Journal("error", error)]
+    def unlearned(self, ids: Iterable[int], error: str, now: datetime) -> list[Effect]:
+        """The kernel did not take the addresses: no answer.  Why is told once a while: many may ask."""
+        settled = effects.Settle(tuple(ids), False)
+        before, when = self._complained
+        if before == error and timedelta(0) <= now - when < QUIET:
+            return [settled]
+        self._complained = error, now
+        return [settled, effects.Journal("error", error)]
 
     # --- time ---
 

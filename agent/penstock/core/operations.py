@@ -12,10 +12,12 @@ from typing import Any
 
 from penstock.core import effects, events, questions, results, state
 from penstock.core.compile import Live
+from penstock.core.drift import Drift
 from penstock.core.effects import Effect
 from penstock.core.grant_request import BadGrant
 from penstock.core.keeper import Keeper, differs, summary
 from penstock.core.lending import Lending
+from penstock.core.looks import let_go
 from penstock.core.match import places
 from penstock.core.naming import Naming
 from penstock.core.policy import Policy
@@ -27,8 +29,8 @@ from penstock.core.view import InForce, Operation, Trial, View
 TRIES = 3
 """How often an operation loads when the kernel does not hold what was loaded."""
 
-JUMP = 0.5
-"""Seconds by which the clock may have gone apart from the kernel's timeouts."""
+UNTOUCHED = {effect.__name__ for effect in (effects.MarkTrial, effects.StageState, effects.MakeCgroups)}
+"""What comes before the first load: when that fails the kernel's rules are what they were."""
 
 UNSAVED = effects.CommitState.__name__
 STATE = "ReadState"
@@ -53,12 +55,13 @@ class Operations:
         self._naming = naming
         self._lending = lending
         self._count = 0
-        self._ticked: datetime | None = None
-        self._apart = 0.0  # seconds by which the clock has gone before the kernel's timeouts since they were told
+        self._drift = Drift()
         self._jumped = False  # the clock, and what is timed in the kernel does not know it
         self._tried: object = None  # what was to be bound in place when it was last tried
         self._known: tuple[object, object, dict[str, str], dict[str, int]] = (None, None, {}, {})
         self.floor = b""  # that the daemon started with
+        self.half_way: list[str] = []
+        """How learned addresses may be held by other rules than those in force, which no listing shows."""
 
     # --- beginning ---
 
@@ -180,12 +183,9 @@ class Operations:
 
     def ticked(self, event: events.Ticked) -> list[Effect]:
         """When the clock was set, or the host slept, what is to run out in the kernel is timed anew."""
-        before, self._ticked = self._ticked, event.now
-        if before is not None and event.elapsed:
-            self._apart += (event.now - before).total_seconds() - (event.elapsed - event.slept)
-            if abs(self._apart) > JUMP:  # small steps add up
-                self._naming.learned.jump(self._apart)
-                self._apart, self._jumped = 0.0, True
+        if apart := self._drift.ticked(event):
+            self._naming.learned.jump(apart)
+            self._jumped = True
         if not self._jumped or self.in_force is None or self.current is not None:
             return []
         self._jumped = False
@@ -233,7 +233,7 @@ class Operations:
     def _load(self, operation: Operation, present: Any) -> list[Effect]:
         assert operation.ruleset is not None
         operation.tries += 1
-        retract, opened = self._naming.changes(operation, self.in_force)
+        retract, opened = self._naming.changes(operation, self.in_force, half_way=bool(self.half_way))
         return [
             effects.MakeCgroups(
                 operation.id, tuple(sorted(operation.policy.workloads)), resolver=bool(operation.ruleset.by_name)
@@ -280,9 +280,10 @@ class Operations:
             *(operation.policy, operation.applied, operation.ruleset, event.snapshot, event.cgroups),
             *(operation.places, operation.levels, operation.upstreams, operation.bare),
         )
-        self._let_go(before, self.in_force)
+        let_go(self._view, before, self.in_force)
         self._keeper.agree(event.now, event.snapshot.generation)
         if operation.tries:  # what was loaded counts from now on, saved or not
+            self.half_way = []
             told += self._naming.in_force(self.in_force, operation.id, event.now)
         if operation.confirm and before is not None:
             until = event.now + timedelta(seconds=operation.confirm)
@@ -290,15 +291,6 @@ class Operations:
         if operation.saved or operation.confirm:
             return [*told, *self._done(operation, event.now)]
         return [*told, effects.CommitState(operation.id)]
-
-    def _let_go(self, before: InForce | None, now: InForce) -> None:
-        """Processes of a unit that a policy gave away have not left: they are not watched any more."""
-        there = {unit.path for unit in self._view.units}
-        was = before.places.items() if before else ()
-        losers = {name for path, name in was if path in there and now.places.get(path) != name}
-        if losers:
-            seen = self._view.processes
-            self._view.processes = {name: found for name, found in seen.items() if name not in losers}
 
     # --- its end ---
 
@@ -351,7 +343,9 @@ class Operations:
         if effect == effects.BindCgroups.__name__ and not operation.tries:
             self._keeper.unknown(error)  # nothing was loaded or bound: what differs now, others did
         else:
-            self._keeper.gave_up(now, error)
+            self._keeper.gave_up(now, error, mending=operation.kind in ("repair", "enrol"))
+        if operation.tries > 1 or (operation.tries == 1 and effect not in UNTOUCHED):
+            self.half_way = [f"{operation.kind} ended half-way"]
         told = self._lending.failed(operation.id, now)
         if operation.kind != "enrol" or self._view.troubles.get(ENROL) != error:
             told.append(effects.Journal("error", f"{operation.kind}: {error}", "failed"))
@@ -361,9 +355,13 @@ class Operations:
             told.append(effects.EndTrial())
         if operation.request is not None:
             told.append(effects.Refuse(operation.request, error, "the last good policy stays in force"))
-        # What the policy does not give was taken out before it was refused.
-        back = self._naming.renewal(now) if effect == effects.Load.__name__ else []
-        return [*told, *back, *self.check()]
+        return [*told, *self.check()]
+
+    def not_renewed(self, now: datetime, error: str) -> list[Effect]:
+        """What is learned could not be put right: nobody knows what the kernel holds of it."""
+        self._keeper.gave_up(now, error, mending=True)
+        self.half_way = ["what was learned is not known to be in it"]
+        return [effects.Journal("error", error, "failed"), *self.check()]
 
     def unsaved(self, error: str) -> list[Effect]:
         """In force, and the next start would bring back what was before."""

@@ -71,8 +71,9 @@ class KernelWorker:
 
     def learn(self, effect: effects.Learn) -> None:
         self._still(effect.loaded)
-        self._names.learn(effect.opened)
-        self._fresh += [(effect.loaded, one) for one in effect.then]
+        brought = effect.then is not None and self._loaded == effect.loaded
+        self._names.learn(effect.then or () if brought else effect.opened)
+        self._fresh += [(effect.loaded, one) for one in effect.then or ()]
 
     def _still(self, loaded: int) -> None:
         """PenstockError when another policy was loaded since an address was judged: its rule may be gone."""
