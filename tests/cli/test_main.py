@@ -49,15 +49,20 @@ def test_help_names_every_command_and_loads_none() -> None:
 
 
 def test_help_comes_at_once() -> None:
-    """The processor's time, as a busy machine has a clock of its own; the best of some, as it is what we need."""
+    """Little later than the library that prints it is there: processor's time, the best of some, in turns.
 
-    def needed() -> float:
+    Alone on a machine that is 0.1 s; on a busy one both need more.
+    """
+
+    def needed(*argv: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert program("--help").returncode == 0
+        assert subprocess.run(argv, env=ENV, stdout=subprocess.DEVNULL, timeout=20).returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(needed() for _ in range(5)) < 0.15
+    turns = [(needed(*PROGRAM, "--help"), needed(sys.executable, "-c", "import click")) for _ in range(5)]
+    ours, library = map(min, zip(*turns, strict=True))
+    assert ours < library + 0.1
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -24,6 +24,12 @@ def after(seconds: float) -> str:
     return rfc3339(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
+def with_rule(rules: str, mode: str = "enforce") -> dict[str, bytes]:
+    """The files with other rules of litellm for what goes out."""
+    text = f"version: 1\nworkload: litellm\nmode: {mode}\negress: [{rules}]\ningress: []\n"
+    return {**FILES, "rules.d/litellm.yaml": text.encode()}
+
+
 @pytest.fixture(autouse=True)
 def _terminal(monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -395,11 +401,74 @@ def test_an_address_whose_answer_is_over(daemon: FakeDaemon, call: Call) -> None
     assert text in done.stdout.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("rule", "mode", "question", "again"),
+    [
+        ("{to: registry.example.org}", "enforce", "203.0.113.7:443", True),
+        ("{to: registry.example.org}", "observe", "203.0.113.7:443", True),
+        ("{to: registry.example.org}", "enforce", "203.0.113.7:5432", False),
+        ("{to: registry.example.org}", "lock", "203.0.113.7:443", False),
+        ("{to: registry.example.org}", "enforce", "10.0.0.7:443", False),
+        ("{to: registry.example.org, private: true}", "enforce", "10.0.0.7:443", True),
+        ("{to: registry.example.org, except: 203.0.113.0/24}", "enforce", "203.0.113.7:443", False),
+        ("{to: [registry.example.org, 203.0.113.7], ports: [443]}", "enforce", "203.0.113.7:443", False),
+        ("{to: other.example}", "enforce", "203.0.113.7:443", False),
+    ],
+)
+def test_a_look_up_opens_again_what_the_rule_of_the_name_opens(
+    daemon: FakeDaemon, call: Call, rule: str, mode: str, question: str, again: bool
+) -> None:
+    daemon.write(with_rule(rule, mode))
+    daemon.replies["names"] = names(names=[{"name": "registry.example.org", "until": after(-185)}])
+    text = "  learned for registry.example.org, expired 3 min ago" + "; a look-up opens it again" * again
+    assert text in call("why", "litellm", question).stdout.splitlines()
+
+
+def test_of_answers_that_are_over_the_one_is_told_whose_rule_opens_it(daemon: FakeDaemon, call: Call) -> None:
+    over = [{"name": name, "until": after(-185)} for name in ("old.example", "registry.example.org")]
+    daemon.replies["names"] = names(names=over)
+    said = call("why", "litellm", "203.0.113.7:443").stdout
+    assert "  learned for registry.example.org, expired 3 min ago; a look-up opens it again" in said.splitlines()
+    assert "  learned for old.example, expired 3 min ago" in call("why", "litellm", "203.0.113.7:80").stdout
+
+
 def test_an_address_that_observe_mode_let_be_looked_up(daemon: FakeDaemon, call: Call) -> None:
     daemon.replies["names"] = names(asked={"name": "x\x1b.example", "when": after(-3), "reason": None})
     text = call("why", "litellm", "203.0.113.7:443").stdout
     assert re.search(r"  asked x\\x1b\.example [34] s ago, not in its rules", text)
     assert "nobody has looked it up" not in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "question", "rest"),
+    [
+        ("enforce", "203.0.113.7:443", ", and not since its rule is in force; a look-up opens it now"),
+        ("enforce", "203.0.113.7:5432", ", and its rule does not open this"),
+        ("enforce", "10.0.0.7:443", ", and its rule does not open this"),
+        ("enforce", "10.30.1.5:5432", ""),
+        ("lock", "203.0.113.7:443", ""),
+    ],
+)
+def test_a_name_that_was_asked_and_has_a_rule_now(
+    daemon: FakeDaemon, call: Call, mode: str, question: str, rest: str
+) -> None:
+    """After the rule came by `apply`, and of a locked workload: the names that it had learned are told so."""
+    daemon.write(with_rule("{to: registry.example.org}, {to: 10.30.1.5, ports: [5432]}", mode))
+    asked = {"name": "registry.example.org", "when": after(-65), "reason": None}
+    daemon.replies["names"] = names(asked=asked)
+    lines = call("why", "litellm", question).stdout.splitlines()
+    assert f"  asked registry.example.org 1 min ago{rest}" in lines
+    assert "nobody has looked it up" not in "".join(lines)
+    learned = [{"name": "registry.example.org", "until": after(500)}]
+    daemon.replies.update(names=names(asked=asked, names=learned), holds=learned_at(443))
+    assert "asked registry" not in call("why", "litellm", question).stdout
+
+
+def test_a_name_that_was_refused_and_has_a_rule_now(daemon: FakeDaemon, call: Call) -> None:
+    asked = {"name": "registry.example.org", "when": after(-65), "reason": "name"}
+    daemon.replies["names"] = names(asked=asked, rules=["registry.example.org"])
+    lines = call("why", "litellm", "registry.example.org:443").stdout.splitlines()
+    assert "  refused registry.example.org 1 min ago, not in its rules then" in lines
 
 
 def test_nothing_is_said_of_names_where_they_have_no_part(daemon: FakeDaemon, call: Call) -> None:

@@ -104,6 +104,18 @@ def test_an_answer_that_is_over() -> None:
     assert why.allow is None
 
 
+@pytest.mark.parametrize("here", [False, True])
+def test_an_answer_that_is_over_and_would_open_nothing_now(here: bool) -> None:
+    """The rule was `private` once."""
+    packet = replace(PACKET, kind=Kind.LOOPBACK) if here else replace(PACKET, remote=ip_address("10.0.0.7"))
+    why = told(packet, learned=learnt(ago=FLOOR + SLACK + 185, packet=packet))
+    reason, rest = ("private-answer", ", which leads to this host") if here else ("no-rule", "; not in its rules")
+    assert (why.reason, why.name, why.nearest) == (reason, "cdn.hf.co", "hub")
+    assert why.text.startswith(f"learned for cdn.hf.co, expired 3 min ago{rest}")
+    private = policy('[{to: "*.hf.co", private: true}]')
+    assert told(packet, private, learned=learnt(ago=5000, packet=packet)).reason == "expired-name"
+
+
 def test_the_rule_of_the_name_opens_other_ports() -> None:
     why = told(replace(PACKET, port=8443), learned=learnt())
     assert (why.reason, why.name, why.nearest) == ("wrong-port", "cdn.hf.co", "hub")
@@ -177,6 +189,16 @@ def test_a_name_that_has_a_rule_since() -> None:
     why = explain(policy(), PACKET, NOW, Learned(), observed("cdn.hf.co", 200))
     assert (why.reason, why.name) == ("name", "cdn.hf.co")
     assert why.text == "asked cdn.hf.co 3 min ago, and not since its rule is in force; a look-up opens it now"
+
+
+def test_a_name_whose_rule_does_not_take_the_address() -> None:
+    packet, asked = replace(PACKET, remote=ip_address("10.0.0.7")), Asked()
+    asked.observed("a", "cdn.hf.co", [packet.remote.packed], T - 200)
+    why = explain(policy(), packet, NOW, Learned(), asked)
+    assert (why.reason, why.name, why.nearest) == ("no-rule", "cdn.hf.co", "hub")
+    assert why.text.startswith("asked cdn.hf.co 3 min ago, whose rule does not take this address; not in its")
+    private = policy('[{to: "*.hf.co", private: true}]')
+    assert explain(private, packet, NOW, Learned(), asked).reason == "name"
 
 
 def test_telemetry_is_told_as_such() -> None:

@@ -96,6 +96,17 @@ def test_a_preset_in_use_that_differs_is_pending() -> None:
     assert host.status()["policy"]["pending_files"] == 1, "the file, and not what it uses no more"
 
 
+@pytest.mark.parametrize("rule", ["{to: hub.example}", "{use: mine}", ""])
+def test_whose_look_ups_are_answered_is_told(rule: str) -> None:
+    """A preset is enough, also one that opens nothing."""
+    host = Host({"rules.d/a.yaml": rules("a", f"[{rule}]")})
+    head = "version: 1\npreset: mine\ntitle: x\nsource: measured\ndate: 2026-01-01\negress: []\n"
+    host.presets = {"mine.yaml": head.encode()}
+    found = host.start().status()["implicit"]
+    told = [text for text in found if text.startswith("look-ups of workloads with rules by name or presets, to ")]
+    assert len(told) == bool(rule)
+
+
 def test_what_is_unknown_is_null_and_never_missing() -> None:
     host = Host()
     event = Examined(START, 1, 0, {}, {}, {}, ())

@@ -93,7 +93,7 @@ class Running:
         with self._messages.open("a") as log:
             self._daemon = self.lab.host.popen(self.argv, stdout=log, stderr=log, env=env, cgroup="daemon.slice")
 
-    def up(self, timeout: float = 10) -> None:
+    def up(self, timeout: float = 30) -> None:
         """Start it, and wait until everything is in force."""
         self.start()
         self.wait_in_force(timeout)
@@ -198,7 +198,7 @@ class Running:
         words = {one[direction] for one in status["workloads"] for direction in ("egress", "ingress")}
         return status["policy"]["hash"] is not None and status["kernel"]["agrees"] is True and words <= IN_FORCE
 
-    def wait_in_force(self, timeout: float = 10) -> None:
+    def wait_in_force(self, timeout: float = 30) -> None:
         """Until it is."""
         eventually(self.in_force, timeout)
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import product
+from itertools import count, product
 from typing import Any
 
 import dns.edns
@@ -36,6 +36,11 @@ BLIND = ("203.0.113.66", "2001:db8:66::66")  # asked for names: nobody there ans
 NAMES = ("hub.example", "cdn.example", "other.example")
 HOST = 'version: 1\ndns: {upstream: [198.51.100.10, "2001:db8:51::10"]}\n'
 RULES = "[{to: hub.example, ports: [443, 443/udp]}]"
+
+AT_ONCE = 1.0
+"""Seconds.  Whoever waits for something waits longer: a SYN that nobody answers comes again after one, the
+resolver waits 1.5 for a server and 3 for the daemon.  Less than this a busy machine may take by itself.
+"""
 
 
 @pytest.fixture
@@ -167,8 +172,14 @@ def test_names_without_a_rule(running: Running) -> None:
         assert a(ask, "hub.example", "TXT")[:2] == ("NOERROR", [])
         assert a(ask, "hub.example", "ANY")[0] == "REFUSED"
         eventually(lambda: {"cdn.example", "x.hub.example"} <= {block["name"] for block in running.blocks()})
-        told = {block["process"]["pid"] for block in running.blocks() if block["reason"] == "name"}
-        assert told - {None}  # who asked next is not looked for at once
+        numbers = count()
+
+        def is_told() -> bool:
+            """Who asked is looked for while he waits, and not always: 50 ms at most, and after a pause."""
+            assert a(ask, f"n{next(numbers)}.example")[0] == "NXDOMAIN"
+            return any(block["process"]["pid"] for block in running.blocks() if block["reason"] == "name")
+
+        eventually(is_told)
 
 
 def test_private_addresses(running: Running) -> None:
@@ -202,10 +213,10 @@ def test_the_daemon_is_killed_and_comes_back(running: Running, lab: Lab) -> None
             assert a(connect, HUB[0]) == "connected"
             for n, tcp in product((0, 1), (False, True)):
                 rcode, _, _, seconds = a(ask, "hub.example", "A", BLIND[n], tcp)
-                assert (rcode, seconds < 0.2) == ("SERVFAIL", True), "its resolver says so, for some seconds"
+                assert (rcode, seconds < AT_ONCE) == ("SERVFAIL", True), "its resolver says so, for some seconds"
             eventually(lambda: running.asker(_resolvers, running.lab.cgroup) == [], timeout=THERE + 3)
             for n, tcp in product((0, 1), (False, True)):
-                assert a(refused_after, n, tcp) < 0.2
+                assert a(refused_after, n, tcp) < AT_ONCE
             running.up()
             assert a(connect, HUB[0]) == "connected"
             assert a(ask, "hub.example")[0] == "NOERROR"
@@ -219,7 +230,7 @@ def test_a_daemon_that_stops_lets_look_ups_fail_at_once(running: Running) -> Non
         running.stop()
         assert running.asker(_resolvers, running.lab.cgroup) == []
         for n, tcp in product((0, 1), (False, True)):
-            assert a(refused_after, n, tcp) < 0.2
+            assert a(refused_after, n, tcp) < AT_ONCE
 
 
 def test_the_resolver_is_killed(running: Running) -> None:

@@ -95,6 +95,8 @@ class Eager:
 
     def knocks(self) -> dict[str, float]:
         """What the stranger says that it did."""
+        if not self._file.exists():  # it has just been started
+            return {"rounds": 0}
         found: dict[str, float] = json.loads(self._file.read_text())
         return found
 

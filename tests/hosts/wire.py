@@ -132,7 +132,7 @@ class Wire:
         """Return when all that `host` sent until now is read.  Its rules cannot hold the barrier back."""
         token = secrets.token_bytes(8)
         sent = self._in_network(host, lambda: _send_barrier(token))  # 0 without a link yet: it has sent nothing
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self._barriers.count(token.hex()) < sent:
             self._read()
             assert time.monotonic() < deadline, f"the recorder did not see the end of what {host} sent"

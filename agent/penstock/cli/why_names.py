@@ -11,9 +11,12 @@ from typing import Any
 
 from penstock.cli.client import ask
 from penstock.cli.format import moment
+from penstock.core.asking import Answer
 from penstock.core.connection import Connection, as_sent
+from penstock.core.explain_names import opens
 from penstock.core.lookups import Reason
-from penstock.core.policy import Address, AddressPeer, Direction, NamePeer, Sentence
+from penstock.core.name_rules import Index, name_rules
+from penstock.core.policy import Address, AddressPeer, Direction, Mode, NamePeer, Policy, Sentence, Workload
 from penstock.core.text import duration
 from penstock.core.verdict import NamesAt
 from penstock.core.wire import Json, Message
@@ -44,14 +47,14 @@ class Known:
         """Keys of the answer for programs."""
         return {key: self.said.get(key) for key in KEYS}
 
-    def lines(self, *, allowed: bool) -> Iterator[str]:
-        """For people; `allowed`: what was asked about is."""
+    def lines(self, policy: Policy, workload: Workload, answer: Answer) -> Iterator[str]:
+        """For people; `answer` is that of this policy to the question."""
         if not self.said.get("resolving"):
             return
         if isinstance(self.about, str):
-            yield from self._of_name(allowed)
+            yield from self._of_name(answer.allow is True)
         elif not self.about.is_loopback:
-            yield from self._of_address(allowed)
+            yield from self._of_address(policy, workload, answer)
 
     def _of_name(self, allowed: bool) -> Iterator[str]:
         found = self._pairs("addresses")
@@ -60,27 +63,45 @@ class Known:
             yield f"learned now: {shown}{_more(found)}"
         elif allowed and self._reason() not in AGAIN:
             yield "not answered lately: the next answer opens its addresses"
-        yield from self._asked("refused", "not answered")
+        if (asked := self._asked()) is not None:
+            why = WORDS.get(self._reason(), "not answered")
+            then = " then" if self._reason() == Reason.NAME.value and self.said.get("rules") else ""
+            yield f"refused {asked[0]} {self._ago(asked[1])} ago, {why}{then}"
 
-    def _of_address(self, allowed: bool) -> Iterator[str]:
-        found = self._pairs("names")
+    def _of_address(self, policy: Policy, workload: Workload, answer: Answer) -> Iterator[str]:
+        found, asked = self._pairs("names"), self._asked()
         current = [(name, until) for name, until in found if until > self.now]
         if current:
             shown = ", ".join(f"{name} for another {self._left(until)}" for name, until in current[:SHOWN])
             yield f"learned for {shown}{_more(current)}"
         elif found:
-            name, until = found[0]
-            yield f"learned for {name}, expired {self._ago(until)} ago; a look-up opens it again"
-        asked = list(self._asked("asked", "not in its rules"))
-        yield from asked
-        if not found and not asked and not allowed:
+            opening = (pair for pair in found if self._opens(policy, answer, pair[0]))
+            name, until = next(opening, found[0])
+            again = "; a look-up opens it again" if self._opens(policy, answer, name) else ""
+            yield f"learned for {name}, expired {self._ago(until)} ago{again}"
+        if asked is not None and asked[0] not in dict(found):
+            rest = self._of_asked(policy, workload, answer, asked[0])
+            yield f"asked {asked[0]} {self._ago(asked[1])} ago{rest}"
+        if not found and asked is None and not answer.allow:
             yield "literal address: nobody has looked it up"
 
-    def _asked(self, verb: str, why: str) -> Iterator[str]:
+    def _of_asked(self, policy: Policy, workload: Workload, answer: Answer, name: str) -> str:
+        """No rule had the name when it was asked, or the workload was locked since: and now?"""
+        if not Index(name_rules(policy, workload, self.now)).of(name):
+            return ", not in its rules"
+        if self._opens(policy, answer, name):
+            return ", and not since its rule is in force; a look-up opens it now"
+        return "" if answer.allow or workload.mode is Mode.LOCK else ", and its rule does not open this"
+
+    def _opens(self, policy: Policy, answer: Answer, name: str) -> bool:
+        """Whether a look-up of the name would open what was asked about, and is closed."""
+        return not answer.allow and opens(policy, self.now, answer.in_sets[0].connection, name)
+
+    def _asked(self) -> tuple[str, datetime] | None:
+        """The name, and when it was asked."""
         asked = self.said.get("asked")
         when = moment(asked.get("when")) if isinstance(asked, dict) else None
-        if when is not None and isinstance(asked, dict):
-            yield f"{verb} {asked.get('name')} {self._ago(when)} ago, {WORDS.get(self._reason(), why)}"
+        return None if when is None or not isinstance(asked, dict) else (str(asked.get("name")), when)
 
     def _reason(self) -> Any:
         asked = self.said.get("asked")

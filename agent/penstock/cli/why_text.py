@@ -80,7 +80,7 @@ def lines(found: Shown) -> list[str]:
     rule = _place(found, "rule") or _place(found, "nearest")
     if rule is not None and rule["file"] is not None:  # of what is lent all was said
         result.append(f"  {_where(rule)}")
-    by_name = found.names.lines(allowed=found.answer.allow is True) if found.names else ()
+    by_name = found.names.lines(found.policy, found.workload, found.answer) if found.names else ()
     result += [line for text in by_name for line in wrapped(text, 2)]
     if isinstance(found.sentence.peer, NamePeer) and found.names and found.kernel is Kernel.UNKNOWN:
         word += ", it can only be asked about addresses"

@@ -44,6 +44,14 @@ def live(learned: Learned | None, connection: Connection, now: datetime) -> Live
     return Live(now, {connection.workload: {remote: current}} if current else {})
 
 
+def opens(policy: Policy, now: datetime, connection: Connection, name: str) -> bool:
+    """Whether a look-up of `name` that leads to the far end opens this."""
+    remote = as_sent(connection).remote
+    if remote is None:
+        return False
+    return judge(policy, Live(now, {connection.workload: {remote: [name]}}), connection).allow
+
+
 def explain(
     policy: Policy,
     connection: Connection,
@@ -68,7 +76,7 @@ def explain(
         return _learned(policy, connection, verdict, now, _telling(policy, connection, now, entries), here)
     observed = asked.about(workload.name, remote.packed)
     if observed is not None:
-        return _observed(policy, connection, now, observed)
+        return _observed(policy, connection, verdict, now, observed)
     if here:
         return None
     reason: str = verdict.reason.value
@@ -94,7 +102,7 @@ def _learned(
     over = now.timestamp() - entry.until
     text = f"learned for {printable(entry.name)}" + (f", expired {duration(over)} ago" if over >= 0 else "")
     asked = judge(policy, Live(now), replace(connection, name=entry.name))
-    if asked.allow and over >= 0:
+    if over >= 0 and opens(policy, now, connection, entry.name):
         text += "; a look-up opens it again"
         return Explanation(EXPIRED_NAME, text, nearest=asked.rule, name=entry.name)
     if asked.allow and here:
@@ -112,14 +120,19 @@ def _learned(
     return Explanation(asked.reason.value, text, nearest=asked.nearest, allow=offer, name=entry.name)
 
 
-def _observed(policy: Policy, connection: Connection, now: datetime, observed: Observed) -> Explanation:
+def _observed(
+    policy: Policy, connection: Connection, verdict: Verdict, now: datetime, observed: Observed
+) -> Explanation:
     """It was looked up, for a name that no rule had when observe mode answered, or that has lost its rule."""
     name = observed.name
     text = f"asked {printable(name)} {duration(now.timestamp() - observed.when)} ago"
     asked = judge(policy, Live(now), replace(connection, name=name))
-    if asked.allow:
+    if opens(policy, now, connection, name):
         text += ", and not since its rule is in force; a look-up opens it now"
         return Explanation(lookups.Reason.NAME.value, text, nearest=asked.rule, name=name)
+    if asked.allow:
+        text += f", whose rule does not take this address; {verdict.text}"
+        return Explanation(verdict.reason.value, text, nearest=asked.rule, name=name)
     known = lookups.known_as(policy.workloads[connection.workload], name)
     if known is not None and known.kind == "telemetry":
         text += f"; {lookups.telemetry(known)}"

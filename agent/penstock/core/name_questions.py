@@ -22,7 +22,8 @@ def names_answer(policy: Policy, learned: Learned, asked: Asked, arguments: Json
 
     `resolving`: its look-ups go to our resolver.  `rules`: the patterns that stand for the name.  `addresses`:
     where it is, and `names`: what led to the address, also what is over, with ends.  `asked`: when it was asked
-    last and no rule had it; `reason` is null where the answer was given all the same.
+    last and no rule had it, or one that was lost since, as by a lock; a rule may have it again.  `reason` is null
+    where the answer was given all the same.
     """
     workload = policy.workloads.get(arguments["workload"])
     if workload is None:

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from itertools import islice
 from typing import Any
 
-from penstock.core import control_ports
+from penstock.core import control_ports, rebinding
 from penstock.core.compile import ECHO, NUMBERS, allowances
 from penstock.core.coverage import Cover
 from penstock.core.interface_chains import interfaces
@@ -198,10 +198,11 @@ class _Opened:
         zones = dict.fromkeys(cidr for one in there for cidr in other._cut(one))
         own = Cover(self._policy, rule.excepted if zones else ())
         for zone in zones:
-            if not own.holds(zone):
-                takers[peer_text(zone)] = [one for one, gone in cut if not gone.holds(zone)]
-        for text, some in takers.items():
-            more = _minus(ports, _split(*map(control_ports.of, some)))
+            if not own.holds(zone) and _leads_to(rule, zone):
+                some = [one for one, gone in cut if not gone.holds(zone)]
+                takers[peer_text(zone)] = [one for one in some if _is_any(one) or _leads_to(one, zone)]
+        for text, openers in takers.items():
+            more = _minus(ports, _split(*map(control_ports.of, openers)))
             if more != left:
                 yield text, more
 
@@ -242,6 +243,18 @@ class _Opened:
 
 def _is_any(rule: Rule) -> bool:
     return any(isinstance(peer, AnyPeer) for peer in rule.peers)
+
+
+def _leads_to(rule: Rule, zone: CidrPeer) -> bool:
+    """Whether a name of the rule may be at some address there, exceptions aside; True where that is not plain.
+
+    Ranges of unfit addresses are prefixes: what has one kind of them at the ends of both halves has no others.
+    """
+    first, last = int(zone.cidr.network_address), int(zone.cidr.broadcast_address)
+    middle = (first + last) // 2
+    make = IPv4Address if zone.cidr.version == 4 else IPv6Address
+    ends = [make(number) for number in {first, middle, min(middle + 1, last), last}]
+    return len({rebinding.kind(end) for end in ends}) > 1 or rebinding.admits(ends[0], rule.private)
 
 
 def _words(policy: Policy, peer: Peer) -> list[str]:

@@ -98,7 +98,8 @@ def _resolver(in_force: InForce | None) -> list[str]:
     if in_force is None or not in_force.ruleset.by_name:
         return []
     servers = ", ".join(f"{server.address}:{server.port}" for server in in_force.upstreams or ()) or "no server"
-    return [f"look-ups of workloads with rules by name, to penstock's own resolver, and of that to {servers}"]
+    whose = "look-ups of workloads with rules by name or presets"
+    return [f"{whose}, to penstock's own resolver, and of that to {servers}"]
 
 
 def _pending(in_force: InForce | None, config: Files | None) -> int | None:
