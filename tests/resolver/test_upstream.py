@@ -369,17 +369,19 @@ class Alone:
         self._sockets = sockets
         self._questions: list[tuple[socket.socket, bytes, Any]] = []
         self._turns: Deadlines[int] = self.loop.deadlines(0, lambda key: None)
+        self.shares = {workload: Share(workload) for workload in ("w", "v")}
         self.upstreams = Upstreams(self.loop, Troubles(self.said.append))
         self.configure(*(sock.getsockname() for sock in sockets))
 
     def configure(self, *servers: tuple[str, int]) -> None:
         self.upstreams.configure([(ip_address(address), port) for address, port in servers])
 
-    def ask(self, name: str = "hub.example") -> list[Answer | None]:
+    def ask(self, name: str = "hub.example", workload: str = "w") -> list[Answer | None]:
         """What it is answered, once it is."""
         answers: list[Answer | None] = []
         self.loop.now = self.now
-        self.upstreams.ask(Question(name, wire_code.A, True, False, False, False), answers.append, Share("w"))
+        question = Question(name, wire_code.A, True, False, False, False)
+        self.upstreams.ask(question, answers.append, self.shares[workload])
         return answers
 
     def passes(self, seconds: float) -> None:
@@ -523,6 +525,30 @@ def test_who_answers_others_meanwhile_is_not_silent(monkeypatch: pytest.MonkeyPa
         assert made.asked() == [0]
 
 
+def test_a_slow_name_of_one_workload_moves_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody else asks anything meanwhile, so that no answer shows that the server lives."""
+    with alone(monkeypatch, 2) as made:
+        made.ask("slow.evil.example")
+        assert made.asked() == [0]
+        made.passes(TRY)
+        assert made.asked() == [1]
+        made.ask(workload="v")
+        assert made.asked() == [0]
+        made.answer()
+        made.ask()
+        assert made.asked() == [0], "whoever it answered"
+
+
+def test_of_servers_that_are_no_more_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with alone(monkeypatch, 2) as made:
+        made.tried()
+        assert len(made.shares["w"].silent) == 2
+        made.configure(made.upstreams.servers[1].where)
+        made.ask()
+        assert made.asked() == [1]
+        assert not made.shares["w"].silent
+
+
 def test_who_cannot_be_reached_comes_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """No route, as the broadcast address has none for us; or an ICMP error."""
     with alone(monkeypatch, 1) as made, nobody() as (address, port):
@@ -532,7 +558,7 @@ def test_who_cannot_be_reached_comes_after_the_others(monkeypatch: pytest.Monkey
         made.ask()
         made.loop.step()
         assert made.asked() == [0]
-        assert [bool(server.silent) for server in made.upstreams.servers] == [True, True, False]
+        assert [server in made.shares["w"].silent for server in made.upstreams.servers] == [True, True, False]
         made.ask()
         assert made.asked() == [0]
 
@@ -551,7 +577,7 @@ def test_of_who_answers_no_silence_is_told(monkeypatch: pytest.MonkeyPatch, code
         while not answers:
             made.passes(TRY)
         assert made.said == []
-        assert not made.upstreams.servers[0].silent
+        assert not made.shares["w"].silent
 
 
 def test_a_slow_name_is_no_silence_of_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,7 +613,7 @@ def test_without_descriptors_nobody_is_said_to_be_silent(monkeypatch: pytest.Mon
             patch.setattr(socket, "socket", none_left)
             assert made.ask() == [None]
         assert made.said == [wire.Trouble("descriptors", "", "an upstream cannot be asked: none left")]
-        assert not any(server.silent for server in made.upstreams.servers)
+        assert not made.shares["w"].silent
 
 
 def test_others_are_not_said_to_be_silent_for_those_before_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,30 +62,30 @@ Done = Callable[[Answer | None], object]
 """Gets the answer, with whatever rcode; None when there is none."""
 
 
-class Share:
-    """What one workload has under way."""
-
-    __slots__ = ("streams", "workload")
-
-    def __init__(self, workload: str) -> None:
-        self.workload = workload
-        self.streams = 0  # TCP connections
-
-
 class Server:
-    """One that is asked, and what was found of it."""
+    """One that is asked."""
 
-    __slots__ = ("family", "heard", "silent", "where")
+    __slots__ = ("family", "heard", "where")
 
     def __init__(self, address: Address, port: int) -> None:
         self.where = str(address), port
         self.family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        self.heard = -math.inf  # when it last answered, whatever it said
-        self.silent = 0.0  # when it was asked in vain, until it answers
+        self.heard = -math.inf  # when it last answered anybody, whatever it said
+
+
+class Share:
+    """What one workload has under way, and whom it asked in vain: a name that is slow for it moves nobody else."""
+
+    __slots__ = ("silent", "streams", "workload")
+
+    def __init__(self, workload: str) -> None:
+        self.workload = workload
+        self.streams = 0  # TCP connections
+        self.silent: dict[Server, float] = {}  # when that was
 
 
 class Upstreams:
-    """The servers, in order, but those that were silent lately behind the others: not each look-up waits for them.
+    """The servers, in order, but who was silent lately behind the others: not each look-up of a workload waits.
 
     What a server says changes nothing: else one name would decide who is asked for all the others.
     """
@@ -110,37 +110,43 @@ class Upstreams:
         """Call `done`, once, now or later.  `share` is that of the workload that asks."""
         Exchange(self, question, done, share).next()
 
-    def order(self) -> list[Server]:
+    def order(self, share: Share) -> list[Server]:
         """Whom to ask first, and then.
 
-        One whose time is over comes in its place again, but one only: it may cost a try.
+        One whose time is over comes in its place again, but one only: it may cost a try.  So does at once who has
+        answered anybody since.
         """
+        found = share.silent
+        if not found:
+            return list(self.servers)
+        for server in [one for one in found if one.heard >= found[one] or one not in self.servers]:
+            del found[server]
         long_ago = self.loop.now - AGAIN
-        due = next((server for server in self.servers if 0 < server.silent <= long_ago), None)
-        return sorted(self.servers, key=lambda server: 0.0 if server is due else server.silent)
+        due = next((server for server in self.servers if found.get(server, math.inf) <= long_ago), None)
+        return sorted(self.servers, key=lambda server: 0.0 if server is due else found.get(server, 0.0))
 
-    def begins(self, server: Server) -> None:
-        """It is asked.  If it was silent, that finds out for all: others need not wait as well."""
-        if server.silent:
-            server.silent = self.loop.now
+    def begins(self, server: Server, share: Share) -> None:
+        """It is asked.  If it was silent, that finds out for all of the workload: others need not wait as well."""
+        if server in share.silent:
+            share.silent[server] = self.loop.now
 
     def answered(self, server: Server) -> None:
         """It works."""
-        server.heard, server.silent = self.loop.now, 0.0
+        server.heard = self.loop.now
         if server in self.servers:  # else it was asked before these were
             self._heard = self.loop.now
             self.troubles.over(SILENT)
 
-    def unanswered(self, server: Server, since: float) -> None:
+    def unanswered(self, server: Server, share: Share, since: float) -> None:
         """It was asked something, and there is no answer."""
         if server.heard < since:  # nor any other: else it is the name that is slow
-            server.silent = self.loop.now
+            share.silent[server] = self.loop.now
 
-    def silent(self) -> None:
+    def silent(self, share: Share) -> None:
         """A look-up got no answer of any."""
         if self.loop.now - self._heard < LATELY:
             return
-        silent = [server for server in self.servers if server.silent] or self.servers
+        silent = [server for server in self.servers if server in share.silent] or self.servers
         asked = ", ".join("{} port {}".format(*server.where) for server in silent[:8])
         text = f"no answer from {asked}" if asked else "there is no server to ask"
         self.troubles.happened(self.loop.now, SILENT, "", text)
@@ -163,7 +169,7 @@ class Exchange:
         self._share = share
         self._started = everything.loop.now
         self._among = everything.servers
-        servers = everything.order()
+        servers = everything.order(share)
         self._left = (servers * TRIES)[: max(TRIES, len(servers))]
         self._answer: Answer | None = None  # the best so far
         self._silent = True  # nothing else was found so far
@@ -181,16 +187,16 @@ class Exchange:
         loop = self._all.loop
         while self._left and loop.now - self._started < ALTOGETHER:
             self._server = self._left.pop(0)
-            self._all.begins(self._server)
+            self._all.begins(self._server, self._share)
             if self._begin(socket.SOCK_DGRAM):
                 return
         if self._silent and self._among is self._all.servers:
-            self._all.silent()
+            self._all.silent(self._share)
         self._finish(self._answer)
 
     def over(self) -> None:
         """A try took too long."""
-        self._all.unanswered(self._server, self._started)
+        self._all.unanswered(self._server, self._share, self._started)
         self.next()
 
     def _elsewhere(self) -> None:
@@ -236,7 +242,7 @@ class Exchange:
 
     def _failed(self, error: OSError) -> None:
         if error.errno not in DISTRESS:
-            self._all.unanswered(self._server, self._started)
+            self._all.unanswered(self._server, self._share, self._started)
         else:
             self._left.clear()
             self._silent = False
@@ -265,7 +271,7 @@ class Exchange:
             except BlockingIOError:
                 return
             except OSError:  # nobody is there
-                self._all.unanswered(self._server, self._started)
+                self._all.unanswered(self._server, self._share, self._started)
                 self._elsewhere()
                 return
             answer = self._parsed(data) if len(data) <= LONGEST_DATAGRAM else None
