@@ -11,6 +11,7 @@ import pytest
 
 from daemon.running import Running, timed
 from governed import eventually
+from pace import slow
 from penstock.core.snapshot import Snapshot
 from penstock.demo.probe import tcp
 
@@ -37,7 +38,7 @@ CHANGES = {
     "the table emptied": "flush table inet penstock",
     "the table dormant": "add table inet penstock { flags dormant; }",
 }
-REPAIR = 1.0  # seconds
+REPAIR = slow(1.0)  # seconds
 
 
 def test_names_of_the_table(running: Running) -> None:
@@ -143,7 +144,7 @@ def test_slice_made_again(running: Running) -> None:
     assert outcomes == ["ECONNREFUSED", "ECONNREFUSED"]
     seconds, _ = timed(eventually, lambda: running.cgroup_id() in _bound(running))
     print(f"a new slice is bound after {seconds:.2f} s")
-    assert seconds < 3
+    assert seconds < slow(3)
     eventually(running.in_force)
     assert "foreign-change" in running.findings()
 
@@ -155,7 +156,7 @@ def test_slice_removed(whole: bool, running: Running) -> None:
     for path in (running.path(), *([running.path().parent] if whole else [])):
         running.asker(os.rmdir, path)
     seconds, _ = timed(eventually, lambda: running.asker(os.path.exists, running.path()))
-    assert seconds < 3
+    assert seconds < slow(3)
     eventually(running.in_force)
     assert "foreign-change" in running.findings()
 
@@ -172,7 +173,7 @@ def test_process_moved_out(running: Running) -> None:
         status = running.status()
         assert (status["egress"], status["ingress"], status["processes"]) == ("degraded", "degraded", 0)
         assert "outside" in running.findings()
-        assert seconds < 3
+        assert seconds < slow(3)
     eventually(lambda: running.status()["outside"] == 0)
     assert running.status()["egress"] == "enforcing"
 

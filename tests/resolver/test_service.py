@@ -606,7 +606,7 @@ def test_so_many_of_one_workload_are_under_way_over_tcp() -> None:
         client = Client(resolver, *((name, "A") for name in names))
         assert {(rcode(reply), *ede(reply)) for reply in client.replies(8)} == {("SERVFAIL", 22)}
         eventually(lambda: made.over_tcp == MAX_STREAMS)
-        assert [(t.code, t.workload) for t in resolver.daemon.of(wire.Trouble)] == [("streams", "w")]
+        assert [(t.code, t.workload) for t in resolver.daemon.waits_for(wire.Trouble)] == [("streams", "w")]
         assert addresses(resolver.ask("hub.example", workload="v")) == ["192.0.2.1"]
         assert client.waits()
 

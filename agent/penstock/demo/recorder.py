@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
@@ -34,7 +35,8 @@ from penstock.errors import PenstockError
 BARRIER_PORT = 9
 """UDP; what comes here is no arrival, see `Recorder.arrivals`."""
 
-BARRIERS = 6
+AT_ONCE = 1000
+"""Packets that are written down before the sockets are served: under a flood there is always one more."""
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h: not limited by net.core.rmem_max
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 263, 6, 23  # packet(7), linux/if_packet.h
@@ -76,6 +78,7 @@ class Recorder:
         self.host = host
         self.file = lab.dir / f"recorder-{host.name}-{secrets.token_hex(4)}.jsonl"
         self.file.touch()
+        self._sniffs = packets
         self._read_up_to = 0
         self._found: list[Arrival] = []
         argv = [sys.executable, "-m", "penstock.demo.recorder", str(self.file), host.name, *host.addresses]
@@ -123,15 +126,22 @@ class Recorder:
         self._process.wait()
 
     def _barrier(self) -> None:
-        for _ in range(BARRIERS):  # behind a flood one may be lost
-            token, before = secrets.token_hex(8), len(self._found)
-            sent = self._send(token.encode(), self.host.addresses[0], BARRIER_PORT)
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline:
-                if sum(a.event == "data" and a.data == token for a in self._read()[before:]) >= sent:
-                    return
-                time.sleep(0.001)
-        raise TimeoutError(f"a bystander's datagram did not reach {self.host.name}")
+        deadline = time.monotonic() + 30
+        while not self._arrives(secrets.token_hex(8)):  # behind a flood one may be lost
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a bystander's datagram did not reach {self.host.name}")
+
+    def _arrives(self, token: str) -> bool:
+        """Whether datagrams that are sent now do, within a second: to the socket, and to whoever sniffs."""
+        before, deadline = len(self._found), time.monotonic() + 1
+        wanted = {"data", "packet"} if self._sniffs else {"data"}
+        sent = self._send(token.encode(), self.host.addresses[0], BARRIER_PORT)
+        while time.monotonic() < deadline:
+            found = Counter(a.event for a in self._read()[before:] if a.data.endswith(token))
+            if all(found[event] >= sent for event in wanted):
+                return True
+            time.sleep(0.001)
+        return False
 
     def _send(self, data: bytes, address: str, port: int) -> int:
         return self._lab.host.call(send_from_each_processor, data, address, port)
@@ -200,7 +210,7 @@ class _Server:
     def serve(self) -> None:
         """Until killed."""
         while True:
-            # A packet is written down before what it causes: the sniffer first, and all that it has.
+            # A packet is written down before what it causes: the sniffer first, and what it has.
             ready = sorted(self._selector.select(), key=lambda pair: pair[0].data != self._packets)
             for key, _ in ready:
                 key.data(key.fileobj)
@@ -252,7 +262,7 @@ class _Server:
 
     def _packets(self, sniffer: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
+            for _ in range(AT_ONCE):
                 self._packet(*sniffer.recvfrom(65536, socket.MSG_DONTWAIT))
         _, lost = struct.unpack("II", sniffer.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
         if lost:
