@@ -12,6 +12,7 @@ from fake_host import Host, always, once, rules
 
 from penstock.core import effects, events, naming
 from penstock.core.blocks import Block, Process
+from penstock.core.keeper import PATIENCE
 from penstock.core.log_prefix import Kind, Refusal
 from penstock.core.lookup_chains import LISTENING
 from penstock.core.name_elements import Opened
@@ -335,6 +336,37 @@ def test_what_ended_half_way_is_mended_though_all_else_agrees() -> None:
     host.tick()
     assert not host.engine._operations.half_way
     assert len([effect for effect in host.done if isinstance(effect, effects.Load)]) == 2
+
+
+def test_what_is_not_renewed_while_another_policy_is_loaded_is_mended_behind_it() -> None:
+    """That load took out only what its own changes ask for."""
+    files = {**FILES, "rules.d/a.yaml": rules("a", NAMES)}
+    host = running(files)
+    assert learn(host, HUB, FOUR, workload="b")
+    stranger, fails = ip_address("198.51.100.34").packed, iter([events.Failed(host.now, "Renew", "too late")])
+    (name,) = [name for name, elements in host.kernel.learned.items() if elements]
+
+    def interfere() -> None:
+        for event in fails:
+            host.kernel.learned[name][stranger] = ""
+            host.feed(event)
+
+    host.interfere = interfere
+    host.apply({**files, "rules.d/a.yaml": rules("a", "[{to: hub.example}]")})
+    host.tick()
+    host.tick()
+    assert held(host, "b") == {(HUB, FOUR)}
+
+
+def test_a_check_that_was_lost_is_not_the_last_one() -> None:
+    host = running()
+    learn(host, HUB, FOUR)
+    assert host.engine._operations.check(), "and nobody performs it"
+    host.kernel.learned.clear()
+    host.kernel.commit(touched=True, pid=77, comm="nft")
+    for _ in range(PATIENCE + 2):
+        host.tick()
+    assert held(host) == {(HUB, FOUR)}
 
 
 @pytest.mark.parametrize("fails", [("Load", "Renew"), ("Renew",)])

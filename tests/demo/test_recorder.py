@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import pytest
 
 from penstock.demo.lab import Lab
-from penstock.demo.recorder import Arrival, Recorder, on_each_processor, parse_packet
+from penstock.demo.recorder import AT_ONCE, Arrival, Recorder, on_each_processor, parse_packet
 
 UDP = struct.pack("!HHHH", 1000, 53, 10, 0) + b"hi"
 
@@ -72,8 +72,8 @@ def test_a_line_that_is_half_written_is_read_when_it_is_whole(recorder: Recorder
 @pytest.mark.root
 @pytest.mark.parametrize("family", [4, 6])
 def test_every_packet_that_left_before_is_there(family: int, lab: Lab, recorder: Recorder) -> None:
-    """Also of many at a time: what a test asks next is written down behind them."""
-    target, count = lab.remote["stranger"].address(family), 300
+    """Also of more at a time than are read before sockets are served: what is asked next is behind them."""
+    target, count = lab.remote["stranger"].address(family), AT_ONCE + 100
     for so_far in range(count, 4 * count, count):
         lab.host.call(send_many, target, count)
         assert sum(packet.protocol == "udp" for packet in recorder.arrivals("packet")) == so_far

@@ -233,6 +233,7 @@ class Operations:
     def _load(self, operation: Operation, present: Any) -> list[Effect]:
         assert operation.ruleset is not None
         operation.tries += 1
+        operation.mends = self.half_way
         retract, opened = self._naming.changes(operation, self.in_force, half_way=bool(self.half_way))
         return [
             effects.MakeCgroups(
@@ -283,7 +284,8 @@ class Operations:
         let_go(self._view, before, self.in_force)
         self._keeper.agree(event.now, event.snapshot.generation)
         if operation.tries:  # what was loaded counts from now on, saved or not
-            self.half_way = []
+            # Not what ended since it was found out what this takes out.
+            self.half_way = [] if operation.mends is self.half_way else self.half_way
             told += self._naming.in_force(self.in_force, operation.id, event.now)
         if operation.confirm and before is not None:
             until = event.now + timedelta(seconds=operation.confirm)

@@ -36,6 +36,7 @@ class Operation:
     same: bool = False  # as the policy before it, but for presets that no rule uses
     ruleset: Ruleset | None = None
     tries: int = 0
+    mends: list[str] = field(default_factory=list)  # what had ended half-way before it
     digest: str = ""  # of the rules, as they were read back last
     confirm: int = 0  # seconds within which somebody wants to confirm it; until then it is not saved
     places: Mapping[str, str] = field(default_factory=dict)  # cgroup path -> workload, bound in place
